@@ -1,0 +1,45 @@
+"""Keras's comfort for PyTorch: wrap any net with a loss, metrics and an optimizer; fit, evaluate, predict.
+
+This is an independent implementation, written from scratch, of the torchkeras interface.
+"""
+
+from typing import Any
+
+from torchkeras import data, metrics
+from torchkeras.engine.callback import Callback
+from torchkeras.engine.epoch import EpochRunner
+from torchkeras.engine.hardware import devices
+from torchkeras.engine.history import History
+from torchkeras.engine.run import Run
+from torchkeras.engine.step import StepRunner
+from torchkeras.kerasmodel import KerasModel
+from torchkeras.summary import flop_summary, summary
+from torchkeras.utils import printlog, seed_everything
+
+__version__ = "5.0.0a1"
+
+__all__ = [
+    "Callback",
+    "EpochRunner",
+    "History",
+    "KerasModel",
+    "Run",
+    "StepRunner",
+    "__version__",
+    "data",
+    "devices",
+    "flop_summary",
+    "metrics",
+    "printlog",
+    "seed_everything",
+    "summary",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # older notebooks import these from the top; they live in utils
+    if name in ("colorful", "delete_object"):
+        from torchkeras import utils
+
+        return getattr(utils, name)
+    raise AttributeError(f"module 'torchkeras' has no attribute {name!r}")

@@ -1,0 +1,8 @@
+"""Anything a user gives -> batches: arrays, frames, Datasets, DataLoaders, iterables."""
+
+from torchkeras.data import batch
+from torchkeras.data.arrays import ArrayDataset
+from torchkeras.data.source import Batches, batches
+from torchkeras.data.validation import split_validation
+
+__all__ = ["ArrayDataset", "Batches", "batch", "batches", "split_validation"]

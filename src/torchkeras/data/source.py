@@ -1,0 +1,182 @@
+"""Batches: what a run iterates over, whatever data it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from torchkeras.data.batch import size, to_device
+from torchkeras.data.kinds import loader_of
+from torchkeras.engine.checks import bad_value, whole_number
+
+
+def batches(data: Any, *, name: str, batch_size: int | None = None, shuffle: bool = False, steps: int | None = None,
+            device: torch.device | str | None = None) -> Batches:
+    """Turn whatever the user gave as data into batches, and say at once what is wrong with it.
+
+    Args:
+        data: A DataLoader (used as it is); a Dataset; arrays of numpy, torch or pandas, alone, as ``(x, y)``,
+            ``(x, y, sample_weight)`` or a dict (a list of arrays counts as such a tuple); a generator, list of tuples
+            or dicts, or other iterable of ready batches.
+        name: What errors call the data, such as "train_data".
+        batch_size: Samples a batch where batches are made here; None means 32.
+        shuffle: A new order every epoch, for arrays and Datasets.
+        steps: Batches an epoch; None means all there are.
+        device: Where each batch is moved; None leaves it where it is.
+
+    Returns:
+        The batches, which can be iterated over once an epoch.
+
+    Raises:
+        TypeError: This cannot be data.
+        ValueError: There is no batch, fewer batches than ``steps``, or an option does not go with the data.
+
+    Example:
+        >>> import numpy as np
+        >>> train = batches((np.zeros((10, 3)), np.arange(10)), name="train_data", batch_size=4)
+        >>> len(train), train.samples, train.last_batch
+        (3, 10, 2)
+        >>> [len(y) for x, y in train]
+        [4, 4, 2]
+    """
+    whole_number("batch_size", batch_size, least=1, optional=True)
+    whole_number("steps", steps, least=1, optional=True)
+    loader = loader_of(data, name=name, batch_size=batch_size, shuffle=bool(shuffle))
+    return Batches(loader, name=name, steps=steps, device=device)
+
+
+class Batches:
+    """Iterate over a source of batches once an epoch, knowing what can be known of it beforehand.
+
+    A source that can start again starts anew each epoch; a generator goes on where it stopped. An epoch ends when
+    ``steps`` batches are taken or the source ends, whichever is first; an epoch without a batch is an error. Attributes
+    that are not here are read from the source, so ``batches.batch_size`` is the DataLoader's.
+
+    Args:
+        source: An iterable of batches. On a DataLoader an attribute ``size`` set by the user counts as ``steps``.
+        name: What errors call it.
+        steps: Batches an epoch; None means all there are.
+        device: Where each batch is moved; None leaves it where it is.
+
+    Attributes:
+        source: The iterable of batches itself.
+        length: Batches an epoch, None when not known.
+        samples: Samples an epoch, None when not known.
+        last_batch: Samples of an epoch's last batch, None when not known.
+
+    Raises:
+        ValueError: The source is known to have no batch, or fewer than ``steps``.
+
+    Example:
+        >>> stream = Batches(iter([torch.ones(2), torch.zeros(2), torch.ones(2)]), name="train_data", steps=2)
+        >>> [len(list(stream)) for epoch in range(2)]
+        [2, 1]
+    """
+
+    def __init__(self, source: Iterable[Any], *, name: str, steps: int | None = None,
+                 device: torch.device | str | None = None) -> None:
+        self.source = source
+        self.name = name
+        self.device = device
+        self.steps = _size_set_by_user(source) if steps is None else steps
+        available = _length(source)
+        if available == 0:
+            raise _no_batch(name, source)
+        if available is not None and self.steps is not None and self.steps > available:
+            raise bad_value(name, received=f"{self.steps} steps an epoch for {available} batches",
+                            expected=f"at most {available} steps",
+                            fix="Ask for fewer steps, or pass an iterable that goes on.")
+        self.length = available if self.steps is None else self.steps
+        self.samples, self.last_batch = _count(source, self.length)
+        self._has_given = False
+
+    def __iter__(self) -> Iterator[Any]:
+        has_given_now = False
+        for batch in islice(self.source, self.steps):
+            has_given_now = self._has_given = True
+            yield batch if self.device is None else to_device(batch, self.device)
+        if not has_given_now:
+            raise _out_of_data(self.name) if self._has_given else _no_batch(self.name, self.source)
+
+    def __len__(self) -> int:
+        if self.length is None:
+            raise TypeError(f"{self.name}: a {type(self.source).__name__} does not tell its length; "
+                            "give the number of steps an epoch, or read .length, which is None then.")
+        return self.length
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __getattr__(self, attribute: str) -> Any:
+        # Copying and unpickling ask before there is a source.
+        if attribute == "source" or attribute.startswith("__"):
+            raise AttributeError(attribute)
+        return getattr(self.source, attribute)
+
+
+def _size_set_by_user(source: Any) -> int | None:
+    if type(source) is not DataLoader:  # a subclass may mean something else by its size
+        return None
+    steps: int | None = vars(source).get("size")
+    whole_number("DataLoader.size", steps, least=1, optional=True)
+    return steps
+
+
+def _length(source: Any) -> int | None:
+    try:
+        return len(source)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def _count(source: Any, length: int | None) -> tuple[int | None, int | None]:
+    """Samples of an epoch and of its last batch, each None when not known."""
+    if length is None:
+        return None, None
+    if isinstance(source, list):
+        return _count_ready(source[:length])
+    if not isinstance(source, DataLoader) or source.batch_size is None:
+        return None, None
+    total = _samples(source)
+    if total is None:
+        return None, None
+    taken = min(total, length * source.batch_size)
+    return taken, taken - (length - 1) * source.batch_size
+
+
+def _count_ready(ready: list[Any]) -> tuple[int | None, int | None]:
+    try:
+        sizes = [size(batch) for batch in ready]
+    except ValueError:
+        return None, None
+    return sum(sizes), sizes[-1]
+
+
+def _samples(loader: DataLoader[Any]) -> int | None:
+    if not isinstance(loader.dataset, IterableDataset):
+        return _length(loader.sampler)  # a sampler may draw fewer or more samples than the dataset has
+    # Each worker ends with a batch of its own.
+    return _length(loader.dataset) if loader.num_workers <= 1 else None
+
+
+def _no_batch(name: str, source: Any) -> ValueError:
+    if isinstance(source, DataLoader):
+        count = _length(source.dataset)
+        found = (f"dataset of {'unknown' if count is None else count} samples, batch_size={source.batch_size}, "
+                 f"drop_last={source.drop_last}")
+        return bad_value(name, received=f"a DataLoader of 0 batches ({found})", expected="at least one batch",
+                         fix="Pass drop_last=False or a smaller batch_size." if source.drop_last and count != 0
+                         else "Check what the dataset reads.")
+    return bad_value(name, received=f"a {type(source).__name__} that gives no batch", expected="at least one batch",
+                     fix="A generator can be read only once: make a new one." if isinstance(source, Iterator)
+                     else "Check what it reads.")
+
+
+def _out_of_data(name: str) -> ValueError:
+    return bad_value(f"{name} ran out of data", received="no batch in this epoch", expected="at least one an epoch",
+                     fix="Give steps_per_epoch that all epochs together can fill, or an iterable that can start again, "
+                         "such as a list or a DataLoader.")

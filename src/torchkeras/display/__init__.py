@@ -1,0 +1,1 @@
+"""Listeners that draw, and the pure functions they draw with."""

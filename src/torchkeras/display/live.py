@@ -1,0 +1,122 @@
+"""The listener that shows a run while it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from torchkeras.display import plot, text
+from torchkeras.display.screen import open_screen
+from torchkeras.engine.callback import Callback
+
+REDRAW_EVERY = 0.1  # seconds, in a terminal
+HEARTBEAT_EVERY = 60.0  # seconds, in a log
+HEAD_EVERY = 20  # rows of the table between two heads
+
+
+class LiveProgress(Callback):
+    """Shows a run: in a terminal a live line under a growing table, elsewhere a plain line an epoch.
+
+    Args:
+        plot: in a terminal, draw the curves when the run is over.
+        write: takes each line in place of standard output.
+        clock: gives seconds; for tests.
+
+    Example:
+        >>> lines = []
+        >>> model.fit(train, quiet=True, callbacks=[LiveProgress(write=lines.append)])  # doctest: +SKIP
+    """
+
+    def __init__(self, plot: bool = True, write: Callable[[str], object] | None = None,
+                 clock: Callable[[], float] = time.perf_counter) -> None:
+        self.plot, self.write, self.clock = plot, write, clock
+        self.rows = 0
+        self.next_draw = 0.0
+
+    def on_fit_start(self, model: Any) -> None:
+        """Say where the run computes and what was decided for it."""
+        self.screen = open_screen(self.write)
+        self.every = REDRAW_EVERY if self.screen.live else HEARTBEAT_EVERY
+        self.rows, self.began = 0, self.clock()
+        self.screen.line(text.device_line(model.run.device))
+        for note in model.run.notes:
+            self.screen.line(note)
+
+    def on_epoch_start(self, model: Any) -> None:
+        """An epoch's clock starts."""
+        self.epoch_began = self.pass_began = self.clock()
+        self.next_draw = self.epoch_began + self.every
+
+    def on_step_end(self, model: Any) -> None:
+        """Look at the clock; draw when it is time."""
+        now = self.clock()
+        if now >= self.next_draw:
+            self.next_draw = now + self.every
+            self.draw(model, now)
+
+    def on_train_epoch_end(self, model: Any) -> None:
+        """The validation pass has a clock of its own."""
+        self.pass_began = self.clock()
+
+    def draw(self, model: Any, now: float) -> None:
+        """The live line, or a heartbeat in a log."""
+        run = model.run
+        line = text.progress_line(
+            epoch=run.epoch, epochs=run.config.epochs, stage=run.stage, step=run.step, steps=run.steps,
+            elapsed=now - self.pass_began, left=self.left(run, now), numbers=run.numbers(),
+            best="" if run.monitor.best is None else text.number(run.monitor.best),
+            width=self.screen.width)
+        if self.screen.live:
+            self.screen.redraw(line)
+        else:
+            self.screen.line(f"{stamp()} {line}")
+
+    def left(self, run: Any, now: float) -> float | None:
+        """Seconds to the last epoch, at the pace so far."""
+        if not run.steps:
+            return None
+        first = run.config.initial_epoch + 1
+        done = run.epoch - first + (run.step / run.steps if run.stage == "train" else 1.0)
+        return (now - self.began) / done * (run.config.epochs - run.config.initial_epoch - done) if done > 0 else None
+
+    def on_validation_epoch_end(self, model: Any) -> None:
+        """The epoch's row, and whether it is the best."""
+        run, now = model.run, self.clock()
+        row = {name: column[-1] for name, column in run.history.items()}
+        self.screen.close()
+        if self.screen.live:
+            if self.rows % HEAD_EVERY == 0:
+                self.screen.line(text.header(list(row), self.screen.width))
+            self.screen.line(text.table_row(row, self.screen.width, star=run.monitor.improved))
+        else:
+            self.screen.line(text.plain_line(stamp(), row, run.config.epochs, now - self.epoch_began))
+        if run.monitor.improved:
+            self.screen.line(text.best_line(run.monitor.name, run.monitor.best))
+        self.rows += 1
+
+    def on_fit_end(self, model: Any) -> None:
+        """How it ended, the curves, the best epoch and the time it took."""
+        run = model.run
+        self.screen.close()
+        if run.stop_reason is not None:
+            self.screen.line(text.stop_line(run.stop_reason))
+        if self.plot and self.screen.live:
+            for quantity in dict.fromkeys([run.monitor.name.split("_", 1)[-1], "loss"]):
+                drawn = plot.curves(run.history, quantity, min(self.screen.width, 100), colour=self.screen.colour,
+                                    best_epoch=run.monitor.best_epoch)
+                if drawn:
+                    self.screen.line(drawn)
+        self.screen.line(text.last_line(run.monitor.name, run.monitor.best, run.monitor.best_epoch,
+                                        self.clock() - self.began))
+
+    def on_exception(self, model: Any) -> None:
+        """Give the cursor back before the error is shown."""
+        if hasattr(self, "screen"):
+            self.screen.close()
+
+
+def stamp() -> str:
+    """The time of day for a log line."""
+    return f"{datetime.now():%Y-%m-%d %H:%M:%S}"

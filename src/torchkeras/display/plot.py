@@ -1,0 +1,137 @@
+"""The curves of a run: in the terminal, or as a picture."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Columns = Mapping[str, Sequence[float]]
+LINES = {"train": ("·", "·"), "val": ("⠒", "braille")}  # how a line looks in the title, and plotext's marker for it
+TRAIN, VAL, STAR = "#4C78A8", "#F58518", "#D62728"
+
+
+def quantities(history: Columns) -> list[str]:
+    """What was measured, without the stage: the loss first."""
+    names = [name.split("_", 1)[1] for name in history if name.startswith(("train_", "val_"))]
+    return sorted(dict.fromkeys(names), key=lambda name: name != "loss")
+
+
+def points(history: Columns, name: str) -> tuple[list[float], list[float]]:
+    """Epochs and numbers of a column, where there are any."""
+    pairs = [(epoch, value) for epoch, value in zip(history["epoch"], history.get(name, ()), strict=False)
+             if math.isfinite(value)]
+    return [epoch for epoch, _ in pairs], [value for _, value in pairs]
+
+
+def curves(history: Columns, quantity: str, width: int, height: int = 14, *, colour: bool = True,
+           best_epoch: int | None = None) -> str:
+    """One quantity, training and validation, drawn with characters; empty when fewer than two epochs have it."""
+    import plotext
+
+    canvas = plotext.figure  # plotext has one figure; it is left empty for whoever uses it next
+    canvas.clear()
+    try:
+        canvas.theme("simple" if colour else "colorless")
+        drawn = [draw_line(canvas, history, f"{stage}_{quantity}", LINES[stage][1]) for stage in LINES]
+        if max(drawn) < 2:
+            return ""
+        mark_best(canvas, history, quantity, best_epoch)
+        canvas.plot_size(width, height)
+        canvas.title(title(history, quantity, best_epoch)).label("epoch")
+        canvas.ruler("x").ticks(ticks(history["epoch"]))
+        canvas.legend(False)
+        text = str(canvas.build())
+        return text if colour else plotext.uncolorize(text)
+    finally:
+        canvas.clear()
+
+
+def draw_line(canvas: Any, history: Columns, column: str, marker: str) -> int:
+    """One column as a line; how many points it has."""
+    epochs, values = points(history, column)
+    if epochs:
+        canvas.draw(canvas.signal(epochs, values, marker=marker).lines())
+    return len(epochs)
+
+
+def ticks(epochs: Sequence[float], most: int = 10) -> list[int]:
+    """At most so many epochs to name on the axis, evenly apart."""
+    return [int(epoch) for epoch in epochs[::math.ceil(len(epochs) / most)]]
+
+
+def title(history: Columns, quantity: str, best_epoch: int | None) -> str:
+    """What is drawn how; plotext's own legend would cover the curves."""
+    shown = [f"{LINES[stage][0] * 3} {stage}" for stage in LINES if points(history, f"{stage}_{quantity}")[0]]
+    best = [] if best_epoch is None else [f"★ best: epoch {best_epoch}"]
+    return "   ".join([quantity, *shown, *best])
+
+
+def mark_best(canvas: Any, history: Columns, quantity: str, best_epoch: int | None) -> None:
+    """A star where the best epoch is, on the validation's line if there is one."""
+    column = f"val_{quantity}" if f"val_{quantity}" in history else f"train_{quantity}"
+    epochs, values = points(history, column)
+    if best_epoch in epochs:
+        canvas.draw(canvas.signal([best_epoch], [values[epochs.index(best_epoch)]], marker="★"))
+
+
+def figure(history: Any, best_epoch: int | None = None) -> Figure:
+    """The curves as a matplotlib figure that belongs to nobody: no window, no effect on figures of yours.
+
+    Args:
+        history: what ``fit`` returns, or ``model.history``.
+        best_epoch: the epoch to star, as ``model.run.monitor.best_epoch``.
+
+    Returns:
+        A ``matplotlib.figure.Figure``, one axis a quantity.
+
+    Example:
+        >>> len(figure({"epoch": [1, 2], "train_loss": [2.0, 1.0], "lr": [0.1, 0.1]}).axes)
+        1
+    """
+    from matplotlib.figure import Figure
+
+    names = quantities(history)
+    drawn = Figure(figsize=(5.2 * max(len(names), 1), 3.8), layout="constrained")
+    for position, name in enumerate(names, start=1):
+        axes = drawn.add_subplot(1, len(names), position)
+        draw_axes(axes, history, name, best_epoch)
+    return drawn
+
+
+def draw_axes(axes: Any, history: Columns, name: str, best_epoch: int | None) -> None:
+    """One quantity: training dashed, validation solid, the best epoch starred."""
+    for column, colour, style in ((f"train_{name}", TRAIN, "o--"), (f"val_{name}", VAL, "o-")):
+        epochs, values = points(history, column)
+        if epochs:
+            axes.plot(epochs, values, style, color=colour, markersize=3.5, linewidth=1.6, label=column)
+        if best_epoch in epochs and (column.startswith("val_") or f"val_{name}" not in history):
+            axes.plot([best_epoch], [values[epochs.index(best_epoch)]], "*", color=STAR, markersize=14,
+                      label=f"best epoch: {best_epoch}")
+    axes.set(title=name, xlabel="epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    if axes.lines:
+        axes.legend(frameon=False)
+
+
+def save_curves(history: Any, path: str | os.PathLike[str], best_epoch: int | None = None) -> None:
+    """Write the curves of a run to a picture file, whose kind follows from its suffix.
+
+    Args:
+        history: what ``fit`` returns, or ``model.history``.
+        path: the file.
+        best_epoch: the epoch to star.
+
+    Example:
+        >>> save_curves(history, "curves.png")  # doctest: +SKIP
+    """
+    target = Path(path).expanduser()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure(history, best_epoch).savefig(target, dpi=130)

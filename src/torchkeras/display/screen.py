@@ -1,0 +1,102 @@
+"""Where output goes: a terminal, or a stream that only takes lines."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol
+
+
+class Screen(Protocol):
+    """What a display draws on."""
+
+    live: bool  # whether a line can be redrawn in place
+    colour: bool
+
+    @property
+    def width(self) -> int:
+        """Characters of a line."""
+
+    def line(self, text: str) -> None:
+        """Write a line that stays."""
+
+    def redraw(self, text: str) -> None:
+        """Draw the live line anew."""
+
+    def close(self) -> None:
+        """End the live line; what stays, stays."""
+
+
+class Plain:
+    """Lines for log files: no carriage return, no escape, each line there at once."""
+
+    live = colour = False
+    width = 10_000
+
+    def __init__(self, write: Callable[[str], object] | None = None) -> None:
+        self.write = write or (lambda text: print(text, flush=True))
+
+    def line(self, text: str) -> None:
+        """Write a line."""
+        self.write(text)
+
+    def redraw(self, text: str) -> None:
+        """Nothing: a log has no line that moves."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class Terminal:
+    """A table that grows above one live line; what other code prints appears between them."""
+
+    live = True
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self.console = Console(highlight=False)
+        self.colour = self.console.color_system is not None and not self.console.no_color
+        self.view: Any = None
+        self.make_view = lambda: Live(console=self.console, auto_refresh=False, transient=True)
+
+    @property
+    def width(self) -> int:
+        """Characters of a line; one is left free, since some terminals wrap when the last is used."""
+        return shutil.get_terminal_size().columns - 1
+
+    def line(self, text: str) -> None:
+        """Write a line that stays, above the live one."""
+        from rich.text import Text
+
+        self.console.print(Text.from_ansi(text), soft_wrap=True)
+
+    def redraw(self, text: str) -> None:
+        """Draw the live line anew."""
+        from rich.text import Text
+
+        if self.view is None:
+            self.view = self.make_view()
+            self.view.start()
+        self.view.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
+
+    def close(self) -> None:
+        """Take the live line away, and give the cursor back."""
+        if self.view is not None:
+            self.view.stop()
+            self.view = None
+
+
+def detect(stream: Any = None) -> str:
+    """``"terminal"`` or ``"plain"``: what standard output is."""
+    stream = stream or sys.stdout
+    is_terminal = getattr(stream, "isatty", lambda: False)() and os.environ.get("TERM") != "dumb"
+    return "terminal" if is_terminal else "plain"
+
+
+def open_screen(write: Callable[[str], object] | None = None) -> Screen:
+    """The screen that fits standard output; lines for ``write`` when one is given."""
+    return Terminal() if write is None and detect() == "terminal" else Plain(write)

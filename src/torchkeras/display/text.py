@@ -1,0 +1,100 @@
+"""Numbers as text: pure functions, so that what a screen shows can be compared with a file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+COLUMN = 13  # characters of a number in the table
+SYMBOLS = {"cpu": "🐌", "cuda": "⚡️"}
+
+
+def number(value: float) -> str:
+    """A number in few characters: four decimals where they say enough, else three digits."""
+    if not math.isfinite(value):
+        return str(value)
+    if value == int(value) and abs(value) < 1e6:
+        return str(int(value))
+    return f"{value:.4f}" if 1e-2 <= abs(value) < 1e5 else f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """A time as ``0:07``, ``12:30`` or ``2h03m``."""
+    whole = int(seconds + 0.5)
+    return f"{whole // 60}:{whole % 60:02d}" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def bar(fraction: float, width: int) -> str:
+    """A bar that fills from the left."""
+    filled = round(min(max(fraction, 0.0), 1.0) * width)
+    return "━" * filled + "─" * (width - filled)
+
+
+def fit_in(parts: Sequence[str], width: int, gap: str = "  ") -> str:
+    """As many parts as the width holds, the first being the most important."""
+    line = ""
+    for part in parts:
+        longer = f"{line}{gap}{part}" if line else part
+        if len(longer) > width:
+            break
+        line = longer
+    return line
+
+
+def device_line(device: str) -> str:
+    """Where the run computes."""
+    return f"<<<<<< {SYMBOLS.get(device.split(':')[0], '🚀')} {device} is used >>>>>>"
+
+
+def best_line(name: str, value: float) -> str:
+    """An epoch is the best so far."""
+    return f"<<<<<< reach best {name} : {value:.6g} >>>>>>"
+
+
+def last_line(name: str, best: float | None, epoch: int | None, seconds: float) -> str:
+    """What the run came to."""
+    found = "" if best is None else f"best {name} {number(best)} in epoch {epoch}, "
+    return f"{found}{duration(seconds)} in all"
+
+
+def stop_line(reason: str) -> str:
+    """Why the run ended before its last epoch."""
+    return f"<<<<<< {reason} >>>>>>"
+
+
+def progress_line(*, epoch: int, epochs: int, stage: str, step: int, steps: int | None, elapsed: float,
+                  left: float | None, numbers: Mapping[str, float], best: str, width: int) -> str:
+    """The running epoch on one line: where it is, how long it still takes, its numbers so far."""
+    rate = step / elapsed if elapsed > 0 else 0.0
+    shown = [f"{name.removeprefix(stage + '_')} {number(value)}" for name, value in numbers.items() if name != "lr"]
+    others = [] if left is None else [f"left {duration(left)}"]
+    others += [*shown, *([f"best {best}"] if best else [])]
+    others += [f"lr {number(numbers['lr'])}"] if "lr" in numbers else []
+    others.append(f"{rate:,.0f} steps/s")
+    place = f"epoch {epoch}/{epochs} {'' if stage == 'train' else stage + ' '}"
+    done = f"{step}/{steps}" if steps else f"step {step}"
+    room = width - len("  ".join([f"{place} {done}", *others]))
+    drawn = f"{bar(step / steps, min(max(room, 6), 24))} " if steps else ""
+    return fit_in([f"{place}{drawn}{done}", *others], width)
+
+
+def header(names: Sequence[str], width: int) -> str:
+    """The head of the table, as many columns as fit."""
+    return fit_in([short(name, COLUMN).rjust(6 if name == "epoch" else COLUMN) for name in names], width, " ")
+
+
+def table_row(row: Mapping[str, float], width: int, *, star: bool) -> str:
+    """One epoch of the table; a star marks the best so far."""
+    cells = [number(value).rjust(6 if name == "epoch" else COLUMN) for name, value in row.items()]
+    return fit_in(cells, width - 2, " ") + (" ★" if star else "")
+
+
+def short(name: str, width: int) -> str:
+    """A name that fits a column."""
+    return name if len(name) <= width else name[:width - 1] + "…"
+
+
+def plain_line(time: str, row: Mapping[str, float], epochs: int, seconds: float) -> str:
+    """One epoch for a log file: a time, then ``key=value`` pairs that can be searched for."""
+    values = [f"{name}={number(value)}" for name, value in row.items() if name != "epoch" and not math.isnan(value)]
+    return " ".join([time, f"epoch={int(row['epoch'])}/{epochs}", *values, f"seconds={seconds:.1f}"])

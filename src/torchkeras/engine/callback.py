@@ -1,0 +1,82 @@
+"""Listeners, and the moments at which they hear about a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torchkeras.engine.checks import bad_type, instance_not_class
+
+MOMENTS = ("on_fit_start", "on_epoch_start", "on_step_end", "on_train_epoch_end",
+           "on_validation_epoch_end", "on_fit_end", "on_exception")
+
+
+class Callback:
+    """Hears about a run: override the moments you care about; the rest cost nothing.
+
+    Each moment gets one argument, ``model``; what is happening is in ``model.run``, and ``model.run.stop("why")``
+    ends the run in good order. Any object with one of these methods is a listener, subclass or not.
+
+    Example:
+        >>> class Budget(Callback):
+        ...     def on_step_end(self, model):
+        ...         if model.run.trained == 1000:
+        ...             model.run.stop("1000 steps are enough")
+    """
+
+    def on_fit_start(self, model: Any) -> None:
+        """Everything is checked and in place; no batch has been read."""
+
+    def on_epoch_start(self, model: Any) -> None:
+        """An epoch begins."""
+
+    def on_step_end(self, model: Any) -> None:
+        """A batch is done, training or validation (``model.run.stage``); in training, after the update."""
+
+    def on_train_epoch_end(self, model: Any) -> None:
+        """The training pass is over and in ``model.history``."""
+
+    def on_validation_epoch_end(self, model: Any) -> None:
+        """The epoch is over, with or without validation: it was judged, and its weights kept if they are the best."""
+
+    def on_fit_end(self, model: Any) -> None:
+        """The run is over, for whatever reason, and the net holds its best weights."""
+
+    def on_exception(self, model: Any) -> None:
+        """An error is on its way out of ``fit``."""
+
+
+class CallbackList:
+    """Tells every listener about a moment, in the order in which they were given."""
+
+    def __init__(self, listeners: Iterable[Any], model: Any) -> None:
+        self.listeners, self.model = list(listeners), model
+        self.hooks = {moment: [hook for one in self.listeners if (hook := overridden(one, moment))]
+                      for moment in MOMENTS}
+
+    def announce(self, moment: str) -> None:
+        """Tell everybody who listens to this moment."""
+        for hook in self.hooks[moment]:
+            hook(model=self.model)
+
+
+def overridden(listener: Any, moment: str) -> Callable[..., None] | None:
+    """The listener's own method for a moment; None where it only inherits the empty one."""
+    if getattr(type(listener), moment, None) is getattr(Callback, moment):
+        return None
+    return getattr(listener, moment, None)
+
+
+def check_callbacks(callbacks: Any) -> list[Any]:
+    """The listeners as a list; refuses a class, a lone listener, and an object that listens to nothing."""
+    if callbacks is None:
+        return []
+    if not isinstance(callbacks, (list, tuple)):
+        raise bad_type("callbacks", received=type(callbacks).__name__, expected="a list of callbacks",
+                       fix="Put it in a list: callbacks=[...].")
+    for one in callbacks:
+        instance_not_class("callbacks", one)
+        if not any(hasattr(one, moment) for moment in MOMENTS):
+            raise bad_type("callbacks", received=f"an object of type {type(one).__name__}",
+                           expected="objects with at least one of the methods " + ", ".join(MOMENTS))
+    return list(callbacks)

@@ -1,0 +1,187 @@
+"""Weights to a file, whole or not at all; the best weights of a run."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchkeras.engine.checks import bad_type, bad_value
+from torchkeras.engine.state import weights_of
+
+WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel, DDP and torch.compile put before a name
+
+
+def plain(net: nn.Module) -> nn.Module:
+    """The net itself, without the wrappers of DataParallel, DDP or torch.compile."""
+    wrapped = getattr(net, "_orig_mod", None)
+    if wrapped is None and isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        wrapped = net.module
+    return net if wrapped is None else plain(wrapped)
+
+
+def save_weights(net: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write a net's weights to one file that plain torch can load; safetensors when the name ends so."""
+    target = Path(path).expanduser()
+    weights = {name: value for name, value in plain(net).state_dict().items() if isinstance(value, Tensor)}
+    if target.suffix == ".safetensors":
+        from safetensors.torch import save
+
+        aliases, unique = split_shared(weights)
+        write_whole(target, lambda temporary: temporary.write_bytes(save(unique, metadata=aliases)))
+    else:
+        write_whole(target, lambda temporary: torch.save(weights, temporary))
+
+
+def split_shared(weights: dict[str, Tensor]) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Tied weights once, and which name stands for which: safetensors refuses two names for one memory."""
+    aliases: dict[str, str] = {}
+    unique: dict[str, Tensor] = {}
+    owners: dict[tuple[Any, ...], str] = {}
+    for name, value in weights.items():
+        owner = owners.setdefault((value.data_ptr(), value.shape, value.stride(), value.dtype), name)
+        if owner == name or not value.numel():
+            unique[name] = value.contiguous()
+        else:
+            aliases[name] = owner
+    return aliases, unique
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read a weights file, torch's or safetensors'; tensors only, so that loading cannot run code."""
+    source = Path(path).expanduser()
+    if not source.is_file():
+        raise FileNotFoundError(f"ckpt_path: received {str(path)!r}; expected a weights file. {beside(source)}")
+    if source.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(source, "pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            return weights | {name: weights[owner] for name, owner in (file.metadata() or {}).items()
+                              if owner in weights}
+    weights = torch.load(source, map_location="cpu", weights_only=True)
+    if not isinstance(weights, dict):
+        raise bad_type("ckpt_path", received=f"a file that holds a {type(weights).__name__}",
+                       expected="a state dict: names and tensors")
+    return weights
+
+
+def beside(missing: Path) -> str:
+    """What is in the folder where a file was expected."""
+    if not missing.parent.is_dir():
+        return f"The folder {str(missing.parent)!r} does not exist."
+    names = sorted(child.name for child in missing.parent.iterdir())[:8]
+    return f"The folder holds: {', '.join(names) or 'nothing'}."
+
+
+def load_weights(net: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put weights into a net, all or nothing, whatever wrapper either side wears."""
+    target = plain(net)
+    named = {strip(name): value for name, value in weights.items()}
+    own = target.state_dict()
+    wrong = [f"{name}: {shape_of(named.get(name))} in the file, {shape_of(own.get(name))} in the net"
+             for name in sorted(own.keys() | named.keys()) if shape_of(named.get(name)) != shape_of(own.get(name))]
+    if wrong:
+        more = f" ... and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise bad_value("ckpt_path", received="weights of another net: " + "; ".join(wrong[:5]) + more,
+                        expected="the same names and shapes as the net's", fix="Build the net that was saved.")
+    target.load_state_dict(named)
+
+
+def strip(name: str) -> str:
+    """A weight's name without the prefixes that wrappers add."""
+    for prefix in WRAPPERS:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def shape_of(value: Any) -> Any:
+    """A tensor's shape; "missing" for a name that is not there."""
+    return "missing" if value is None else tuple(getattr(value, "shape", ()))
+
+
+def write_whole(target: Path, write: Callable[[Path], object]) -> None:
+    """Write a file so that it is there whole or not at all: beside it, flushed to disk, then renamed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        write(temporary)
+        flush_to_disk(temporary)
+        os.replace(temporary, target)
+        flush_to_disk(target.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def flush_to_disk(path: str | os.PathLike[str]) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    if os.name == "nt" and os.path.isdir(path):
+        return  # Windows does not open folders
+    descriptor = os.open(path, os.O_RDWR if os.path.isfile(path) else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_writable(path: Any) -> str | None:
+    """Find out before any work whether the weights can be written; leaves nothing behind."""
+    if path is None:
+        return None
+    if not isinstance(path, (str, os.PathLike)):
+        raise bad_type("ckpt_path", received=f"{path!r} ({type(path).__name__})", expected="a path, or None")
+    expected = "a file that can be written, or None to keep the best weights in memory only"
+    if not str(path):
+        raise bad_value("ckpt_path", received="an empty name", expected=expected)
+    target = Path(path).expanduser()
+    if target.is_dir():
+        raise bad_value("ckpt_path", received=f"the folder {str(path)!r}", expected=expected,
+                        fix=f"Name a file in it: {str(target / 'best.pt')!r}.")
+    folder = target.parent
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise bad_value("ckpt_path", received=repr(str(path)), expected=expected,
+                        fix=f"The folder {str(folder)!r} cannot be written: {error.strerror}.") from error
+    return str(target)
+
+
+class Best:
+    """The best weights of a run, in memory and in ``ckpt_path``; it begins with the weights the run began with.
+
+    The copy in memory is what comes back at the end, so two models that share a path never load each other's
+    weights. A model with its own ``load_ckpt`` (adapters, partial weights) is asked for them instead.
+    """
+
+    def __init__(self, model: Any, path: str | None, weights: dict[str, Tensor]) -> None:
+        self.model, self.path, self.weights = model, path, weights
+        self.kept = False
+
+    def keep(self) -> None:
+        """The weights of this moment are the best: copy them, and write them through the model's ``save_ckpt``."""
+        if not self.loads_itself:
+            self.weights = weights_of(self.model.net)
+        if self.path is not None:
+            self.model.save_ckpt(self.path, accelerator=self.model.accelerator)
+        self.kept = True
+
+    def restore(self) -> None:
+        """Put the best weights back into the net."""
+        if self.kept and self.loads_itself:
+            self.model.load_ckpt(self.path)
+        else:
+            self.model.net.load_state_dict(self.weights)
+
+    @property
+    def loads_itself(self) -> bool:
+        """Whether the model brings its own ``load_ckpt``."""
+        return self.path is not None and not self.model.load_ckpt.__module__.startswith("torchkeras.")

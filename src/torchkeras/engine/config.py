@@ -1,0 +1,60 @@
+"""What was asked of one call of ``fit``: checked at birth, never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torchkeras.engine.checks import bad_type, bad_value, one_of, positive_number, whole_number
+
+PRECISIONS = ("no", "fp16", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitConfig:
+    """The arguments of ``fit`` that are not data, in one frozen record."""
+
+    epochs: int = 10
+    ckpt_path: str | None = "checkpoint"
+    patience: int | None = 5
+    monitor: str = "val_loss"
+    mode: str = "auto"
+    mixed_precision: str = "no"
+    cpu: bool = False
+    gradient_accumulation_steps: int = 1
+    initial_epoch: int = 0
+    validation_freq: int = 1
+    class_weight: Mapping[int, float] | None = None
+    clip_grad_norm: float | None = None
+    clip_grad_value: float | None = None
+    lr_interval: str = "auto"
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        whole_number("epochs", self.epochs, least=1)
+        whole_number("patience", self.patience, least=1, optional=True)
+        whole_number("gradient_accumulation_steps", self.gradient_accumulation_steps, least=1)
+        whole_number("initial_epoch", self.initial_epoch, least=0)
+        whole_number("validation_freq", self.validation_freq, least=1)
+        whole_number("seed", self.seed, least=0, most=2**32 - 1, optional=True)
+        positive_number("clip_grad_norm", self.clip_grad_norm)
+        positive_number("clip_grad_value", self.clip_grad_value)
+        one_of("mode", self.mode, ("auto", "min", "max"))
+        one_of("lr_interval", self.lr_interval, ("auto", "step", "epoch"))
+        one_of("mixed_precision", self.mixed_precision, PRECISIONS)
+        if self.initial_epoch >= self.epochs:
+            raise bad_value("initial_epoch", received=f"{self.initial_epoch} with epochs={self.epochs}",
+                            expected="fewer finished epochs than epochs", fix="Pass a larger epochs.")
+        check_class_weight(self.class_weight)
+
+
+def check_class_weight(weights: Mapping[int, float] | None) -> None:
+    """Refuse anything but ``{class index: weight of at least 0}``."""
+    if weights is None:
+        return
+    expected = "a dict of class index to weight, such as {0: 1.0, 1: 5.0}"
+    if not isinstance(weights, Mapping) or not weights:
+        raise bad_type("class_weight", received=repr(weights), expected=expected)
+    for index, weight in weights.items():
+        if not isinstance(index, int) or index < 0 or not 0 <= float(weight) < float("inf"):
+            raise bad_value("class_weight", received=f"{index!r}: {weight!r}", expected=expected)

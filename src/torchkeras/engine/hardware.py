@@ -1,0 +1,143 @@
+"""Devices and precision: the only file that builds an Accelerator."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from torchkeras.engine.checks import bad_value
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def start(*, mixed_precision: str = "no", cpu: bool = False, accumulation: int = 1) -> Accelerator:
+    """An Accelerator for one call of fit, evaluate or predict, on the best device there is."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState
+
+    # accelerate keeps the first precision, device and accumulation of a process for good
+    AcceleratorState._reset_state(reset_partial_state="LOCAL_RANK" not in os.environ)
+    GradientState._reset_state()
+    if mixed_precision == "fp16" and (cpu or not torch.accelerator.is_available()):
+        raise bad_value("mixed_precision", received="'fp16' on the CPU", expected="'no' or 'bf16' there",
+                        fix="fp16 needs an accelerator.")
+    return Accelerator(mixed_precision=mixed_precision, cpu=cpu, gradient_accumulation_steps=accumulation)
+
+
+@contextmanager
+def placed(device: torch.device, net: nn.Module, *others: Any, optimizer: Any = None) -> Iterator[None]:
+    """Net, loss, metrics and optimizer state on the device of the run; afterwards back where they were found."""
+    home = device_of(net)
+    movable = [one for one in (net, *others) if isinstance(one, nn.Module)]
+    if home is None or same(home, device):
+        for one in movable[1:]:
+            one.to(device)
+        yield
+        return
+    move(movable, optimizer, device)
+    try:
+        yield
+    finally:
+        move(movable, optimizer, home)
+
+
+def move(modules: list[nn.Module], optimizer: Any, device: torch.device) -> None:
+    """Move modules in place, and the optimizer's state after them."""
+    for module in modules:
+        module.to(device)
+    for state in optimizer.state.values() if optimizer is not None else ():
+        for name, value in state.items():
+            # a step counter that lives on the CPU stays there: torch keeps it so unless the optimizer is capturable
+            if isinstance(value, Tensor) and value.dim() > 0:
+                state[name] = value.to(device)
+
+
+def device_of(net: nn.Module) -> torch.device | None:
+    """Where a net lives; None for a net without weights, or spread over several devices, which is left alone."""
+    homes = {value.device for value in (*net.parameters(), *net.buffers())}
+    return homes.pop() if len(homes) == 1 else None
+
+
+def same(one: torch.device, other: torch.device) -> bool:
+    """Whether two names mean one device: ``cuda`` is ``cuda:0``."""
+    return one.type == other.type and (one.index or 0) == (other.index or 0)
+
+
+def wrap(accelerator: Accelerator, optimizer: Any, lr_scheduler: Any) -> tuple[Any, Any]:
+    """Optimizer and scheduler that follow the accelerator: its scaler, its accumulation windows."""
+    from accelerate.scheduler import AcceleratedScheduler
+
+    wrapped = accelerator.prepare_optimizer(optimizer)
+    if lr_scheduler is not None:
+        # split_batches keeps accelerate from stepping once for every process
+        lr_scheduler = AcceleratedScheduler(lr_scheduler, wrapped, split_batches=True)
+    return wrapped, lr_scheduler
+
+
+def micro_batch(accelerator: Accelerator, divisor: float | Tensor, last: bool) -> None:
+    """Tell the step which part of an accumulation window it is: what to divide its loss by, and whether to update."""
+    accelerator.gradient_accumulation_steps = divisor
+    accelerator.gradient_state._set_sync_gradients(last)
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device that can train: its kind, its name, and its memory in GiB."""
+
+    kind: str
+    name: str
+    memory_gib: float | None
+
+    def __str__(self) -> str:
+        memory = "" if self.memory_gib is None else f", {self.memory_gib:.1f} GiB"
+        return f"{self.kind}: {self.name}{memory}"
+
+
+def devices() -> list[Device]:
+    """See what ``fit`` can train on, the CPU last.
+
+    Returns:
+        One :class:`Device` for each accelerator and one for the CPU; memory is the whole of it, in GiB
+        (None where the system does not tell).
+
+    Example:
+        >>> [device.kind for device in devices()][-1]
+        'cpu'
+    """
+    found = []
+    if torch.accelerator.is_available():
+        kind = torch.accelerator.current_accelerator()
+        if kind is not None:
+            found = [accelerator_device(kind.type, index) for index in range(torch.accelerator.device_count())]
+    return [*found, Device("cpu", cpu_name(), cpu_memory())]
+
+
+def accelerator_device(kind: str, index: int) -> Device:
+    """What torch tells about one accelerator."""
+    module = getattr(torch, kind, None)
+    tell = getattr(module, "get_device_properties", None)
+    about = tell(index) if tell is not None else None
+    memory = getattr(about, "total_memory", None)
+    return Device(f"{kind}:{index}", getattr(about, "name", kind), memory / 2**30 if memory else None)
+
+
+def cpu_name() -> str:
+    """The processor and the threads that torch uses on it."""
+    import platform
+
+    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def cpu_memory() -> float | None:
+    """Main memory in GiB."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (AttributeError, ValueError, OSError):
+        return None

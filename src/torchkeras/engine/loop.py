@@ -1,0 +1,131 @@
+"""The whole training loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from torchkeras.data import Batches
+from torchkeras.data import batch as batches
+from torchkeras.engine import schedule
+from torchkeras.engine.callback import CallbackList
+from torchkeras.engine.checkpoint import Best
+from torchkeras.engine.epoch import Watched
+from torchkeras.engine.modes import evaluating
+from torchkeras.engine.monitor import check_monitor
+from torchkeras.engine.run import NonFiniteLoss, PassEnded, Run
+from torchkeras.engine.step import StepRunner
+from torchkeras.engine.words import Stage
+
+
+def fit(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batches, val: Batches | None) -> None:
+    """Train epoch by epoch, until the last one or until a stop is asked for; then the best weights come back."""
+    callbacks.announce("on_fit_start")
+    for epoch in range(first_epoch(model, run), run.config.epochs + 1):
+        run.epoch = epoch
+        run.history.open(epoch)
+        try:
+            one_epoch(model, run, callbacks, best, train, val)
+        except PassEnded as end:
+            run.history.discard()
+            run.diverged = isinstance(end, NonFiniteLoss)
+            run.stop(where(run, end))
+        if run.stop_reason is not None:
+            break
+    if best.kept or run.diverged:
+        best.restore()
+    callbacks.announce("on_fit_end")
+
+
+def one_epoch(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batches, val: Batches | None) -> None:
+    """Train, validate, judge."""
+    callbacks.announce("on_epoch_start")
+    row = train_pass(model, run, callbacks, train)
+    run.history.record(row)
+    callbacks.announce("on_train_epoch_end")
+    if val is not None and run.validates:
+        row |= measure_pass(model, run, callbacks, "val", val)
+        run.history.record(row)
+    judge(run, row, best)
+    if run.tools.epoch_scheduler is not None and run.epoch > 0:
+        schedule.end_of_epoch(run.tools.epoch_scheduler, row.get(run.monitor.name))
+    callbacks.announce("on_validation_epoch_end")
+
+
+def train_pass(model: Any, run: Run, callbacks: CallbackList, data: Batches) -> dict[str, float]:
+    """One pass that learns; epoch 0 only measures the weights that a model was loaded with."""
+    if run.epoch == 0:
+        return measure_pass(model, run, callbacks, "train", data)
+    return one_pass(model, run, callbacks, "train", data, learning=True)
+
+
+def measure_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, data: Batches) -> dict[str, float]:
+    """One pass that leaves the net as it is."""
+    with evaluating(model.net), torch.no_grad():
+        return one_pass(model, run, callbacks, stage, data, learning=False)
+
+
+def one_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, data: Batches, *,
+             learning: bool) -> dict[str, float]:
+    """A step for each batch; the numbers of the pass."""
+    run.stage, run.step, run.steps, run.logs = stage, 0, data.length, {}
+    step = build_step(model, run, stage, learning)
+    epoch_runner = model.EpochRunner(Watched(step, run, callbacks), True)
+    run.running = getattr(epoch_runner, "running", dict)
+    try:
+        return epoch_runner(data)
+    except RuntimeError as error:
+        if run.interrupted and "DataLoader worker" in str(error):
+            raise PassEnded from error  # Ctrl-C reaches the workers too, and they leave at once
+        raise
+
+
+def build_step(model: Any, run: Run, stage: Stage, learning: bool) -> Any:
+    """A step for one pass, ours or the user's: the keywords are a contract with steps that users have written."""
+    tools = run.tools
+    step = model.StepRunner(net=model.net, loss_fn=model.loss_fn, accelerator=run.accelerator, stage=stage,
+                            metrics_dict=tools.metrics[stage], optimizer=tools.optimizer if learning else None,
+                            lr_scheduler=tools.step_scheduler if learning else None, **model.step_objects)
+    if isinstance(step, StepRunner):
+        step.config = run.config
+        step.rehearsing = learning and run.trained == 0
+    return step
+
+
+def judge(run: Run, row: dict[str, float], best: Best) -> None:
+    """Keep the weights if they are the best; ask to stop when patience is over or a loss is not finite."""
+    if run.validates or run.monitor.name in row:
+        check_monitor(run.monitor.name, list(row))
+        if run.monitor.see(run.epoch, row[run.monitor.name]):
+            best.keep()
+        if run.monitor.exhausted:
+            run.stop(f"{run.monitor.name} without improvement in {run.monitor.misses} epoch, early stopping")
+    for name in ("train_loss", "val_loss"):
+        if not math.isfinite(row.get(name, 0.0)):
+            run.diverged = True
+            run.stop(f"{name} is {row[name]} in epoch {run.epoch}")
+
+
+def first_epoch(model: Any, run: Run) -> int:
+    """Epochs count from 1; a model that says it is not from scratch has an epoch 0, which only measures."""
+    return run.config.initial_epoch + (1 if model.from_scratch else 0)
+
+
+def where(run: Run, end: PassEnded) -> str:
+    """What ended a pass, and where."""
+    if isinstance(end, NonFiniteLoss):
+        return f"{end} in epoch {run.epoch}, step {end.step or run.step + 1}"
+    return f"stopped in epoch {run.epoch}, step {run.step}"
+
+
+def predict(model: Any, data: Batches) -> Iterator[tuple[Any, Any]]:
+    """The net's output and the labels, batch by batch."""
+    for batch in data:
+        features, labels, _ = batches.split(batch)
+        # the mode is set for each batch: between two batches of a stream the net is the caller's
+        with evaluating(model.net), torch.no_grad():
+            preds = batches.call(model.net, features)
+        yield preds, labels

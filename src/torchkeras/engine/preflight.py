@@ -1,0 +1,201 @@
+"""What can be known to be wrong before anything is updated: the parts, and the first batch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from torchkeras.data import batch as batches
+from torchkeras.engine.checks import bad_type, bad_value, instance_not_class
+from torchkeras.engine.means import number
+
+CLASS_LOSSES = {"CrossEntropyLoss", "NLLLoss", "cross_entropy", "nll_loss"}
+BINARY_LOSSES = {"BCELoss", "BCEWithLogitsLoss", "binary_cross_entropy", "binary_cross_entropy_with_logits"}
+ELEMENT_LOSSES = BINARY_LOSSES | {"MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "mse_loss", "l1_loss",
+                                  "smooth_l1_loss", "huber_loss"}
+RESERVED = {"loss", "epoch", "lr"}
+
+
+def check_parts(net: Any, loss_fn: Any, optimizer: Any, lr_scheduler: Any) -> None:
+    """Refuse parts of the wrong kind when a model is put together."""
+    instance_not_class("net", net)
+    instance_not_class("loss_fn", loss_fn)
+    instance_not_class("optimizer", optimizer)
+    instance_not_class("lr_scheduler", lr_scheduler)
+    if not isinstance(net, nn.Module):
+        raise bad_type("net", received=type(net).__name__, expected="an nn.Module")
+    if loss_fn is not None and not callable(loss_fn):
+        raise bad_type("loss_fn", received=type(loss_fn).__name__, expected="a loss, a function or a name")
+    if optimizer is not None and not hasattr(optimizer, "param_groups"):
+        raise bad_type("optimizer", received=type(optimizer).__name__, expected="a torch optimizer or a name")
+    if lr_scheduler is not None and not hasattr(lr_scheduler, "step"):
+        raise bad_type("lr_scheduler", received=type(lr_scheduler).__name__, expected="a torch scheduler")
+    if any(isinstance(one, nn.parameter.UninitializedParameter) for one in net.parameters()):
+        raise bad_value("net", received="a net with lazy layers that have no sizes yet", expected="a net with sizes",
+                        fix="Run one batch through it first: net(features).")
+
+
+def check_metric_name(name: Any) -> None:
+    """Refuse a metric name that would hide another column of the history."""
+    if not isinstance(name, str) or not name or name in RESERVED:
+        raise bad_value("metrics_dict", received=f"the name {name!r}",
+                        expected="a text that is none of " + ", ".join(sorted(map(repr, RESERVED))),
+                        fix="Give the metric another name.")
+
+
+def check_learning(net: nn.Module, loss_fn: Any, optimizer: Any, lr_scheduler: Any) -> list[str]:
+    """Refuse an optimizer that would train nothing; what it would leave out is told in notes."""
+    if not any(weight.requires_grad for weight in net.parameters()):
+        raise bad_value("net", received="a net in which no parameter requires grad",
+                        expected="at least one that can learn", fix="Set requires_grad_(True) on what should train.")
+    if lr_scheduler is not None and getattr(lr_scheduler, "optimizer", optimizer) is not optimizer:
+        raise bad_value("lr_scheduler", received="a scheduler built on another optimizer",
+                        expected="one built on this model's optimizer",
+                        fix=f"Build it anew: {type(lr_scheduler).__name__}(model.optimizer, ...).")
+    held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    learning = {name: weight for name, weight in net.named_parameters() if weight.requires_grad}
+    left_out = [name for name, weight in learning.items() if id(weight) not in held]
+    own = [id(weight) for weight in loss_fn.parameters()] if isinstance(loss_fn, nn.Module) else []
+    if len(left_out) == len(learning) and not held.intersection(own):
+        raise bad_value("optimizer", received="an optimizer that holds none of the net's parameters",
+                        expected="one built on this net",
+                        fix=f"Build it after the net is final: {type(optimizer).__name__}(net.parameters(), ...).")
+    if left_out:
+        return [f"optimizer: {len(left_out)} parameters of the net are not in it: {', '.join(left_out[:5])}"]
+    return []
+
+
+def name_of(loss_fn: Any) -> str:
+    """The name under which torch knows a loss."""
+    return type(loss_fn).__name__ if isinstance(loss_fn, nn.Module) else getattr(loss_fn, "__name__", "")
+
+
+def check_has_loss(loss_fn: Any, labels: Any) -> None:
+    """Refuse to learn from nothing."""
+    if loss_fn is None:
+        raise bad_type("loss_fn", received="None, and the net's output has no 'loss'", expected="a loss or its name",
+                       fix="Pass loss_fn=..., or let the net return a dict with 'loss'.")
+    if labels is None:
+        raise bad_value("train_data", received="a batch without labels", expected="(x, y) or (x, y, sample_weight)",
+                        fix="Or override StepRunner.forward to say what preds and labels are.")
+
+
+def check_labels(loss_fn: Any, preds: Any, labels: Any) -> None:
+    """Look at the first batch for labels that the loss cannot take, or would take wrongly."""
+    if not isinstance(preds, Tensor) or not isinstance(labels, Tensor):
+        return
+    if name_of(loss_fn) in CLASS_LOSSES:
+        check_class_labels(loss_fn, preds, labels)
+    elif name_of(loss_fn) in ELEMENT_LOSSES:
+        check_element_labels(loss_fn, preds, labels)
+
+
+def check_class_labels(loss_fn: Any, preds: Tensor, labels: Tensor) -> None:
+    """Class indices: int64, one for each prediction, within the net's outputs."""
+    name, expected = name_of(loss_fn), tuple(preds.shape[:1] + preds.shape[2:])
+    if labels.is_floating_point():
+        if labels.shape == preds.shape and "nll" not in name.lower():
+            return  # class probabilities
+        raise bad_value("labels", received=f"{labels.dtype} of shape {tuple(labels.shape)}",
+                        expected=f"int64 class numbers for {name}", fix="Use labels.long().")
+    if tuple(labels.shape) != expected:
+        raise bad_value("labels", received=f"shape {tuple(labels.shape)} for net output {tuple(preds.shape)}",
+                        expected=f"shape {expected} for {name}", fix="Use labels.squeeze(1) for a column too many.")
+    if labels.dtype != torch.int64:
+        raise bad_value("labels", received=str(labels.dtype), expected=f"int64 for {name}", fix="Use labels.long().")
+    classes = preds.shape[1] if preds.dim() > 1 else len(preds)
+    used = labels[labels != getattr(loss_fn, "ignore_index", -100)]
+    wrong = used[(used < 0) | (used >= classes)]
+    if len(wrong):
+        raise bad_value("labels", received=f"the class {int(wrong[0])}, and the net has {classes} outputs",
+                        expected=f"classes from 0 to {classes - 1}", fix="Count classes from 0, or widen the net.")
+
+
+def check_element_labels(loss_fn: Any, preds: Tensor, labels: Tensor) -> None:
+    """Number for number: floating point, and of the shape of the predictions."""
+    name = name_of(loss_fn)
+    if preds.shape != labels.shape:
+        raise bad_value("labels", received=f"shape {tuple(labels.shape)} for net output {tuple(preds.shape)}",
+                        expected=f"equal shapes for {name}: these would be broadcast against each other",
+                        fix="Use .squeeze(-1) on the output or labels[:, None].")
+    if not labels.is_floating_point():
+        raise bad_value("labels", received=str(labels.dtype), expected=f"floating point for {name}",
+                        fix="Use labels.float().")
+    if name in {"BCELoss", "binary_cross_entropy"} and not bool(((preds >= 0) & (preds <= 1)).all()):
+        raise bad_value("loss_fn", received=f"{name} on net outputs outside 0..1", expected="probabilities",
+                        fix="End the net with nn.Sigmoid(), or use BCEWithLogitsLoss.")
+
+
+def check_loss(loss: Any, net: nn.Module, batch: Any) -> None:
+    """The first loss must be one finite number that the net can learn from."""
+    if not isinstance(loss, Tensor):
+        raise bad_type("loss_fn", received=f"a result of type {type(loss).__name__}", expected="a scalar tensor",
+                       fix="Return the tensor itself: no .item(), no numpy.")
+    if loss.numel() != 1:
+        raise bad_value("loss_fn", received=f"a result of shape {tuple(loss.shape)}", expected="one number",
+                        fix="Use reduction='mean', or .mean().")
+    if not loss.requires_grad:
+        raise bad_value("loss_fn", received="a loss without a gradient", expected="one that depends on the net",
+                        fix="Do not call .detach(), .item() or torch.no_grad() on the way from the net to the loss.")
+    if not bool(loss.isfinite()):
+        raise bad_value("train_data", received=f"a first loss of {loss.item()}; {blame(batch)}",
+                        expected="finite numbers", fix="Clean or scale the data, or lower what the net puts out.")
+
+
+def blame(batch: Any) -> str:
+    """Which part of a batch is not finite."""
+    features, labels, _ = batches.split(batch)
+    for part, value in (("features", features), ("labels", labels)):
+        for tensor in leaves(value):
+            if isinstance(tensor, Tensor) and not bool(tensor.isfinite().all()):
+                return f"the {part} of the first batch hold NaN or infinity"
+    return "features and labels are finite, the net's output is not"
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """The values in nested tuples, lists and dicts."""
+    if isinstance(value, (Mapping, tuple, list)):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from leaves(one)
+    else:
+        yield value
+
+
+def check_metrics(metrics: Mapping[str, Any], preds: Any, labels: Any) -> None:
+    """Try every metric on the first batch, on a copy."""
+    for name, metric in metrics.items():
+        trial = copy.deepcopy(metric)
+        trial.reset()
+        with torch.no_grad():
+            trial.update(preds, labels)
+        value = trial.compute()
+        for key, one in value.items() if isinstance(value, Mapping) else [(name, value)]:
+            number(key, one)
+
+
+@contextmanager
+def batchnorm_watch(net: nn.Module, last_batch: int | None) -> Iterator[None]:
+    """Refuse, at the first batch, an epoch whose last batch has one sample, when BatchNorm could not take it."""
+    hooks: list[Any] = []
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if module.training and inputs[0].shape[2:].numel() == 1:
+            raise bad_value("train_data", received="a last batch of 1 sample",
+                            expected=f"at least 2 for {type(module).__name__}, which needs a variance",
+                            fix="Use a DataLoader with drop_last=True, or another batch_size.")
+        for hook in hooks:
+            hook.remove()
+
+    if last_batch == 1:
+        hooks += [one.register_forward_pre_hook(look) for one in net.modules() if isinstance(one, _BatchNorm)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,79 @@
+"""What is happening: one call of ``fit`` as a listener sees it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torchkeras.engine.config import FitConfig
+from torchkeras.engine.history import History
+from torchkeras.engine.monitor import Monitor
+from torchkeras.engine.words import Logs, Stage
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class PassEnded(Exception):
+    """A stop was asked for in mid-pass; the loop catches this and ends the run in good order."""
+
+
+class NonFiniteLoss(PassEnded):
+    """A loss became NaN or infinite."""
+
+    def __init__(self, text: str, step: int | None = None) -> None:
+        super().__init__(text)
+        self.step = step  # None: the step that was running
+
+
+class Tools(NamedTuple):
+    """What the steps of a run are given besides net and loss."""
+
+    metrics: dict[str, dict[str, Any]]  # by stage, so that measuring in mid-epoch disturbs nothing
+    optimizer: Any = None
+    step_scheduler: Any = None  # moves with every update
+    epoch_scheduler: Any = None  # moves with every epoch
+
+
+@dataclass
+class Run:
+    """One call of ``fit``. Written by the loop, read-only for users; the one request is :meth:`stop`."""
+
+    config: FitConfig
+    accelerator: Accelerator
+    monitor: Monitor
+    tools: Tools
+    history: History = field(default_factory=History)
+    notes: list[str] = field(default_factory=list)  # what a reader should know before the first epoch
+    stage: Stage = "train"
+    epoch: int = 0  # the epoch that is running, counted from 1
+    step: int = 0  # batches done in this pass
+    steps: int | None = None  # batches in this pass, where the data knows
+    trained: int = 0  # training batches done in the whole run
+    logs: Logs = field(default_factory=dict)  # what the last step gave back, still on the device
+    stop_reason: str | None = None
+    interrupted: bool = False  # by Ctrl-C
+    diverged: bool = False  # a loss was not finite, so the weights of this moment are worth nothing
+    active: bool = False
+    started: float = field(default_factory=time.perf_counter)
+    running: Callable[[], dict[str, float]] = dict  # the numbers of this pass so far
+
+    def stop(self, reason: str) -> None:
+        """Ask for the end: the step in hand is finished, the best weights come back, ``fit`` returns."""
+        self.stop_reason = self.stop_reason or reason
+
+    def numbers(self) -> dict[str, float]:
+        """The numbers of this pass so far. This waits for the device: call it seldom."""
+        return self.running()
+
+    @property
+    def device(self) -> str:
+        """Where the run computes, such as ``"cpu"`` or ``"cuda:0"``."""
+        return str(self.accelerator.device)
+
+    @property
+    def validates(self) -> bool:
+        """Whether this epoch ends with a validation: every ``validation_freq``-th one, and the last."""
+        return self.epoch % self.config.validation_freq == 0 or self.epoch == self.config.epochs

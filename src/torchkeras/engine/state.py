@@ -1,0 +1,44 @@
+"""What a run is made of, as values that can be put back."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def weights_of(net: nn.Module) -> dict[str, Tensor]:
+    """A copy of a net's weights and buffers in main memory."""
+    return {name: value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
+            for name, value in net.state_dict().items()}
+
+
+def random_states() -> dict[str, Any]:
+    """The position of every global random generator."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    return {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def put_random_states(states: dict[str, Any]) -> None:
+    """Put every global random generator back to where it was."""
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+class Untouched:
+    """How things stood before a run, so that a run which fails before its first update leaves no trace."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net, self.weights, self.random = net, weights_of(net), random_states()
+
+    def restore(self) -> None:
+        """Put weights, buffers and random generators back; a rehearsed backward leaves no gradients."""
+        self.net.load_state_dict(self.weights)
+        self.net.zero_grad()
+        put_random_states(self.random)

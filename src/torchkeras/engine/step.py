@@ -1,0 +1,124 @@
+"""One batch: forward, loss, backward, update, measure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from torchkeras.data import batch as batches
+from torchkeras.engine import preflight, weighing
+from torchkeras.engine.config import FitConfig
+from torchkeras.engine.run import NonFiniteLoss
+from torchkeras.engine.words import Logs, Stage, StepOutput
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class StepRunner:
+    """Takes one batch through the net. Designed to be subclassed: override the one verb you want changed.
+
+    Example:
+        >>> class Clamped(StepRunner):
+        ...     def loss(self, preds, labels, weights=None):
+        ...         return super().loss(preds, labels, weights).clamp(max=10)
+    """
+
+    config: FitConfig = FitConfig()  # set by the loop before the first batch
+    rehearsing = False  # True for the first training batch of a run: it is looked at before anything is updated
+
+    def __init__(self, net: nn.Module, loss_fn: Any, accelerator: Accelerator, stage: Stage = "train",
+                 metrics_dict: Mapping[str, Any] | None = None, optimizer: Any = None,
+                 lr_scheduler: Any = None) -> None:
+        self.net, self.loss_fn, self.accelerator, self.stage = net, loss_fn, accelerator, stage
+        self.metrics_dict = dict(metrics_dict or {})
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.training = stage == "train" and optimizer is not None
+        self.plain = accelerator.num_processes == 1 and accelerator.mixed_precision == "no"
+
+    def __call__(self, batch: Any) -> StepOutput:
+        """Forward, loss, backward, update, measure."""
+        with self.autocast():
+            preds, labels, *weights = self.forward(batch)
+            if self.rehearsing:
+                preflight.check_labels(self.loss_fn, preds, labels)
+            loss = self.loss(preds, labels, *weights)
+        if self.rehearsing:
+            preflight.check_loss(loss, self.net, batch)
+            preflight.check_metrics(self.metrics_dict, weighing.scores(preds), labels)
+            self.rehearsing = False
+        if self.training:
+            self.guard(loss)
+            self.backward(loss)
+            self.update()
+        return self.measure(loss, preds, labels)
+
+    def forward(self, batch: Any) -> tuple[Any, ...]:
+        """Take the batch apart and run the net: ``(preds, labels)``, or ``(preds, labels, sample weights)``."""
+        features, labels, weights = batches.split(batch)
+        own_loss = self.loss_fn is None and isinstance(batch, Mapping)  # then the net takes its labels itself
+        preds = batches.call(self.net, batch if own_loss else features)
+        return (preds, labels) if weights is None else (preds, labels, weights)
+
+    def loss(self, preds: Any, labels: Any, weights: Tensor | None = None) -> Tensor:
+        """The scalar to learn from; a net that brings its own loss is taken at its word."""
+        own = weighing.own_loss(preds) if self.loss_fn is None else None
+        if own is not None:
+            return own
+        preflight.check_has_loss(self.loss_fn, labels)
+        if self.config.class_weight is not None and self.stage == "train":
+            weights = weighing.by_class(self.config.class_weight, labels, weights)
+        if weights is None:
+            return self.loss_fn(preds, labels)
+        return weighing.weighted_loss(self.loss_fn, preds, labels, weights)
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients; in an accumulation window, each part counts by its share of the window's samples."""
+        if not self.plain:
+            self.accelerator.backward(loss)
+        elif self.accelerator.gradient_accumulation_steps == 1:
+            loss.backward()
+        else:
+            (loss / self.accelerator.gradient_accumulation_steps).backward()
+
+    def update(self) -> None:
+        """At the end of a window: clip on request, step the optimizer and a per-step schedule, clear gradients."""
+        self.learning_rate = self.optimizer.param_groups[0]["lr"]
+        if not self.accelerator.sync_gradients:
+            return
+        if self.config.clip_grad_norm is not None:
+            self.accelerator.clip_grad_norm_(self.net.parameters(), self.config.clip_grad_norm)
+        if self.config.clip_grad_value is not None:
+            self.accelerator.clip_grad_value_(self.net.parameters(), self.config.clip_grad_value)
+        self.optimizer.step()
+        if self.lr_scheduler is not None:
+            self.lr_scheduler.step()
+        self.optimizer.zero_grad()
+
+    def measure(self, loss: Tensor, preds: Any, labels: Any) -> StepOutput:
+        """Let the metrics count; no number is read from the device here."""
+        if self.metrics_dict:
+            preds = weighing.scores(preds)
+            with torch.no_grad():
+                for metric in self.metrics_dict.values():
+                    metric.update(preds, labels)
+        metrics: Logs = {"lr": self.learning_rate} if self.training else {}
+        return StepOutput({f"{self.stage}_loss": loss.detach()}, metrics)
+
+    def count(self, batch: Any) -> int | Tensor:
+        """What the loss of this batch is a mean over: its samples, or their class weights, or its tokens."""
+        return weighing.mean_over(self.loss_fn, batch)
+
+    def guard(self, loss: Tensor) -> None:
+        """Stop before a loss that is not finite spoils the weights; reading it costs nothing on a CPU only."""
+        if loss.is_cpu and not math.isfinite(value := loss.item()):
+            raise NonFiniteLoss(f"{self.stage}_loss is {value}")
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision where it was asked for."""
+        return nullcontext() if self.plain else self.accelerator.autocast()

@@ -1,0 +1,84 @@
+"""How much each sample counts: sample weights, class weights, and what a loss is a mean over."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchkeras.data import batch as batches
+from torchkeras.data.tree import map_tree
+from torchkeras.engine.checks import bad_type, bad_value
+
+
+def mean_over(loss_fn: Any, batch: Any) -> int | Tensor:
+    """The denominator of a batch's mean loss: samples, or what cross entropy really divides by.
+
+    With class weights torch divides by the weights of the labels, with ``ignore_index`` by the labels that are not
+    ignored (torch.nn.CrossEntropyLoss, "reduction"). Labels that are one class a sample and not ignored on purpose
+    need no counting.
+    """
+    if not isinstance(loss_fn, (nn.CrossEntropyLoss, nn.NLLLoss)):
+        return batches.size(batch)
+    _, labels, weights = batches.split(batch)
+    counts_itself = loss_fn.weight is not None or loss_fn.ignore_index != -100 or getattr(labels, "dim", int)() > 1
+    if weights is not None or labels is None or labels.is_floating_point() or not counts_itself:
+        return batches.size(batch)
+    used = labels != loss_fn.ignore_index
+    return used.sum() if loss_fn.weight is None else (loss_fn.weight[labels * used] * used).sum()
+
+
+def weighted_loss(loss_fn: Any, preds: Any, labels: Any, weights: Tensor) -> Tensor:
+    """Sum of weight x loss over the samples, divided by their number, as Keras does.
+
+    Each sample's loss is the mean over its own values, so the result is the same at any batch split.
+    """
+    losses = per_sample(loss_fn)(preds, labels)
+    losses = losses.reshape(len(losses), -1).mean(dim=1)
+    weights = weights.reshape(-1).to(losses)
+    if len(losses) != len(weights):
+        raise bad_value("sample_weight", received=f"{len(weights)} weights for {len(losses)} samples",
+                        expected="one weight a sample")
+    return (losses * weights).mean()
+
+
+def per_sample(loss_fn: Any) -> Any:
+    """The same loss, one value a sample."""
+    if isinstance(loss_fn, nn.Module) and hasattr(loss_fn, "reduction"):
+        single: Any = copy.copy(loss_fn)
+        single.reduction = "none"
+        return single
+    if not isinstance(loss_fn, nn.Module) and "reduction" in inspect.signature(loss_fn).parameters:
+        return functools.partial(loss_fn, reduction="none")
+    raise bad_type("loss_fn", received=type(loss_fn).__name__,
+                   expected="a loss with a reduction argument, since sample or class weights were given",
+                   fix="Use a torch loss, or multiply by the weights in your own StepRunner.loss.")
+
+
+def by_class(table: Mapping[int, float], labels: Tensor, weights: Tensor | None) -> Tensor:
+    """One weight a sample from its class; a class that is not in the table weighs 1."""
+    one_hot = labels.dim() > 1 and labels.shape[-1] > 1
+    classes = labels.argmax(dim=-1) if one_hot else labels.reshape(len(labels), -1)[:, 0].long()
+    column = torch.ones(max(max(table), 0) + 1, dtype=torch.get_default_dtype(), device=labels.device)
+    for index, weight in table.items():
+        column[index] = weight
+    known = classes.clamp(0, len(column) - 1)
+    chosen = torch.where(known == classes, column[known], torch.ones_like(column[known]))
+    return chosen if weights is None else chosen * weights.reshape(-1).to(chosen)
+
+
+def own_loss(output: Any) -> Tensor | None:
+    """The loss that a net's output brings along, under the name ``loss``."""
+    return output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+
+
+def scores(output: Any) -> Any:
+    """What metrics see of a net's output: its ``logits`` when it has such, without the graph behind it."""
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    return map_tree(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf,
+                    output if logits is None else logits)

@@ -1,0 +1,461 @@
+"""KerasModel: any net with a loss, metrics and an optimizer; fit, evaluate, predict."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.optim import Adam
+from torch.utils.data import IterableDataset
+
+from torchkeras import names, outputs
+from torchkeras.data import Batches, batches, split_validation
+from torchkeras.data.kinds import array_tree, is_map_dataset
+from torchkeras.engine import checkpoint, hardware, loop, preflight
+from torchkeras.engine.callback import CallbackList, check_callbacks
+from torchkeras.engine.checks import bad_type, bad_value, did_you_mean
+from torchkeras.engine.config import FitConfig
+from torchkeras.engine.epoch import EpochRunner
+from torchkeras.engine.history import History
+from torchkeras.engine.monitor import Monitor, check_monitor, direction
+from torchkeras.engine.run import Run, Tools
+from torchkeras.engine.schedule import interval_of
+from torchkeras.engine.session import session
+from torchkeras.engine.state import Untouched
+from torchkeras.engine.step import StepRunner
+from torchkeras.utils import seed_everything
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from accelerate import Accelerator
+
+class KerasModel(nn.Module):
+    """Wrap a net with what it takes to train it, and train it with one call.
+
+    Designed to be subclassed: ``StepRunner`` says what happens to a batch, ``EpochRunner`` what a pass is; set either
+    on a subclass, on one model or on the class.
+
+    Args:
+        net: the module to train; it stays yours and is never copied.
+        loss_fn: ``(preds, labels) -> scalar``: a module, a function or a name such as ``"cross_entropy"``.
+            None for a net whose output brings its own ``loss``.
+        metrics_dict: what to measure: a dict of name to metric (ours, torchmetrics', a function ``(preds, labels)``,
+            or a name), or a list of names such as ``["accuracy", "auc"]``.
+        optimizer: a torch optimizer on the net's parameters, or a name such as ``"adam"``. Default: Adam, lr 3e-4.
+        lr_scheduler: a torch scheduler on that optimizer.
+        **step_objects: further keywords for your own ``StepRunner``.
+
+    Raises:
+        TypeError: a part is of the wrong kind, such as a class where an object is meant.
+        ValueError: a name is unknown, a metric's name is taken, or the net has lazy layers without sizes.
+
+    Example:
+        >>> import torch
+        >>> x, y = torch.randn(64, 4), torch.randint(0, 2, (64,))
+        >>> model = KerasModel(torch.nn.Linear(4, 2), loss_fn="cross_entropy", metrics_dict=["accuracy"])
+        >>> history = model.fit((x, y), epochs=2, ckpt_path=None, quiet=True)
+        >>> list(history.columns)
+        ['epoch', 'train_loss', 'train_accuracy', 'lr']
+    """
+
+    StepRunner: type = StepRunner
+    EpochRunner: type = EpochRunner
+
+    def __init__(self, net: nn.Module, loss_fn: Any = None,
+                 metrics_dict: Mapping[str, Any] | Sequence[Any] | None = None, optimizer: Any = None,
+                 lr_scheduler: Any = None, **step_objects: Any) -> None:
+        super().__init__()
+        loss_fn = names.loss(loss_fn) if isinstance(loss_fn, str) else loss_fn
+        by_name = isinstance(optimizer, str)
+        preflight.check_parts(net, loss_fn, None if by_name else optimizer, lr_scheduler)
+        self.net, self.loss_fn = net, loss_fn
+        self.metrics_dict = named_metrics(metrics_dict, loss_fn)
+        self.optimizer = make_optimizer(optimizer, net)
+        self.lr_scheduler, self.step_objects = lr_scheduler, step_objects
+        self.from_scratch = True  # False gives the next fit an epoch 0 that only measures
+        self.run: Run | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the net."""
+        return self.net(*args, **kwargs)
+
+    def fit(self, train_data: Any, val_data: Any = None, epochs: int = 10,
+            ckpt_path: str | os.PathLike[str] | None = "checkpoint", patience: int | None = 5,
+            monitor: str = "val_loss", mode: str = "auto", callbacks: Sequence[Any] | None = None, plot: bool = True,
+            wandb: bool | str = False, mixed_precision: str = "no", cpu: bool = False,
+            gradient_accumulation_steps: int = 1, *, batch_size: int | None = None, shuffle: bool | None = None,
+            validation_split: float | None = None, validation_freq: int = 1,
+            class_weight: Mapping[int, float] | None = None, steps_per_epoch: int | None = None,
+            validation_steps: int | None = None, initial_epoch: int = 0, clip_grad_norm: float | None = None,
+            clip_grad_value: float | None = None, lr_interval: str = "auto", seed: int | None = None,
+            quiet: bool = False) -> pd.DataFrame:
+        """Train, watch a number, stop when it no longer improves, and keep the best weights.
+
+        Each epoch goes through ``train_data``, measures on ``val_data`` and judges the monitored number. Better than
+        ever: the weights are written to ``ckpt_path``. No better for ``patience`` epochs: the run ends. Whatever ends
+        it (the last epoch, patience, Ctrl-C, a loss that is not finite), the net then holds the best weights and is
+        back on the device where it was. A second ``fit`` goes on from the current weights and optimizer.
+
+        The loss of an epoch is its mean over samples; with sample or class weights, sum(weight x loss) / samples.
+        With gradient accumulation, the batches of a window count by their samples, so k small batches give the
+        gradient of the big one, on a shorter last window too. Nothing is clipped unless asked.
+
+        Args:
+            train_data: a DataLoader, a Dataset, ``(x, y)`` or ``(x, y, sample_weight)`` of arrays, tensors or frames,
+                a dict of arrays, or any iterable of batches.
+            val_data: the same kinds; measured each ``validation_freq`` epochs and after the last.
+            epochs: the number of the last epoch; epochs count from 1.
+            ckpt_path: where the best weights go (``.safetensors`` by suffix); None keeps them in memory only.
+            patience: how many epochs without improvement end the run; None never ends it.
+            monitor: the column to judge by; without ``val_data``, "val_loss" becomes "train_loss".
+            mode: "min", "max", or "auto": as the metric says (``higher_is_better``), else by its name.
+            callbacks: listeners, see :class:`torchkeras.Callback`.
+            plot: draw the curves when the run ends (in a terminal).
+            wandb: True or a project name logs every epoch to Weights & Biases.
+            mixed_precision: "no", "bf16", or "fp16" on an accelerator.
+            cpu: stay on the CPU; otherwise the best accelerator there is.
+            gradient_accumulation_steps: batches for one update.
+            batch_size: samples a batch, for data that is not in batches yet. Default 32.
+            shuffle: a new order each epoch, for data that is not in batches yet. Default True.
+            validation_split: the last share of the samples (0 to 1) is measured on instead of trained on.
+            validation_freq: measure on ``val_data`` each so many epochs.
+            class_weight: ``{class: weight}`` for the training loss; classes not named weigh 1.
+            steps_per_epoch: batches an epoch, for data without an end or to take fewer.
+            validation_steps: the same for ``val_data``.
+            initial_epoch: how many epochs are behind you; the first is the next one.
+            clip_grad_norm: the largest norm of all gradients together, before each update.
+            clip_grad_value: the largest size of any gradient, before each update.
+            lr_interval: when the scheduler moves: "step" (each update), "epoch", or "auto": OneCycleLR and CyclicLR
+                each update, ReduceLROnPlateau with the monitored number, the rest each epoch.
+            seed: seeds Python, numpy and torch as the run begins.
+            quiet: show nothing.
+
+        Returns:
+            A DataFrame, one row an epoch: ``epoch, train_loss, train_<metric>, lr, val_loss, val_<metric>``. ``lr`` is
+            the rate of the epoch's last update. ``.attrs["stop_reason"]`` says what ended the run early, or None.
+
+        Raises:
+            TypeError: an argument is of the wrong kind.
+            ValueError: an argument cannot be right, or the first batch does not fit the net and the loss. Until the
+                first update nothing has changed: weights, optimizer, random state and files are as they were.
+
+        Example:
+            >>> import torch
+            >>> x = torch.randn(100, 3)
+            >>> y = x.sum(dim=1, keepdim=True)
+            >>> model = KerasModel(torch.nn.Linear(3, 1), loss_fn="mse", optimizer="sgd")
+            >>> history = model.fit((x, y), validation_split=0.2, epochs=3, ckpt_path=None, quiet=True)
+            >>> len(history)
+            3
+        """
+        config = FitConfig(
+            epochs=epochs, ckpt_path=checkpoint.check_writable(ckpt_path), patience=patience, monitor=monitor,
+            mode=mode, mixed_precision=mixed_precision, cpu=cpu, initial_epoch=initial_epoch,
+            gradient_accumulation_steps=gradient_accumulation_steps, validation_freq=validation_freq,
+            class_weight=class_weight, clip_grad_norm=clip_grad_norm, clip_grad_value=clip_grad_value,
+            lr_interval=lr_interval, seed=seed)
+        train_data, val_data = with_validation(train_data, val_data, validation_split)
+        train = batches(train_data, name="train_data", batch_size=batch_size,
+                        shuffle=shufflable(train_data) if shuffle is None else shuffle, steps=steps_per_epoch)
+        val = None if val_data is None else batches(
+            val_data, name="val_data", batch_size=batch_size if unbatched(val_data) else None,
+            steps=validation_steps)
+        listeners = listening(callbacks, plot=plot, wandb=wandb, quiet=quiet)
+        return self.fit_run(config, listeners, train, val)
+
+    def fit_run(self, config: FitConfig, listeners: list[Any], train: Batches, val: Batches | None) -> pd.DataFrame:
+        """One run as asked: the last checks, then the loop, then the history as a frame."""
+        config, notes = settle(config, self, train, val)
+        accelerator = hardware.start(mixed_precision=config.mixed_precision, cpu=config.cpu,
+                                     accumulation=config.gradient_accumulation_steps)
+        mode, why = direction(config.monitor, config.mode, self.higher_is_better(config.monitor))
+        run = Run(config=config, accelerator=accelerator, monitor=Monitor(config.monitor, mode, config.patience),
+                  tools=self.tools(config, accelerator), notes=[*notes, f"monitor: {config.monitor}, {mode} ({why})"])
+        train.device = accelerator.device
+        if val is not None:
+            val.device = accelerator.device
+        before, callbacks = Untouched(self.net), CallbackList(listeners, self)
+        with session(self, run, callbacks, before, train.last_batch):
+            if config.seed is not None:
+                seed_everything(config.seed)
+            self.optimizer.zero_grad()
+            loop.fit(self, run, callbacks, checkpoint.Best(self, config.ckpt_path, before.weights), train, val)
+        self.from_scratch = True
+        frame = run.history.to_frame()
+        frame.attrs["stop_reason"] = run.stop_reason
+        return frame
+
+    def tools(self, config: FitConfig, accelerator: Accelerator) -> Tools:
+        """Metrics for each stage; optimizer and scheduler, wrapped where precision or a user's own step needs it."""
+        metrics = {"train": self.metrics_dict, "val": copy.deepcopy(self.metrics_dict)}
+        scheduler, optimizer = self.lr_scheduler, self.optimizer
+        each_step = scheduler is not None and interval_of(scheduler, config.lr_interval) == "step"
+        step_scheduler, epoch_scheduler = (scheduler, None) if each_step else (None, scheduler)
+        ours = issubclass(self.StepRunner, StepRunner) and self.StepRunner.__call__ is StepRunner.__call__
+        if not ours or config.mixed_precision != "no":
+            optimizer, step_scheduler = hardware.wrap(accelerator, optimizer, step_scheduler)
+        return Tools(metrics, optimizer, step_scheduler, epoch_scheduler)
+
+    def higher_is_better(self, column: str) -> bool | None:
+        """What a metric says of its own direction."""
+        metric = self.metrics_dict.get(column.removeprefix("train_").removeprefix("val_"))
+        return getattr(metric, "higher_is_better", None)
+
+    def evaluate(self, val_data: Any, *, batch_size: int | None = None, steps: int | None = None,
+                 mixed_precision: str = "no", cpu: bool = False) -> dict[str, float]:
+        """Measure loss and metrics on data, with the numbers that ``fit`` would report for it.
+
+        Args:
+            val_data: what ``fit`` takes as data.
+            batch_size: samples a batch, for data that is not in batches yet. Default 32; the result is the same at any.
+            steps: the number of batches to take. Default: all.
+            mixed_precision: "no", "bf16", or "fp16" on an accelerator.
+            cpu: stay on the CPU.
+
+        Returns:
+            ``{"val_loss": ..., "val_<metric>": ...}``.
+
+        Raises:
+            TypeError: the data is of no known kind.
+            ValueError: the data is empty, or has no labels.
+
+        Example:
+            >>> import torch
+            >>> model = KerasModel(torch.nn.Linear(4, 1), loss_fn="mse")
+            >>> sorted(model.evaluate((torch.zeros(10, 4), torch.zeros(10, 1))))
+            ['val_loss']
+        """
+        config = FitConfig(mixed_precision=mixed_precision, cpu=cpu)
+        data = batches(val_data, name="val_data", batch_size=batch_size, steps=steps)
+        accelerator = self.accelerator if self.active else hardware.start(mixed_precision=mixed_precision, cpu=cpu)
+        data.device = accelerator.device
+        metrics = copy.deepcopy(self.metrics_dict)
+        run = Run(config=config, accelerator=accelerator, monitor=Monitor("val_loss", "min"),
+                  tools=Tools({"val": metrics}))
+        with hardware.placed(accelerator.device, self.net, self.loss_fn, *metrics.values(), optimizer=self.optimizer):
+            return loop.measure_pass(self, run, CallbackList([], self), "val", data)
+
+    def predict(self, data: Any, *, batch_size: int | None = None, output: str = "raw", with_labels: bool = False,
+                as_numpy: bool = False, stream: bool = False, steps: int | None = None, cpu: bool = False) -> Any:
+        """Run the net over data in evaluation mode: each sample once, in order.
+
+        Args:
+            data: what ``fit`` takes as data; labels are not needed. A tuple is ``(x, y)``, so several inputs without
+                labels are given as ``((x1, x2),)`` or as a dict.
+            batch_size: samples a batch, for data that is not in batches yet. Default 32.
+            output: "raw", or "probabilities" or "classes" as the loss understands the outputs (cross entropy: softmax
+                and argmax; binary cross entropy: sigmoid and 0.5).
+            with_labels: give ``(outputs, labels)``.
+            as_numpy: give numpy arrays in place of tensors.
+            stream: give a generator, one item a batch, for what does not fit in memory.
+            steps: the number of batches to take. Default: all.
+            cpu: stay on the CPU.
+
+        Returns:
+            CPU tensors, joined along the first dimension, in the tuples or dicts that the net returns.
+
+        Raises:
+            TypeError: the data is of no known kind.
+            ValueError: the data is empty; the loss has no such reading; outputs of different shapes cannot be joined.
+
+        Example:
+            >>> import torch
+            >>> model = KerasModel(torch.nn.Linear(4, 3), loss_fn="cross_entropy")
+            >>> model.predict(torch.zeros(10, 4), output="classes").shape
+            torch.Size([10])
+        """
+        outputs.check_reading(self.loss_fn, output)
+        source = batches(data, name="data", batch_size=batch_size, steps=steps)
+        found = self.predictions(source, output, cpu)
+        if not stream:
+            preds, labels = zip(*found, strict=True)
+            found = iter([(outputs.join(list(preds)), outputs.join(list(labels)) if with_labels else None)])
+        convert = outputs.to_numpy if as_numpy else outputs.to_cpu
+        items = (convert((preds, labels)) if with_labels else convert(preds) for preds, labels in found)
+        return items if stream else next(items)
+
+    def predictions(self, data: Batches, output: str, cpu: bool) -> Iterator[tuple[Any, Any]]:
+        """Outputs and labels batch by batch, in main memory."""
+        accelerator = self.accelerator if self.active else hardware.start(cpu=cpu)
+        data.device = accelerator.device
+        with hardware.placed(accelerator.device, self.net, optimizer=self.optimizer):
+            for preds, labels in loop.predict(self, data):
+                yield outputs.to_cpu(outputs.read(preds, self.loss_fn, output)), outputs.to_cpu(labels)
+
+    def summary(self, *args: Any, **kwargs: Any) -> Any:
+        """Print the net layer by layer; the arguments are those of :func:`torchkeras.summary` without the net."""
+        from torchkeras.summary import summary
+
+        return summary(self.net, *args, **kwargs)
+
+    def save_ckpt(self, ckpt_path: str | os.PathLike[str] = "checkpoint", accelerator: Any = None) -> None:
+        """Write the net's weights to one file that ``net.load_state_dict(torch.load(...))`` reads.
+
+        The file is there whole or not at all.
+
+        Override it, together with ``load_ckpt``, to save something else as the best of a run, such as adapters.
+
+        Args:
+            ckpt_path: the file; safetensors when its name ends in ``.safetensors``, else torch's format.
+            accelerator: the run's Accelerator; for overrides, unused here.
+
+        Raises:
+            ValueError: the path cannot be written.
+
+        Example:
+            >>> import tempfile, os
+            >>> model = KerasModel(nn.Linear(2, 1), loss_fn="mse")
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     model.save_ckpt(os.path.join(folder, "best.pt"))
+            ...     model.load_ckpt(os.path.join(folder, "best.pt"))
+        """
+        path = checkpoint.check_writable(ckpt_path)
+        if path is None:
+            raise bad_type("ckpt_path", received="None", expected="a path")
+        checkpoint.save_weights(self.net, path)
+
+    def load_ckpt(self, ckpt_path: str | os.PathLike[str] = "checkpoint") -> None:
+        """Read weights that ``save_ckpt`` or plain torch wrote into the net, all or nothing; no code in it is run.
+
+        Args:
+            ckpt_path: the file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the weights are another net's; the message lists what differs.
+        """
+        checkpoint.load_weights(self.net, checkpoint.read_weights(ckpt_path))
+
+    # The names that callbacks written for older versions read.
+
+    @property
+    def active(self) -> bool:
+        """Whether a fit is under way."""
+        return self.run is not None and self.run.active
+
+    @property
+    def history(self) -> History:
+        """The rows of the last fit."""
+        return History() if self.run is None else self.run.history
+
+    @property
+    def accelerator(self) -> Any:
+        """The Accelerator of the last fit."""
+        return None if self.run is None else self.run.accelerator
+
+    @property
+    def epochs(self) -> int | None:
+        """The number of epochs asked of the last fit."""
+        return None if self.run is None else self.run.config.epochs
+
+    @property
+    def monitor(self) -> str | None:
+        """The column that the last fit was judged by."""
+        return None if self.run is None else self.run.monitor.name
+
+    @property
+    def mode(self) -> str | None:
+        """Which way that column is better: "min" or "max"."""
+        return None if self.run is None else self.run.monitor.mode
+
+    @property
+    def ckpt_path(self) -> str | None:
+        """Where the last fit wrote its best weights."""
+        return None if self.run is None else self.run.config.ckpt_path
+
+
+def make_optimizer(optimizer: Any, net: nn.Module) -> Any:
+    """An optimizer from a name, or the default one; None for a net that has nothing to learn."""
+    if optimizer is not None and not isinstance(optimizer, str):
+        return optimizer
+    learning = [weight for weight in net.parameters() if weight.requires_grad]
+    if not learning:
+        return None
+    return Adam(learning, lr=3e-4) if optimizer is None else names.optimizer(optimizer, learning)
+
+
+def named_metrics(metrics: Any, loss_fn: Any) -> dict[str, Any]:
+    """Metric objects by name, from a dict or a list of names."""
+    if metrics is None:
+        return {}
+    if isinstance(metrics, (list, tuple)) and all(isinstance(one, str) for one in metrics):
+        metrics = {name: name for name in metrics}
+    if not isinstance(metrics, Mapping):
+        raise bad_type("metrics_dict", received=type(metrics).__name__,
+                       expected='a dict of name to metric, or a list of names', fix='Such as {"acc": "accuracy"}.')
+    for name in metrics:
+        preflight.check_metric_name(name)
+    from_logits = preflight.name_of(loss_fn) not in ("BCELoss", "binary_cross_entropy")
+    return {name: names.as_metric(name, value, from_logits=from_logits) for name, value in metrics.items()}
+
+
+def unbatched(data: Any) -> bool:
+    """Whether data comes as samples, so that the batch size is ours to choose."""
+    return shufflable(data) or isinstance(data, IterableDataset)
+
+
+def shufflable(data: Any) -> bool:
+    """Whether samples can be read in any order."""
+    return array_tree(data) is not None or is_map_dataset(data)
+
+
+def with_validation(train_data: Any, val_data: Any, share: float | None) -> tuple[Any, Any]:
+    """Training and validation data, the second split off the first when asked."""
+    if share is None:
+        return train_data, val_data
+    if val_data is not None:
+        raise bad_value("validation_split", received=f"{share} beside val_data", expected="one of the two")
+    return split_validation(train_data, share)
+
+
+def settle(config: FitConfig, model: KerasModel, train: Batches, val: Batches | None) -> tuple[FitConfig, list[str]]:
+    """What only config, model and data together can tell: the last checks, and what is worth saying."""
+    if model.optimizer is None:
+        raise bad_value("net", received="a net without a parameter that requires grad", expected="one that can learn")
+    notes = preflight.check_learning(model.net, model.loss_fn, model.optimizer, model.lr_scheduler)
+    check_step_objects(model)
+    if val is None and config.monitor == "val_loss":
+        config = replace(config, monitor="train_loss")
+        notes.append("monitor: no val_data, watching train_loss")
+    known = [f"{stage}_{name}" for stage in (("train", "val") if val is not None else ("train",))
+             for name in ("loss", *model.metrics_dict)]
+    if model.StepRunner is StepRunner and not any("_" + name in config.monitor for name in model.metrics_dict):
+        check_monitor(config.monitor, known)
+    if model.lr_scheduler is not None:
+        interval = interval_of(model.lr_scheduler, config.lr_interval)
+        notes.append(f"lr_scheduler: {type(model.lr_scheduler).__name__} moves every {interval}")
+    if train.length is not None and config.gradient_accumulation_steps > train.length:
+        notes.append(f"gradient_accumulation_steps: {config.gradient_accumulation_steps}, and an epoch has "
+                     f"{train.length} batches: one update an epoch")
+    return config, notes
+
+
+def check_step_objects(model: KerasModel) -> None:
+    """Refuse keywords that the StepRunner does not take, with the name that may have been meant."""
+    taken = inspect.signature(model.StepRunner).parameters
+    if any(one.kind is one.VAR_KEYWORD for one in taken.values()):
+        return
+    known = ["net", "loss_fn", "metrics_dict", "optimizer", "lr_scheduler", *taken]
+    for name in model.step_objects:
+        if name not in taken:
+            raise bad_type(f"KerasModel({name}=...)", received="a keyword that the StepRunner does not take",
+                           expected="one of " + ", ".join(dict.fromkeys(known)), fix=did_you_mean(name, known))
+
+
+def listening(callbacks: Any, *, plot: bool, wandb: bool | str, quiet: bool) -> list[Any]:
+    """The user's callbacks, then the loggers and the display that were asked for."""
+    listeners = check_callbacks(callbacks)
+    if wandb:
+        from torchkeras.callbacks.wandb import WandbCallback
+
+        listeners.append(WandbCallback(project=wandb if isinstance(wandb, str) else None))
+    if not quiet:
+        from torchkeras.display.live import LiveProgress
+
+        listeners.append(LiveProgress(plot=plot))
+    return listeners

@@ -1,0 +1,15 @@
+"""Small exact metrics, the same at every batch size.
+
+Each has ``update(preds, labels)``, ``compute()`` and ``reset()``; calling it counts a batch and gives the number of
+that batch. Before the first sample ``compute()`` is NaN. Absent classes never make one.
+"""
+
+from torchkeras.metrics.base import Metric
+from torchkeras.metrics.classification import F1, Accuracy, Precision, Recall, TopK
+from torchkeras.metrics.function import FunctionMetric
+from torchkeras.metrics.ranking import AUC, AUCPR, AUCROC, KS
+from torchkeras.metrics.regions import IOU
+from torchkeras.metrics.regression import MAE, MAPE, MSE, R2, RMSE
+
+__all__ = ["AUC", "AUCPR", "AUCROC", "F1", "IOU", "KS", "MAE", "MAPE", "MSE", "R2", "RMSE", "Accuracy",
+           "FunctionMetric", "Metric", "Precision", "Recall", "TopK"]

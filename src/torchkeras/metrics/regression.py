@@ -1,0 +1,159 @@
+"""How far predicted numbers are from the true ones: MAE, MSE, RMSE, MAPE, R2."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from torchkeras.metrics.base import Metric, State
+from torchkeras.metrics.shapes import layout, mismatch, paired, wide
+
+SMALLEST = torch.finfo(torch.float64).eps  # what a label of 0 is divided by in MAPE, as scikit-learn does
+
+
+class MeanError(Metric):
+    """A mean over all predicted numbers of some error of each."""
+
+    higher_is_better = False
+    cheap = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_sum("total", dtype=torch.float64)
+        self.add_sum("seen")
+
+    def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
+        """Errors added up, and how many."""
+        numbers, truth = paired(preds, labels)
+        return {"total": self.errors(wide(numbers), wide(truth)).sum(), "seen": numbers.numel()}
+
+    def errors(self, preds: Tensor, labels: Tensor) -> Tensor:
+        """The error of each number."""
+        raise NotImplementedError
+
+    def value(self, state: State) -> Tensor:
+        """The mean."""
+        return state["total"].double() / state["seen"]
+
+
+class MAE(MeanError):
+    """See by how much predictions are off, in the unit of the labels: the mean of |prediction - label|.
+
+    Raises:
+        ValueError: predictions and labels differ in shape.
+
+    Example:
+        >>> metric = MAE()
+        >>> metric.update(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 5.0]))
+        >>> metric.compute().item()
+        1.5
+    """
+
+    def errors(self, preds: Tensor, labels: Tensor) -> Tensor:
+        """Absolute differences."""
+        return (preds - labels).abs()
+
+
+class MSE(MeanError):
+    """See the mean of squared errors, in which large errors weigh most.
+
+    Raises:
+        ValueError: predictions and labels differ in shape.
+
+    Example:
+        >>> metric = MSE()
+        >>> metric.update(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 5.0]))
+        >>> metric.compute().item()
+        4.5
+    """
+
+    def errors(self, preds: Tensor, labels: Tensor) -> Tensor:
+        """Squared differences."""
+        return (preds - labels).square()
+
+
+class RMSE(MSE):
+    """See the root of the mean squared error over all samples, in the unit of the labels.
+
+    Raises:
+        ValueError: predictions and labels differ in shape.
+
+    Example:
+        >>> metric = RMSE()
+        >>> metric.update(torch.tensor([1.0, 2.0]), torch.tensor([4.0, 5.0]))
+        >>> metric.compute().item()
+        3.0
+    """
+
+    def value(self, state: State) -> Tensor:
+        """The root of the mean."""
+        return super().value(state).sqrt()
+
+
+class MAPE(MeanError):
+    """See by what share of the label predictions are off: the mean of |prediction - label| / |label|; 0.1 is 10 %.
+
+    A label of 0 is divided by 2.2e-16 and makes the mean huge, as in scikit-learn.
+
+    Raises:
+        ValueError: predictions and labels differ in shape.
+
+    Example:
+        >>> metric = MAPE()
+        >>> metric.update(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 4.0]))
+        >>> metric.compute().item()
+        0.375
+    """
+
+    def errors(self, preds: Tensor, labels: Tensor) -> Tensor:
+        """Differences in shares of the label."""
+        return (preds - labels).abs() / labels.abs().clamp(min=SMALLEST)
+
+
+class R2(Metric):
+    """See how much of the labels' variance is explained: 1 is perfect, 0 is no better than always saying their mean.
+
+    R2 = 1 - sum of squared errors / sum of squared distances of the labels from their mean; for several outputs
+    ``(N, D)``, the mean of their R2. Labels that are all equal give 1 when every prediction is right, else 0.
+
+    Each batch leaves its mean and its spread, and these are joined by the rule of Chan, Golub and LeVeque, "Updating
+    formulae and a pairwise algorithm for computing sample variances", 1979: large labels with a small spread, such as
+    times, lose no digits.
+
+    Raises:
+        ValueError: predictions and labels differ in shape.
+
+    Example:
+        >>> metric = R2()
+        >>> metric.update(torch.tensor([2.5, 0.0, 2.0, 8.0]), torch.tensor([3.0, -0.5, 2.0, 7.0]))
+        >>> round(metric.compute().item(), 4)
+        0.9486
+    """
+
+    higher_is_better = True
+    cheap = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_list("moments")
+
+    def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
+        """A row ``(1, 4, D)``: samples, mean of labels, their squared distances from it, squared errors."""
+        if layout(preds) != layout(labels):
+            raise mismatch(preds, labels, "one prediction a label, such as (N,) or (N, 1) with labels (N,)")
+        rows = layout(labels)[0]
+        if rows == 0:
+            return {"moments": labels.new_zeros(0)}
+        numbers, truth = wide(preds).reshape(rows, -1), wide(labels).reshape(rows, -1)
+        mean = truth.mean(0)
+        spread, errors = (truth - mean).square().sum(0), (numbers - truth).square().sum(0)
+        return {"moments": torch.stack([torch.full_like(mean, rows), mean, spread, errors])[None]}
+
+    def value(self, state: State) -> Tensor:
+        """All rows joined into one spread and one sum of errors."""
+        samples, means, spreads, errors = state["moments"].cpu().double().unbind(1)
+        mean = (samples * means).sum(0) / samples.sum(0)
+        spread = (spreads + samples * (means - mean).square()).sum(0)
+        rounding = samples.sum(0) * (4 * torch.finfo(state["moments"].dtype).eps * mean).square()
+        unexplained = torch.where(spread > rounding, errors.sum(0) / spread, (errors.sum(0) != 0).double())
+        return (1 - unexplained).mean()

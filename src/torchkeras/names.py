@@ -1,0 +1,153 @@
+"""Metrics, losses and optimizers by name."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from torchkeras import metrics
+from torchkeras.engine.checks import bad_type, bad_value, did_you_mean, instance_not_class
+from torchkeras.metrics.function import Accumulating, FunctionMetric
+
+Thing = TypeVar("Thing")
+
+DECISIONS: dict[str, Callable[..., metrics.Metric]] = {  # these need to know whether scores are logits
+    "accuracy": metrics.Accuracy, "acc": metrics.Accuracy, "precision": metrics.Precision, "recall": metrics.Recall,
+    "f1": metrics.F1,
+}
+OTHERS: dict[str, Callable[..., metrics.Metric]] = {
+    "auc": metrics.AUC, "auc_roc": metrics.AUC, "auc_pr": metrics.AUCPR, "ks": metrics.KS, "mae": metrics.MAE,
+    "mse": metrics.MSE, "rmse": metrics.RMSE, "mape": metrics.MAPE, "r2": metrics.R2, "top_k": metrics.TopK,
+    "top_5": metrics.TopK,
+}
+LOSSES: dict[str, Callable[[], nn.Module]] = {
+    "cross_entropy": nn.CrossEntropyLoss, "nll": nn.NLLLoss,
+    "bce": nn.BCELoss, "binary_cross_entropy": nn.BCELoss,
+    "bce_with_logits": nn.BCEWithLogitsLoss, "binary_cross_entropy_with_logits": nn.BCEWithLogitsLoss,
+    "mse": nn.MSELoss, "mae": nn.L1Loss, "l1": nn.L1Loss, "smooth_l1": nn.SmoothL1Loss, "huber": nn.HuberLoss,
+    "kl_div": functools.partial(nn.KLDivLoss, reduction="batchmean"),  # torch's default "mean" is no divergence
+    "poisson_nll": nn.PoissonNLLLoss, "soft_margin": nn.SoftMarginLoss, "hinge_embedding": nn.HingeEmbeddingLoss,
+    "multi_margin": nn.MultiMarginLoss, "multilabel_margin": nn.MultiLabelMarginLoss,
+    "multilabel_soft_margin": nn.MultiLabelSoftMarginLoss,
+}
+
+
+def metric(name: str, from_logits: bool = True) -> metrics.Metric:
+    """Get a fresh metric by its name, such as "accuracy" or "auc".
+
+    Args:
+        name: in any case, with or without ``-`` and ``_``.
+        from_logits: True when the net's outputs are logits, False when they are probabilities.
+
+    Raises:
+        ValueError: there is no such metric; the message lists those that there are.
+
+    Example:
+        >>> metric("Accuracy")
+        Accuracy()
+    """
+    found = look_up("metric", name, DECISIONS | OTHERS)
+    return found(from_logits=from_logits) if found in DECISIONS.values() else found()
+
+
+def loss(name: str) -> nn.Module:
+    """Get a loss by its name, such as "cross_entropy" or "mse", with torch's own defaults.
+
+    Args:
+        name: in any case, with or without ``-`` and ``_``. "bce" takes probabilities, "bce_with_logits" logits.
+
+    Raises:
+        ValueError: there is no such loss; the message lists those that there are.
+
+    Example:
+        >>> loss("cross-entropy")
+        CrossEntropyLoss()
+    """
+    return look_up("loss_fn", name, LOSSES)()
+
+
+def optimizer(name: str, params: Iterable[Any]) -> torch.optim.Optimizer:
+    """Get an optimizer by its name, such as "adam" or "sgd", with torch's own defaults.
+
+    Args:
+        name: an optimizer of ``torch.optim``, in any case. LBFGS is none of them: its step needs a closure.
+        params: parameters, or groups of them.
+
+    Raises:
+        ValueError: there is no such optimizer; the message lists those that there are.
+
+    Example:
+        >>> type(optimizer("adam", nn.Linear(2, 1).parameters())).__name__
+        'Adam'
+    """
+    return look_up("optimizer", name, optimizers())(params)
+
+
+def optimizers() -> dict[str, Callable[..., torch.optim.Optimizer]]:
+    """Torch's optimizers that need parameters and nothing else."""
+    kinds = {name.lower(): kind for name, kind in vars(torch.optim).items()
+             if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)}
+    return {name: kind for name, kind in sorted(kinds.items())
+            if needed(kind.__init__) == 2 and needed(kind.step) == 1}
+
+
+def needed(function: Callable[..., Any]) -> int:
+    """How many arguments have no default, ``self`` included."""
+    return sum(one.default is one.empty for one in inspect.signature(function).parameters.values()
+               if one.kind is one.POSITIONAL_OR_KEYWORD)
+
+
+def look_up(argument: str, name: str, known: Mapping[str, Thing]) -> Thing:
+    """What a name stands for, however it is written."""
+    by_key = {key_of(one): one for one in known}
+    if key_of(name) in by_key:
+        return known[by_key[key_of(name)]]
+    raise bad_value(argument, received=repr(name), expected="one of " + ", ".join(known),
+                    fix=did_you_mean(name.lower(), known))
+
+
+def key_of(name: str) -> str:
+    """A name without case, ``-``, ``_`` and spaces."""
+    return re.sub(r"[-_ ]", "", name.lower())
+
+
+def as_metric(name: str, value: Any, from_logits: bool = True) -> Any:
+    """Make an object with ``update``, ``compute`` and ``reset`` of whatever may stand for a metric.
+
+    Args:
+        name: what the metric is called, for messages.
+        value: a name; a metric object, ours, torchmetrics' or any with the three methods; an older object that counts
+            when called and has ``compute`` and ``reset``; or a function ``(preds, labels) -> number``.
+        from_logits: for a name: True when the net's outputs are logits, False when they are probabilities.
+
+    Raises:
+        TypeError: ``value`` is a class, or nothing that can measure.
+        ValueError: it is an unknown name.
+
+    Example:
+        >>> as_metric("worst", lambda preds, labels: (preds - labels).abs().max())
+        FunctionMetric()
+    """
+    if isinstance(value, str):
+        return metric(value, from_logits)
+    argument = f"metrics_dict[{name!r}]"
+    instance_not_class(argument, value)
+    if has(value, "update", "compute", "reset"):
+        return value
+    if has(value, "compute", "reset") and callable(value):
+        return Accumulating(value)
+    if callable(value):
+        return FunctionMetric(value, name=name)
+    raise bad_type(argument, received=type(value).__name__,
+                   expected="a name, a function (preds, labels) -> number, or an object with update, compute and reset")
+
+
+def has(value: Any, *methods: str) -> bool:
+    """Whether an object has all these methods."""
+    return all(callable(getattr(value, method, None)) for method in methods)

@@ -1,0 +1,102 @@
+"""Small helpers that notebooks use beside the training itself."""
+
+from __future__ import annotations
+
+import gc
+import random
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from torchkeras.engine.checks import one_of, whole_number
+
+COLOURS = {"black": 30, "red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36, "white": 37}
+
+
+def seed_everything(seed: int, *, deterministic: bool = False) -> int:
+    """Make what follows repeatable: seed Python, numpy and torch on every device.
+
+    DataLoader workers take their seeds from torch's, so they follow. Two things do not: hashes of strings, which
+    ``PYTHONHASHSEED`` fixes only when it is set before Python starts, and GPU operations that add in any order.
+
+    Args:
+        seed: from 0 to 2**32 - 1, the range that numpy takes.
+        deterministic: also ask torch for repeatable GPU operations, which can be slower.
+
+    Returns:
+        The seed.
+
+    Raises:
+        TypeError: the seed is no int.
+        ValueError: the seed is out of range.
+
+    Example:
+        >>> seed_everything(7)
+        7
+        >>> first = torch.rand(3)
+        >>> torch.equal(torch.rand(3), first), seed_everything(7), torch.equal(torch.rand(3), first)
+        (False, 7, True)
+    """
+    whole_number("seed", seed, least=0, most=2**32 - 1)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)  # seeds every device
+    if deterministic:
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    return seed
+
+
+def printlog(info: Any) -> None:
+    """Mark a moment in a notebook's output: a rule with date and time, then what you have to say.
+
+    Args:
+        info: what to print.
+
+    Example:
+        >>> printlog("step 1: prepare data")
+        <BLANKLINE>
+        ================================================================================20...
+        step 1: prepare data
+        <BLANKLINE>
+    """
+    print(f"\n{'=' * 80}{datetime.now():%Y-%m-%d %H:%M:%S}\n{info}\n")
+
+
+def colorful(text: str, color: str = "red") -> str:
+    r"""Colour a text for a terminal.
+
+    Args:
+        text: what to colour.
+        color: black, red, green, yellow, blue, magenta, cyan or white.
+
+    Raises:
+        ValueError: there is no such colour.
+
+    Example:
+        >>> colorful("best", "green")
+        '\x1b[32mbest\x1b[0m'
+    """
+    one_of("color", color, COLOURS)
+    return f"\x1b[{COLOURS[color]}m{text}\x1b[0m"
+
+
+def delete_object(net: nn.Module) -> None:
+    """Free the memory of a net that other names may still hold: its weights are gone afterwards.
+
+    Args:
+        net: the module to empty.
+
+    Example:
+        >>> net = nn.Linear(2, 2)
+        >>> delete_object(net)
+        >>> net.weight.device.type
+        'meta'
+    """
+    net.to("meta")
+    gc.collect()
+    if torch.accelerator.is_available():
+        torch.accelerator.memory.empty_cache()

@@ -1,0 +1,168 @@
+"""One batch: taking apart, counting, moving, calling."""
+
+from collections import OrderedDict, defaultdict, namedtuple
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_sequence
+
+from torchkeras.data import batch as batches
+
+X, Y, W = torch.randn(4, 3), torch.arange(4), torch.rand(4)
+Pair = namedtuple("Pair", "left right")
+
+
+class Ops(nn.Module):
+    """Two named inputs."""
+
+    def forward(self, left, right):
+        return left - right
+
+
+class OneDict(nn.Module):
+    """One input, which is a dict."""
+
+    def forward(self, sample):
+        return sample["left"] - sample["right"]
+
+
+def test_pairs_triples_and_single_items_are_taken_apart():
+    for kind in (tuple, list):
+        features, labels, weights = batches.split(kind([X, Y]))
+        assert features is X
+        assert labels is Y
+        assert weights is None
+        assert batches.split(kind([X, Y, W]))[2] is W
+        assert batches.split(kind([X]))[1:] == (None, None)
+    assert batches.split(X)[0] is X
+
+
+def test_labels_of_a_dict_are_under_the_first_known_key():
+    for key in ("labels", "label", "y", "targets", "target"):
+        features, labels, weights = batches.split(OrderedDict({"image": X, key: Y}))
+        assert features == {"image": X}
+        assert labels is Y
+        assert weights is None
+    features, labels, _ = batches.split({"image": X, "caption": Y})
+    assert labels is None
+    assert list(features) == ["image", "caption"]
+    assert list(batches.split({"y": X, "labels": Y})[0]) == ["y"]
+
+
+def test_a_namedtuple_is_one_value():
+    packed = pack_sequence([torch.ones(3, 2), torch.ones(1, 2)])
+    assert batches.split(packed)[0] is packed
+    pair = Pair(X, Y)
+    assert batches.split(pair) == (pair, None, None)
+    assert batches.split(tuple(pair))[1] is Y
+
+
+def test_a_batch_of_four_items_names_the_layouts_and_the_way_out():
+    with pytest.raises(ValueError, match="batch: received 4 items; expected") as caught:
+        batches.split((X, X, X, Y))
+    for word in ("(x, y, sample_weight)", "as a tuple or a dict", "StepRunner.forward"):
+        assert word in str(caught.value)
+    with pytest.raises(ValueError, match="0 items"):
+        batches.split(())
+
+
+@pytest.mark.parametrize("third", [X, torch.tensor(1.0), torch.rand(5), W > 0.5, "text", np.ones(4)])
+def test_a_third_item_that_is_no_weight_is_refused(third):
+    with pytest.raises(ValueError, match="third item") as caught:
+        batches.split((X, Y, third))
+    assert "(N,) or (N, 1)" in str(caught.value)
+    assert "StepRunner.forward" in str(caught.value)
+
+
+@pytest.mark.parametrize("third", [W, W[:, None], torch.ones(4, dtype=torch.int64)])
+def test_a_third_item_with_one_number_a_sample_is_weights(third):
+    assert batches.split((X, Y, third))[2] is third
+
+
+def test_size_is_the_first_batch_dimension_found():
+    assert batches.size((X, torch.ones(9))) == 4
+    assert batches.size({"scale": torch.tensor(1.0), "more": [{"x": np.zeros((7, 2))}]}) == 7
+    assert batches.size((["a", "b"], torch.ones(2))) == 2
+    assert batches.size(torch.empty(0, 3)) == 0
+
+
+def test_size_of_a_packed_sequence_counts_sequences_not_steps():
+    packed = pack_sequence([torch.ones(3, 2), torch.ones(1, 2)])
+    assert batches.size((packed, Y)) == 2
+    assert len(packed.data) == 4
+
+
+@pytest.mark.parametrize("empty", [None, "text", 3, [], {"a": 1}, torch.tensor(2.0)])
+def test_size_without_a_tensor_is_an_error(empty):
+    with pytest.raises(ValueError, match=r"batch: received a .* expected a tensor of shape \(N, ...\)"):
+        batches.size(empty)
+
+
+def test_moving_reaches_every_tensor_and_keeps_the_containers():
+    packed = pack_sequence([torch.ones(3, 2), torch.ones(1, 2)])
+    array = np.ones(4)
+    batch = (Pair(X, [Y]), OrderedDict(a=X, n=3), defaultdict(list, b=X), packed, array, "text", None)
+    pair, ordered, default, moved, *rest = batches.to_device(batch, "meta")
+    assert type(pair) is Pair
+    assert type(pair.right) is list
+    assert type(ordered) is OrderedDict
+    assert default.default_factory is list
+    assert {t.device.type for t in (pair.left, pair.right[0], ordered["a"], default["b"], moved.data)} == {"meta"}
+    assert ordered["n"] == 3
+    assert rest[0] is array
+    assert rest[1:] == ["text", None]
+    assert batch[1]["a"] is X
+
+
+def test_a_batch_that_is_there_already_is_the_same_object():
+    batch = [X, {"y": (Y, 1)}]
+    assert batches.to_device(batch, "cpu") is batch
+    assert batches.to_device(batch, torch.device("meta")) is not batch
+
+
+def test_what_can_move_itself_is_asked_to():
+    class Graph:
+        def to(self, device):
+            return f"on {device}"
+
+    assert batches.to_device([Graph(), X], "cpu")[0] == "on cpu"
+
+
+def test_a_net_is_called_with_one_input_several_or_named_ones():
+    left, right = torch.tensor([5.0]), torch.tensor([3.0])
+    assert batches.call(nn.Identity(), left) is left
+    assert batches.call(Ops(), (left, right)) == 2
+    assert batches.call(Ops(), [right, left]) == -2
+    assert batches.call(Ops(), {"right": right, "left": left}) == 2
+    assert batches.call(OneDict(), {"right": right, "left": left}) == 2
+    pair = Pair(left, right)
+    assert batches.call(nn.Identity(), pair) is pair
+
+
+def test_keys_that_fit_no_input_are_named_beside_the_inputs():
+    with pytest.raises(TypeError, match="features: received a dict with the keys 'a', 'b'; expected") as caught:
+        batches.call(Ops(), {"a": X, "b": X})
+    assert "Ops.forward(left, right)" in str(caught.value)
+    assert "Rename the keys" in str(caught.value)
+
+
+def test_hooks_of_the_net_run_for_every_kind_of_input():
+    calls = []
+    pair = {"left": X, "right": X}
+    for net, features in ((nn.Identity(), X), (Ops(), (X, X)), (Ops(), pair), (OneDict(), pair)):
+        net.register_forward_hook(lambda net, *_: calls.append(type(net).__name__))
+        batches.call(net, features)
+    assert calls == ["Identity", "Ops", "Ops", "OneDict"]
+    net.forward(pair)
+    assert len(calls) == 4
+
+
+def test_an_error_inside_the_net_is_not_taken_for_a_wrong_call():
+    class Broken(nn.Module):
+        def forward(self, left):
+            raise TypeError("from inside")
+
+    with pytest.raises(TypeError, match="from inside"):
+        batches.call(Broken(), {"left": X})
