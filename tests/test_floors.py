@@ -16,7 +16,7 @@ FLOORS = [  # a file imports from its own floor and those below; the first match
     ("engine.schedule engine.step engine.epoch engine.callback engine.hardware engine.checkpoint engine.session", 4),
     ("engine.loop", 5),
     ("callbacks display.live", 6),
-    ("kerasmodel model lightmodel vlog kerascallbacks", 7),
+    ("arguments kerasmodel model lightmodel vlog kerascallbacks", 7),
 ]
 LAZY = {"matplotlib", "IPython", "rich", "pandas", "lightning", "pytorch_lightning", "torchmetrics", "wandb", "plotext",
         "accelerate", "sklearn", "safetensors"}

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from torch.optim import Adam
-from torch.utils.data import IterableDataset
 
 from torchkeras import names, outputs
-from torchkeras.data import Batches, batches, split_validation
-from torchkeras.data.kinds import array_tree, is_map_dataset
+from torchkeras.arguments import (
+    listening,
+    make_optimizer,
+    named_metrics,
+    settle,
+    shufflable,
+    unbatched,
+    with_validation,
+)
+from torchkeras.data import Batches, batches
 from torchkeras.engine import checkpoint, hardware, loop, preflight
-from torchkeras.engine.callback import CallbackList, check_callbacks
-from torchkeras.engine.checks import bad_type, bad_value, did_you_mean
+from torchkeras.engine.callback import CallbackList
+from torchkeras.engine.checks import bad_type
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.history import History
-from torchkeras.engine.monitor import Monitor, check_monitor, direction
+from torchkeras.engine.monitor import Monitor, direction
 from torchkeras.engine.run import Run, Tools
 from torchkeras.engine.schedule import interval_of
 from torchkeras.engine.session import session
@@ -367,95 +371,3 @@ class KerasModel(nn.Module):
     def ckpt_path(self) -> str | None:
         """Where the last fit wrote its best weights."""
         return None if self.run is None else self.run.config.ckpt_path
-
-
-def make_optimizer(optimizer: Any, net: nn.Module) -> Any:
-    """An optimizer from a name, or the default one; None for a net that has nothing to learn."""
-    if optimizer is not None and not isinstance(optimizer, str):
-        return optimizer
-    learning = [weight for weight in net.parameters() if weight.requires_grad]
-    if not learning:
-        return None
-    return Adam(learning, lr=3e-4) if optimizer is None else names.optimizer(optimizer, learning)
-
-
-def named_metrics(metrics: Any, loss_fn: Any) -> dict[str, Any]:
-    """Metric objects by name, from a dict or a list of names."""
-    if metrics is None:
-        return {}
-    if isinstance(metrics, (list, tuple)) and all(isinstance(one, str) for one in metrics):
-        metrics = {name: name for name in metrics}
-    if not isinstance(metrics, Mapping):
-        raise bad_type("metrics_dict", received=type(metrics).__name__,
-                       expected='a dict of name to metric, or a list of names', fix='Such as {"acc": "accuracy"}.')
-    for name in metrics:
-        preflight.check_metric_name(name)
-    from_logits = preflight.name_of(loss_fn) not in ("BCELoss", "binary_cross_entropy")
-    return {name: names.as_metric(name, value, from_logits=from_logits) for name, value in metrics.items()}
-
-
-def unbatched(data: Any) -> bool:
-    """Whether data comes as samples, so that the batch size is ours to choose."""
-    return shufflable(data) or isinstance(data, IterableDataset)
-
-
-def shufflable(data: Any) -> bool:
-    """Whether samples can be read in any order."""
-    return array_tree(data) is not None or is_map_dataset(data)
-
-
-def with_validation(train_data: Any, val_data: Any, share: float | None) -> tuple[Any, Any]:
-    """Training and validation data, the second split off the first when asked."""
-    if share is None:
-        return train_data, val_data
-    if val_data is not None:
-        raise bad_value("validation_split", received=f"{share} beside val_data", expected="one of the two")
-    return split_validation(train_data, share)
-
-
-def settle(config: FitConfig, model: KerasModel, train: Batches, val: Batches | None) -> tuple[FitConfig, list[str]]:
-    """What only config, model and data together can tell: the last checks, and what is worth saying."""
-    if model.optimizer is None:
-        raise bad_value("net", received="a net without a parameter that requires grad", expected="one that can learn")
-    notes = preflight.check_learning(model.net, model.loss_fn, model.optimizer, model.lr_scheduler)
-    check_step_objects(model)
-    if val is None and config.monitor == "val_loss":
-        config = replace(config, monitor="train_loss")
-        notes.append("monitor: no val_data, watching train_loss")
-    known = [f"{stage}_{name}" for stage in (("train", "val") if val is not None else ("train",))
-             for name in ("loss", *model.metrics_dict)]
-    if model.StepRunner is StepRunner and not any("_" + name in config.monitor for name in model.metrics_dict):
-        check_monitor(config.monitor, known)
-    if model.lr_scheduler is not None:
-        interval = interval_of(model.lr_scheduler, config.lr_interval)
-        notes.append(f"lr_scheduler: {type(model.lr_scheduler).__name__} moves every {interval}")
-    if train.length is not None and config.gradient_accumulation_steps > train.length:
-        notes.append(f"gradient_accumulation_steps: {config.gradient_accumulation_steps}, and an epoch has "
-                     f"{train.length} batches: one update an epoch")
-    return config, notes
-
-
-def check_step_objects(model: KerasModel) -> None:
-    """Refuse keywords that the StepRunner does not take, with the name that may have been meant."""
-    taken = inspect.signature(model.StepRunner).parameters
-    if any(one.kind is one.VAR_KEYWORD for one in taken.values()):
-        return
-    known = ["net", "loss_fn", "metrics_dict", "optimizer", "lr_scheduler", *taken]
-    for name in model.step_objects:
-        if name not in taken:
-            raise bad_type(f"KerasModel({name}=...)", received="a keyword that the StepRunner does not take",
-                           expected="one of " + ", ".join(dict.fromkeys(known)), fix=did_you_mean(name, known))
-
-
-def listening(callbacks: Any, *, plot: bool, wandb: bool | str, quiet: bool) -> list[Any]:
-    """The user's callbacks, then the loggers and the display that were asked for."""
-    listeners = check_callbacks(callbacks)
-    if wandb:
-        from torchkeras.callbacks.wandb import WandbCallback
-
-        listeners.append(WandbCallback(project=wandb if isinstance(wandb, str) else None))
-    if not quiet:
-        from torchkeras.display.live import LiveProgress
-
-        listeners.append(LiveProgress(plot=plot))
-    return listeners

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 
 def start(*, mixed_precision: str = "no", cpu: bool = False, accumulation: int = 1) -> Accelerator:
     """An Accelerator for one call of fit, evaluate or predict, on the best device there is."""
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, GradientState
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")  # in a notebook, from what accelerate imports
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState, GradientState
 
     # accelerate keeps the first precision, device and accumulation of a process for good
     AcceleratorState._reset_state(reset_partial_state="LOCAL_RANK" not in os.environ)

@@ -59,5 +59,6 @@ def direction(name: str, mode: str, higher_is_better: bool | None) -> tuple[str,
 def check_monitor(name: str, known: list[str]) -> None:
     """Refuse to watch a number that the run will not produce."""
     if name not in known:
+        unmeasured = name.startswith("val_") and not any(one.startswith("val_") for one in known)
         raise bad_value("monitor", received=repr(name), expected="one of " + ", ".join(known),
-                        fix=did_you_mean(name, known))
+                        fix="Pass val_data to measure on." if unmeasured else did_you_mean(name, known))
