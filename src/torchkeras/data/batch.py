@@ -178,11 +178,15 @@ def _call_with_dict(net: nn.Module, features: Mapping[Any, Any]) -> Any:
         return net(**features)
     if _binds(lambda: signature.bind(**features)):
         return net(**features)
-    if _binds(lambda: signature.bind(features)):
+    refusal = bad_type("features", received="a dict with the keys " + ", ".join(map(repr, features)),
+                       expected=f"the inputs of {type(net).__name__}.forward{signature}",
+                       fix="Rename the keys of the batch to these, or override StepRunner.forward.")
+    if not _binds(lambda: signature.bind(features)):
+        raise refusal
+    try:
         return net(features)
-    raise bad_type("features", received="a dict with the keys " + ", ".join(map(repr, features)),
-                   expected=f"the inputs of {type(net).__name__}.forward{signature}",
-                   fix="Rename the keys of the batch to these, or override StepRunner.forward.")
+    except TypeError as error:  # a net that wants a tensor, and not the dict it was given whole
+        raise (refusal if "dict" in str(error) else error) from error
 
 
 def _binds(bind: Callable[[], Any]) -> bool:

@@ -1,0 +1,81 @@
+"""Ctrl-C, with real signals: once ends the run in good order, twice at once."""
+
+import os
+import signal
+import threading
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from torchkeras import KerasModel
+
+X = torch.randn(80, 3, generator=torch.Generator().manual_seed(0))
+
+
+class Press:
+    """Presses Ctrl-C at the given training steps."""
+
+    def __init__(self, *steps):
+        self.steps, self.weights = steps, []
+
+    def on_step_end(self, model):
+        if model.run.trained in self.steps and model.run.stage == "train":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def on_validation_epoch_end(self, model):
+        self.weights.append(model.net.weight.detach().clone())
+
+
+def fit(press, data=None, **options):
+    torch.manual_seed(0)
+    model = KerasModel(nn.Linear(3, 1), "mse", optimizer="sgd")
+    data = (X, X[:, :1]) if data is None else data
+    options = ({} if isinstance(data, DataLoader) else {"batch_size": 20}) | options
+    return model, model.fit(data, epochs=9, ckpt_path=None, quiet=True, callbacks=[press], **options)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_first_press_finishes_the_step_and_gives_the_best_back(workers):
+    before, press = signal.getsignal(signal.SIGINT), Press(10)
+    model, history = fit(press, DataLoader(TensorDataset(X, X[:, :1]), batch_size=20, num_workers=workers))
+    assert history["epoch"].tolist() == [1, 2]
+    assert history.attrs["stop_reason"] == "interrupted by Ctrl-C"
+    assert model.run.trained == 10
+    assert torch.equal(model.net.weight, press.weights[1])
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_press_in_the_first_epoch_keeps_what_was_learned():
+    model, history = fit(Press(2))
+    assert len(history) == 0
+    assert not torch.equal(model.net.weight, KerasModel(nn.Linear(3, 1), "mse").net.weight)
+    again = model.fit((X, X[:, :1]), epochs=1, ckpt_path=None, quiet=True)  # and the notebook goes on
+    assert len(again) == 1
+
+
+def test_the_second_press_raises_at_once():
+    class Twice(Press):
+        def on_step_end(self, model):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        fit(Twice())
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_in_another_thread_a_run_leaves_the_handler_alone():
+    before, found = signal.getsignal(signal.SIGINT), []
+
+    class Look:
+        def on_step_end(self, model):
+            found.append(signal.getsignal(signal.SIGINT) is before)
+
+    thread = threading.Thread(target=lambda: fit(Look()))
+    thread.start()
+    thread.join()
+    assert found
+    assert all(found)
