@@ -247,3 +247,28 @@ def test_old_names_are_found_at_the_top():
 
 def test_all_lists_what_is_public():
     assert all(hasattr(torchkeras, name) for name in torchkeras.__all__)
+
+
+def test_torchmetrics_objects_and_collections_work_beside_ours():
+    torchmetrics = pytest.importorskip("torchmetrics")
+    labels = torch.randint(0, 3, (60,), generator=torch.Generator().manual_seed(1))
+    theirs = torchmetrics.Accuracy(task="multiclass", num_classes=3, average="micro")
+    several = torchmetrics.MetricCollection({"f1": torchmetrics.F1Score(task="multiclass", num_classes=3)})
+    model = KerasModel(nn.Linear(4, 3), "cross_entropy", {"theirs": theirs, "ours": "accuracy", "all": several})
+    history = model.fit((X, labels), (X, labels), epochs=2, batch_size=7, ckpt_path=None, quiet=True,
+                        monitor="val_theirs")
+    assert history["val_theirs"].tolist() == pytest.approx(history["val_ours"].tolist(), rel=1e-6)
+    assert history["train_theirs"].tolist() == pytest.approx(history["train_ours"].tolist(), rel=1e-6)
+    assert model.mode == "max"
+    assert "val_all_f1" in history
+
+
+def test_class_weights_take_a_column_of_binary_labels():
+    labels = (Y > 0).float()
+    net = nn.Linear(4, 1)
+    model = KerasModel(net, "bce_with_logits", optimizer=torch.optim.SGD(net.parameters(), lr=0.0))
+    history = model.fit((X, labels), epochs=1, class_weight={1: 4.0}, ckpt_path=None, quiet=True)
+    with torch.no_grad():
+        losses = nn.functional.binary_cross_entropy_with_logits(net(X), labels, reduction="none")
+    assert history["train_loss"][0] == pytest.approx((losses * (1 + 3 * labels)).mean().item(), rel=1e-6)
+    assert history["train_loss"][0] != pytest.approx(losses.mean().item(), rel=1e-3)
