@@ -55,11 +55,11 @@ def move(modules: list[nn.Module], optimizer: Any, device: torch.device) -> None
     """Move modules in place, and the optimizer's state after them."""
     for module in modules:
         module.to(device)
-    for weight, state in optimizer.state.items() if optimizer is not None else ():
+    for state in optimizer.state.values() if optimizer is not None else ():
         for name, value in state.items():
             # torch keeps step counters where the optimizer made them, on the CPU as a rule
             if isinstance(value, Tensor) and name != "step":
-                state[name] = value.to(weight.device)
+                state[name] = value.to(device)
 
 
 def device_of(net: nn.Module) -> torch.device | None:
