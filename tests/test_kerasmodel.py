@@ -1,6 +1,8 @@
 """The face: every way to give a net its parts and its data, and what comes back."""
 
+import copy
 import inspect
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -88,6 +90,27 @@ def test_a_generator_without_an_end_trains_with_steps_per_epoch():
     model, history = fit(forever(), forever(), steps_per_epoch=3, validation_steps=2)
     assert len(history) == 2
     assert model.run.trained == 6
+
+
+def test_a_generator_that_runs_dry_ends_the_run_and_nothing_is_lost():
+    model, history = fit(iter([(X, Y), (X, Y)]), epochs=5, monitor="train_loss")
+    assert history["epoch"].tolist() == [1]
+    assert history.attrs["stop_reason"].startswith("train_data ran out of data")
+    assert model.run.trained == 2
+
+
+def test_fit_learns_inside_no_grad():
+    with torch.no_grad():
+        model, _ = fit((X, Y), shuffle=False)
+    assert torch.equal(model.net.weight, fit((X, Y), shuffle=False)[0].net.weight)
+
+
+def test_a_model_can_be_copied_and_pickled_after_fit():
+    model, _ = fit((X, Y), callbacks=[type("Local", (), {"on_step_end": lambda self, model: None})()])
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert twin.evaluate((X, Y)) == model.evaluate((X, Y))
+        twin.fit((X, Y), epochs=1, ckpt_path=None, quiet=True)
+        assert not torch.equal(twin.net.weight, model.net.weight)
 
 
 def test_splits_and_subsets_are_data():

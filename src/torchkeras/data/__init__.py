@@ -2,7 +2,7 @@
 
 from torchkeras.data import batch
 from torchkeras.data.arrays import ArrayDataset
-from torchkeras.data.source import Batches, batches
+from torchkeras.data.source import Batches, OutOfData, batches
 from torchkeras.data.validation import split_validation
 
-__all__ = ["ArrayDataset", "Batches", "batch", "batches", "split_validation"]
+__all__ = ["ArrayDataset", "Batches", "OutOfData", "batch", "batches", "split_validation"]

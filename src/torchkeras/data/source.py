@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from torchkeras.data.batch import size, to_device
 from torchkeras.data.kinds import loader_of
-from torchkeras.engine.checks import bad_value, whole_number
+from torchkeras.engine.checks import bad_value, message, whole_number
 
 
 def batches(data: Any, *, name: str, batch_size: int | None = None, shuffle: bool = False, steps: int | None = None,
@@ -47,6 +47,10 @@ def batches(data: Any, *, name: str, batch_size: int | None = None, shuffle: boo
     whole_number("steps", steps, least=1, optional=True)
     loader = loader_of(data, name=name, batch_size=batch_size, shuffle=bool(shuffle))
     return Batches(loader, name=name, steps=steps, device=device)
+
+
+class OutOfData(ValueError):
+    """A source that gave batches before has none left for a new epoch."""
 
 
 class Batches:
@@ -176,7 +180,7 @@ def _no_batch(name: str, source: Any) -> ValueError:
                      else "Check what it reads.")
 
 
-def _out_of_data(name: str) -> ValueError:
-    return bad_value(f"{name} ran out of data", received="no batch in this epoch", expected="at least one an epoch",
-                     fix="Give steps_per_epoch that all epochs together can fill, or an iterable that can start again, "
-                         "such as a list or a DataLoader.")
+def _out_of_data(name: str) -> OutOfData:
+    return OutOfData(message(f"{name} ran out of data", "no batch in this epoch", "at least one batch an epoch",
+                             "Give steps_per_epoch that all epochs together can fill, or an iterable that can start "
+                             "again, such as a list or a DataLoader."))

@@ -111,4 +111,6 @@ class Watched:
         return StepOutput(losses, metrics)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "step" or name.startswith("__"):  # copying asks before there is a step
+            raise AttributeError(name)
         return getattr(self.step, name)

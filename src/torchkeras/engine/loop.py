@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from torchkeras.data import Batches
+from torchkeras.data import Batches, OutOfData
 from torchkeras.data import batch as batches
 from torchkeras.engine import schedule
 from torchkeras.engine.callback import CallbackList
@@ -33,6 +33,9 @@ def fit(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batche
             run.history.discard()
             run.diverged = isinstance(end, NonFiniteLoss)
             run.stop(where(run, end))
+        except OutOfData as end:
+            run.history.discard()
+            run.stop(str(end))
         if run.stop_reason is not None:
             break
     if best.kept or run.diverged:
@@ -59,7 +62,8 @@ def train_pass(model: Any, run: Run, callbacks: CallbackList, data: Batches) -> 
     """One pass that learns; epoch 0 only measures the weights that a model was loaded with."""
     if run.epoch == 0:
         return measure_pass(model, run, callbacks, "train", data)
-    return one_pass(model, run, callbacks, "train", data, learning=True)
+    with torch.enable_grad():
+        return one_pass(model, run, callbacks, "train", data, learning=True)
 
 
 def measure_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, data: Batches) -> dict[str, float]:

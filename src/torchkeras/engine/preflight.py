@@ -58,6 +58,9 @@ def check_learning(net: nn.Module, loss_fn: Any, optimizer: Any, lr_scheduler: A
         raise bad_value("lr_scheduler", received="a scheduler built on another optimizer",
                         expected="one built on this model's optimizer",
                         fix=f"Build it anew: {type(lr_scheduler).__name__}(model.optimizer, ...).")
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise bad_type("optimizer", received="LBFGS, whose step calls the net several times",
+                       expected="an optimizer that steps once a batch", fix="Use Adam or SGD.")
     held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
     learning = {name: weight for name, weight in net.named_parameters() if weight.requires_grad}
     left_out = [name for name, weight in learning.items() if id(weight) not in held]

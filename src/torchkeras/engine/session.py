@@ -30,7 +30,7 @@ def session(model: Any, run: Run, callbacks: CallbackList, before: Untouched,
                 model.run = previous
             raise
         finally:
-            run.active = False
+            run.active, run.running, run.logs = False, dict, {}  # holds on to no batch, step or listener
 
 
 def tell(callbacks: CallbackList, error: BaseException) -> None:
