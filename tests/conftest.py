@@ -12,33 +12,40 @@ import torch
 ROOT = Path(__file__).parents[1]
 torch.set_num_threads(1)  # sums in the same order on every machine
 
+# what a library sets on its own account the first time it is used, and what tools keep beside the code
+IGNORED_VARIABLES = {"PYTEST_CURRENT_TEST", "KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK", "TORCHINDUCTOR_CACHE_DIR",
+                     "TRITON_CACHE_DIR"}
+IGNORED_FILES = {".pytest_cache", ".ruff_cache", ".mypy_cache", "__pycache__"}
+
+
+def children() -> set[int]:
+    """The processes that this one started, however; where the system does not tell, those of multiprocessing."""
+    lists = [Path(f"/proc/self/task/{thread}/children") for thread in os.listdir("/proc/self/task")] if (
+        os.path.isdir("/proc/self/task")) else []
+    if lists and lists[0].exists():
+        return {int(child) for one in lists if one.exists() for child in one.read_text().split()}
+    return {child.pid for child in multiprocessing.active_children() if child.pid is not None}
+
 
 def footprint() -> dict[str, object]:
     """What a test must not change."""
     return {
-        "threads": {thread for thread in threading.enumerate() if not thread.daemon},
-        "children": [child.pid for child in multiprocessing.active_children()],
-        "environment": {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"},
-        "Ctrl-C": signal.getsignal(signal.SIGINT),
+        "threads": set(threading.enumerate()),
+        "children": children(),
+        "environment": {name: value for name, value in os.environ.items() if name not in IGNORED_VARIABLES},
+        "handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
         "folder": os.getcwd(),
         "dtype": torch.get_default_dtype(),
         "grad": torch.is_grad_enabled(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "files": sorted(os.listdir(ROOT)),
+        "torch threads": torch.get_num_threads(),
+        "files": {name for folder in {str(ROOT), os.getcwd()} for name in os.listdir(folder)} - IGNORED_FILES,
     }
-
-
-# what a program sets on its own account the first time it is used: not a test's doing
-IGNORED_VARIABLES = {"KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"}
 
 
 def changes(before: dict[str, object], after: dict[str, object]) -> list[str]:
     """What differs between two footprints, in words."""
-    def cleaned(value):
-        return {k: v for k, v in value.items() if k not in IGNORED_VARIABLES} if isinstance(value, dict) else value
-
-    return [f"{name}: {before[name]} became {after[name]}" for name in before
-            if cleaned(before[name]) != cleaned(after[name])]
+    return [f"{name}: {before[name]} became {after[name]}" for name in before if before[name] != after[name]]
 
 
 @pytest.fixture(autouse=True)

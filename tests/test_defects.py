@@ -3,13 +3,15 @@
 Tested elsewhere: D1, D36 (engine/test_stopping.py); D2, D16, D25 (engine/test_numbers.py); D5, D24 (in
 engine/test_records.py); D10 (engine/test_exact.py, test_numbers.py, compat); D14 (engine/test_checkpoint.py); D13, D17,
 D21, D23, D27, D28 (test_bad_inputs.py); D15, D37 (engine/test_stopping.py); D19, D29, D33 (test_kerasmodel.py);
-D40 to D47, D49 (display); D52 to D60 (metrics); D61 to D70 (test_summary.py). D3, D4, D11, D12, D30 need several
+D41 to D44, D49 (display); D52 to D60 (metrics); D61 to D70 (test_summary.py). D3, D4, D11, D12, D30 need several
 processes.
 """
 
 import gc
+import os
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -53,10 +55,14 @@ def test_d8_training_goes_on_from_the_restored_best_weights():
     face = model(metrics_dict={"said": lambda preds, labels: -face.run.epoch})
     face.fit((X, Y), epochs=3, monitor="train_said", mode="max", **QUIET)
     assert face.run.monitor.best_epoch == 1
+    after_one, after_three = model(), model()
+    after_one.fit((X, Y), epochs=1, **QUIET)
+    after_three.fit((X, Y), epochs=3, patience=None, **QUIET)
+    assert torch.equal(face.net.weight, after_one.net.weight)
+    assert not torch.equal(face.net.weight, after_three.net.weight)
     loss = face.evaluate((X, Y))["val_loss"]
-    after_one = model()
-    after_one.fit((X, Y), epochs=1, seed=None, **QUIET)
-    assert loss == pytest.approx(after_one.evaluate((X, Y))["val_loss"], rel=1e-6)
+    face.fit((X, Y), epochs=3, **QUIET)
+    assert face.evaluate((X, Y))["val_loss"] < loss
 
 
 def test_d9_nothing_is_clipped_unless_asked():
@@ -90,11 +96,29 @@ def test_d20_a_loader_that_is_shorter_than_it_says_ends_the_epoch_with_what_ther
     assert len(history) == 2
     with pytest.raises(ValueError, match="train_data.*at least one batch"):
         model().fit(DataLoader(Declared(40, 0), 10), **QUIET)
+    with pytest.raises(ValueError, match=r"train_data.*drop_last=True.*Pass drop_last=False or a smaller batch_size"):
+        model().fit(DataLoader(TensorDataset(X, Y), 50, drop_last=True), **QUIET)
+
+
+def test_d18_a_fit_covers_no_method_of_the_module_and_holds_on_to_no_data():
+    face, loader = model(), DataLoader(TensorDataset(X, Y), 10)
+    held = weakref.ref(loader)
+    before = set(vars(face))
+    face.fit(loader, epochs=1, cpu=True, **QUIET)
+    assert set(vars(face)) == before
+    assert face.cpu() is face
+    del loader
+    gc.collect()
+    assert held() is None
 
 
 def test_d22_one_process_can_train_in_several_precisions():
-    assert [len(model().fit((X, Y), epochs=1, mixed_precision=precision, **QUIET))
-            for precision in ("no", "bf16", "no")] == [1, 1, 1]
+    found = []
+    for precision in ("no", "bf16", "no"):
+        face = model()
+        face.net.register_forward_hook(lambda net, inputs, output: found.append(output.dtype))
+        face.fit((X, Y), epochs=1, batch_size=40, mixed_precision=precision, **QUIET)
+    assert found == [torch.float32, torch.bfloat16, torch.float32]
 
 
 def test_d26_loss_and_metrics_are_moved_and_never_wrapped():
@@ -126,6 +150,9 @@ def test_d32_a_size_set_on_a_loader_is_the_number_of_batches_exactly():
     loader.size = 3
     face.fit(loader, epochs=2, **QUIET)
     assert face.run.trained == 6
+    del loader.size
+    face.fit(loader, epochs=2, **QUIET)
+    assert face.run.trained == 8
 
 
 def test_d34_a_step_reads_no_metric_and_builds_no_state_dict(monkeypatch):
@@ -170,6 +197,30 @@ def test_d38_metrics_add_no_parameters_and_no_state_to_the_model():
 def test_d39_importing_needs_what_is_declared_and_no_notebook():
     code = "import sys; sys.modules['IPython'] = None; import torchkeras; torchkeras.KerasModel"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_d40_d47_nan_from_the_first_epoch_with_everything_at_its_default_is_no_error_and_draws_no_file(
+        tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    face = model(metrics_dict={"nothing": lambda preds, labels: float("nan")})
+    history = face.fit((X, Y), epochs=2, monitor="train_nothing", mode="max")
+    assert history["train_nothing"].isna().all()
+    assert os.listdir(tmp_path) == []  # no number was ever better, so no weights either
+    model().fit((X, Y), (X, Y), epochs=2)
+    assert os.listdir(tmp_path) == ["checkpoint"]
+
+
+def test_d46_the_figures_of_the_user_stay_open(capsys, tmp_path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure = pyplot.figure()
+    model().fit((X, Y), epochs=2, ckpt_path=tmp_path / "w")
+    found = pyplot.get_fignums()
+    pyplot.close(figure)
+    assert found == [figure.number]
 
 
 def test_d45_a_display_stays_with_its_model_and_fit(capsys):

@@ -25,11 +25,11 @@ def net():
     return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
 
 
-def model(**parts):
+def model(face=KerasModel, **parts):
     made = net()
     parts = {"loss_fn": nn.BCEWithLogitsLoss(), "metrics_dict": {"acc": torchkeras.metrics.Accuracy()},
              "optimizer": torch.optim.SGD(made.parameters(), lr=0.1)} | parts
-    return KerasModel(made, **parts)
+    return face(made, **parts)
 
 
 class OldStep:
@@ -103,18 +103,35 @@ def test_1_a_step_of_ones_own_works_on_the_class_a_subclass_and_an_instance(wher
     ours.fit(loader(), loader(), epochs=2, ckpt_path=None, quiet=True)
     if where == "class":
         monkeypatch.setattr(KerasModel, "StepRunner", OldStep)
-        theirs = model()
-    else:
-        theirs = model()
-        theirs.__class__ = type("Mine", (KerasModel,), {"StepRunner": OldStep}) if where == "subclass" else KerasModel
-        if where == "instance":
-            theirs.StepRunner = OldStep
+    theirs = model(type("Mine", (KerasModel,), {"StepRunner": OldStep}) if where == "subclass" else KerasModel)
+    if where == "instance":
+        theirs.StepRunner = OldStep
     history = theirs.fit(loader(), loader(), epochs=2, ckpt_path=None, quiet=True)
     assert torch.equal(weights(theirs), weights(ours))
+    assert not torch.equal(weights(theirs), weights(model()))
     pd.testing.assert_frame_equal(history, ours.history.to_frame())
 
 
-@pytest.mark.parametrize("accumulation", [2, 4])
+def test_1_further_objects_reach_a_step_of_ones_own_in_fit_and_in_evaluate():
+    seen = []
+
+    class Named(OldStep):
+        def __init__(self, net, loss_fn, accelerator, stage="train", metrics_dict=None, optimizer=None,
+                     lr_scheduler=None, teacher=None):
+            super().__init__(net, loss_fn, accelerator, stage, metrics_dict, optimizer, lr_scheduler)
+            seen.append((stage, teacher))
+
+    theirs = model(teacher="mine")
+    theirs.StepRunner = Named
+    theirs.fit(loader(), loader(), epochs=1, ckpt_path=None, quiet=True)
+    theirs.evaluate(loader())
+    assert seen == [("train", "mine"), ("val", "mine"), ("val", "mine")]
+    with pytest.raises(TypeError, match=r"KerasModel\(teacher=...\)"):  # control: OldStep has no such keyword
+        model(teacher="mine", face=type("Mine", (KerasModel,), {"StepRunner": OldStep})).fit(
+            loader(), ckpt_path=None, quiet=True)
+
+
+@pytest.mark.parametrize("accumulation", [2, 3, 4])  # 5 batches, the last a short one: windows of 1, of 16 + 6, of 1
 def test_1_a_step_of_ones_own_accumulates_as_ours_does_on_the_last_shorter_window_too(accumulation):
     ours, theirs, other = model(), model(), model()
     theirs.StepRunner = OldStep
@@ -163,13 +180,22 @@ def test_3_a_pass_of_ones_own_feeds_the_step_and_our_listeners_hear_it():
     assert list(history.columns) == ["epoch", "train_loss", "train_acc", "lr"]
 
 
-@pytest.mark.parametrize(("accumulation", "updates"), [(1, 7), (7, 1)])
-def test_3_both_of_ones_own_accumulate_through_the_accelerator(accumulation, updates):
+@pytest.mark.parametrize("step", [OldStep, torchkeras.StepRunner])
+@pytest.mark.parametrize("disturbed", ["", "by validation", "by evaluate in mid-window"])
+@pytest.mark.parametrize(("accumulation", "updates"), [(1, [1, 2, 3, 4, 5, 6, 7]), (2, [2, 4, 6, 7]), (3, [3, 6, 7]),
+                                                       (7, [7])])
+def test_3_a_pass_of_ones_own_begins_and_ends_its_windows_with_the_pass(accumulation, updates, disturbed, step):
+    class Curious:
+        def on_step_end(self, model):
+            if disturbed == "by evaluate in mid-window" and model.run.stage == "train":
+                model.evaluate(loader(10))
+
     theirs, counted = model(), []
-    theirs.StepRunner, theirs.EpochRunner = OldStep, OldEpoch
-    theirs.optimizer.register_step_post_hook(lambda *args: counted.append(1))
-    theirs.fit(loader(10), epochs=1, gradient_accumulation_steps=accumulation, ckpt_path=None, quiet=True)
-    assert len(counted) == updates
+    theirs.StepRunner, theirs.EpochRunner = step, OldEpoch
+    theirs.optimizer.register_step_post_hook(lambda *args: counted.append((theirs.run.epoch, theirs.run.step + 1)))
+    theirs.fit(loader(10), loader(10) if disturbed == "by validation" else None, epochs=2, ckpt_path=None, quiet=True,
+               gradient_accumulation_steps=accumulation, callbacks=[Curious()])
+    assert counted == [(epoch, batch) for epoch in (1, 2) for batch in updates]
 
 
 def test_4_patched_save_and_load_are_how_the_best_is_kept(tmp_path, monkeypatch):
@@ -191,6 +217,11 @@ def test_4_patched_save_and_load_are_how_the_best_is_kept(tmp_path, monkeypatch)
     theirs.fit(loader(), loader(), epochs=2, ckpt_path=tmp_path / "part", quiet=True)
     assert calls == ["save", "save", "load"]
     assert torch.equal(torch.load(tmp_path / "part")["last"]["weight"], theirs.net[3].weight)
+    other = model()
+    assert not torch.equal(other.net[3].weight, theirs.net[3].weight)
+    other.load_ckpt(tmp_path / "part")
+    assert torch.equal(other.net[3].weight, theirs.net[3].weight)
+    assert other.fit(loader(), epochs=1, ckpt_path=None, quiet=True)["epoch"].tolist() == [0, 1]
 
 
 def test_5_callbacks_read_the_model_and_its_history_under_the_old_names():

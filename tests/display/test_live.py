@@ -1,5 +1,7 @@
 """A real run, seen in a log, in a terminal and in pictures."""
 
+import functools
+import io
 import os
 import pty
 import re
@@ -45,7 +47,8 @@ def test_a_log_hears_a_heartbeat_each_minute():
     seconds = iter(range(0, 10_000, 25))
     lines = []
     fit(LiveProgress(write=lines.append, clock=lambda: float(next(seconds))), batch_size=2)
-    beats = [line for line in lines if re.search(r"epoch 1/3 .* \d+/20", line)]
+    beats = [line for line in lines if re.search(r" epoch=1/3 stage=\w+ step=\d+/20 ", line)]
+    assert not any("━" in line for line in lines)
     assert 5 <= len(beats) <= 20  # 40 steps of 25 seconds, one line a minute or so
 
 
@@ -121,6 +124,27 @@ def test_a_stream_that_is_no_terminal_gets_plain_lines(monkeypatch):
     assert detect(Stream()) == "plain"
 
 
+def test_a_log_in_another_encoding_does_not_end_the_run(monkeypatch):
+    raw = io.BytesIO()
+    with io.TextIOWrapper(raw, encoding="gbk") as log:
+        monkeypatch.setattr(sys, "stdout", log)
+        with pytest.raises(UnicodeEncodeError):
+            print("🐌")
+        model = fit(LiveProgress())
+        written = raw.getvalue().decode("gbk")
+    assert written.startswith("<<<<<< * cpu is used >>>>>>")
+    assert len(model.history["epoch"]) == 3
+
+
+def test_an_error_leaves_the_live_line_as_it_was():
+    received = in_terminal(80, SCRIPT.replace("time.sleep(0.01)", """
+        time.sleep(0.03)
+        if model.run.step == 20: raise RuntimeError("boom")"""), expected=1)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", received)
+    assert re.search(r"epoch 1/2 ━+─+ \d+%  [^\r]*\r\nTraceback", shown)
+    assert received.count("\x1b[?25l") == received.count("\x1b[?25h") > 0
+
+
 SCRIPT = """
 import time, torch
 from torch import nn
@@ -137,11 +161,12 @@ KerasModel(nn.Linear(3, 1), "mse", {"mae": "mae"}).fit((x, x[:, :1]), (x, x[:, :
 """
 
 
-def in_terminal(columns: int, **environment: str) -> str:
+@functools.cache
+def in_terminal(columns: int, script: str = SCRIPT, expected: int = 0, **environment: str) -> str:
     """What a real terminal of that width receives."""
     main, side = pty.openpty()
     env = os.environ | {"TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": "40"} | environment
-    with subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=side, stderr=side, env=env) as process:
+    with subprocess.Popen([sys.executable, "-c", script], stdout=side, stderr=side, env=env) as process:
         os.close(side)
         received, end = b"", time.monotonic() + 60
         while time.monotonic() < end:
@@ -153,7 +178,7 @@ def in_terminal(columns: int, **environment: str) -> str:
             elif process.poll() is not None:
                 break
     os.close(main)
-    assert process.returncode == 0, received.decode()
+    assert process.returncode == expected, received.decode()
     return received.decode()
 
 
@@ -161,7 +186,7 @@ def in_terminal(columns: int, **environment: str) -> str:
 def test_a_terminal_gets_a_live_line_a_table_and_curves(columns):
     received = in_terminal(columns)
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", received).replace("\r", "\n")
-    assert re.search(r"epoch 1/2 ━+─+ \d+/30  left 0:0\d  loss \d", plain)
+    assert re.search(r"epoch 1/2 ━+─+ \d+%  left 0:0\d  loss \d", plain)
     assert re.search(r"^ +epoch +train_loss +train_mae", plain, re.MULTILINE)
     assert re.search(r"^ +2 .* ★", plain, re.MULTILINE)
     assert plain.count("printed in between") == 2
@@ -173,5 +198,5 @@ def test_a_terminal_gets_a_live_line_a_table_and_curves(columns):
 
 def test_no_color_is_respected():
     colours = re.compile(r"\x1b\[[0-9;]*[39][0-7]")
-    assert not colours.search(in_terminal(100, NO_COLOR="1"))
-    assert colours.search(in_terminal(100))
+    assert not colours.search(in_terminal(160, NO_COLOR="1"))
+    assert colours.search(in_terminal(160))

@@ -1,5 +1,6 @@
 """Ctrl-C, with real signals: once ends the run in good order, twice at once."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -47,10 +48,33 @@ def test_the_first_press_finishes_the_step_and_gives_the_best_back(workers):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_workers_that_hear_the_press_too_do_not_spoil_the_end():
+    class Group(Press):
+        """A terminal sends Ctrl-C to every process of its group."""
+
+        def on_step_end(self, model):
+            if model.run.trained == 10:
+                heard.extend(worker.pid for worker in multiprocessing.active_children())
+                for pid in (*heard, os.getpid()):
+                    os.kill(pid, signal.SIGINT)
+
+    heard, press = [], Group()
+    model, history = fit(press, DataLoader(TensorDataset(X, X[:, :1]), batch_size=20, num_workers=1))
+    assert len(heard) == 1
+    assert history["epoch"].tolist() == [1, 2]
+    assert history.attrs["stop_reason"] == "interrupted by Ctrl-C"
+    assert torch.equal(model.net.weight, press.weights[1])
+
+
 def test_a_press_in_the_first_epoch_keeps_what_was_learned():
+    def start():
+        torch.manual_seed(0)
+        return nn.Linear(3, 1).weight
+
     model, history = fit(Press(2))
     assert len(history) == 0
-    assert not torch.equal(model.net.weight, KerasModel(nn.Linear(3, 1), "mse").net.weight)
+    assert torch.equal(start(), start())
+    assert not torch.equal(model.net.weight, start())
     again = model.fit((X, X[:, :1]), epochs=1, ckpt_path=None, quiet=True)  # and the notebook goes on
     assert len(again) == 1
 
@@ -71,11 +95,12 @@ def test_in_another_thread_a_run_leaves_the_handler_alone():
     before, found = signal.getsignal(signal.SIGINT), []
 
     class Look:
-        def on_step_end(self, model):
+        def on_fit_start(self, model):
             found.append(signal.getsignal(signal.SIGINT) is before)
 
-    thread = threading.Thread(target=lambda: fit(Look()))
+    thread = threading.Thread(target=lambda: found.append(len(fit(Look())[1])))
     thread.start()
     thread.join()
-    assert found
-    assert all(found)
+    assert found == [True, 9]
+    fit(Look())
+    assert found == [True, 9, False]  # control: in the main thread a run listens

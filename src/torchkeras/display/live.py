@@ -33,6 +33,7 @@ class LiveProgress(Callback):
                  clock: Callable[[], float] = time.perf_counter) -> None:
         self.plot, self.write, self.clock = plot, write, clock
         self.rows = 0
+        self.columns: list[str] = []  # those of the table's last head
         self.next_draw = 0.0
 
     def on_fit_start(self, model: Any) -> None:
@@ -63,15 +64,14 @@ class LiveProgress(Callback):
     def draw(self, model: Any, now: float) -> None:
         """The live line, or a heartbeat in a log."""
         run = model.run
-        line = text.progress_line(
-            epoch=run.epoch, epochs=run.config.epochs, stage=run.stage, step=run.step, steps=run.steps,
-            elapsed=now - self.pass_began, left=self.left(run, now), numbers=run.numbers(),
-            best="" if run.monitor.best is None else text.number(run.monitor.best),
-            width=self.screen.width)
+        numbers = run.numbers()
+        state = {"epoch": run.epoch, "epochs": run.config.epochs, "stage": run.stage, "step": run.step,
+                 "steps": run.steps, "elapsed": now - self.pass_began, "left": self.left(run, now), "numbers": numbers}
         if self.screen.live:
-            self.screen.redraw(line)
+            best = "" if run.monitor.best is None else text.number(run.monitor.best)
+            self.screen.redraw(text.progress_line(**state, best=best, width=self.screen.width))
         else:
-            self.screen.line(f"{stamp()} {line}")
+            self.screen.line(text.rate_line(stamp(), **state))
 
     def left(self, run: Any, now: float) -> float | None:
         """Seconds to the last epoch, at the pace so far."""
@@ -87,9 +87,11 @@ class LiveProgress(Callback):
         row = {name: column[-1] for name, column in run.history.items()}
         self.screen.close()
         if self.screen.live:
-            if self.rows % HEAD_EVERY == 0:
-                self.screen.line(text.header(list(row), self.screen.width))
-            self.screen.line(text.table_row(row, self.screen.width, star=run.monitor.improved))
+            names = text.columns(list(row), self.screen.width, run.monitor.name)
+            if self.rows % HEAD_EVERY == 0 or names != self.columns:
+                self.columns = names
+                self.screen.line(text.header(names))
+            self.screen.line(text.table_row(row, names, star=run.monitor.improved))
         else:
             self.screen.line(text.plain_line(stamp(), row, run.config.epochs, now - self.epoch_began))
         if run.monitor.improved:
@@ -99,7 +101,7 @@ class LiveProgress(Callback):
     def on_fit_end(self, model: Any) -> None:
         """How it ended, the curves, the best epoch and the time it took."""
         run = model.run
-        self.screen.close()
+        self.screen.close(keep=True)  # a line is still there only when the run ended in mid-epoch
         if run.stop_reason is not None:
             self.screen.line(text.stop_line(run.stop_reason))
         if self.plot and self.screen.live:
@@ -112,9 +114,9 @@ class LiveProgress(Callback):
                                         self.clock() - self.began))
 
     def on_exception(self, model: Any) -> None:
-        """Give the cursor back before the error is shown."""
+        """Give the cursor back before the error is shown; the line stays as it last was."""
         if hasattr(self, "screen"):
-            self.screen.close()
+            self.screen.close(keep=True)
 
 
 def stamp() -> str:

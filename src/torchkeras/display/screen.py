@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from torchkeras.display.text import encodable
+
 
 class Screen(Protocol):
     """What a display draws on."""
@@ -25,8 +27,8 @@ class Screen(Protocol):
     def redraw(self, text: str) -> None:
         """Draw the live line anew."""
 
-    def close(self) -> None:
-        """End the live line; what stays, stays."""
+    def close(self, keep: bool = False) -> None:
+        """End the live line: take it away, or keep it as it last was."""
 
 
 class Plain:
@@ -36,7 +38,7 @@ class Plain:
     width = 10_000
 
     def __init__(self, write: Callable[[str], object] | None = None) -> None:
-        self.write = write or (lambda text: print(text, flush=True))
+        self.write = write or (lambda text: print(encodable(text, encoding()), flush=True))
 
     def line(self, text: str) -> None:
         """Write a line."""
@@ -45,7 +47,7 @@ class Plain:
     def redraw(self, text: str) -> None:
         """Nothing: a log has no line that moves."""
 
-    def close(self) -> None:
+    def close(self, keep: bool = False) -> None:
         """Nothing to end."""
 
 
@@ -72,7 +74,7 @@ class Terminal:
         """Write a line that stays, above the live one."""
         from rich.text import Text
 
-        self.console.print(Text.from_ansi(text), soft_wrap=True)
+        self.console.print(Text.from_ansi(encodable(text, encoding())), soft_wrap=True)
 
     def redraw(self, text: str) -> None:
         """Draw the live line anew."""
@@ -81,13 +83,19 @@ class Terminal:
         if self.view is None:
             self.view = self.make_view()
             self.view.start()
-        self.view.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
+        self.view.update(Text(encodable(text, encoding()), no_wrap=True, overflow="ellipsis"), refresh=True)
 
-    def close(self) -> None:
-        """Take the live line away, and give the cursor back."""
+    def close(self, keep: bool = False) -> None:
+        """Take the live line away or keep it, and give the cursor back."""
         if self.view is not None:
+            self.view.transient = not keep
             self.view.stop()
             self.view = None
+
+
+def encoding() -> str:
+    """What standard output can write."""
+    return getattr(sys.stdout, "encoding", None) or "utf-8"
 
 
 def detect(stream: Any = None) -> str:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-COLUMN = 13  # characters of a number in the table
+COLUMN = 13  # most characters of a column in the table
+STARRED = " ★"
 SYMBOLS = {"cpu": "🐌", "cuda": "⚡️"}
+ASCII = str.maketrans({"━": "=", "─": "-", "★": "*", "…": "~", "·": ".", "⠒": "-", "🐌": "*", "🚀": "*", "⚡": "*",
+                       "\ufe0f": None})
 
 
 def number(value: float) -> str:
-    """A number in few characters: four decimals where they say enough, else three digits."""
+    """A number in few characters: four decimals where they say enough, else four digits."""
     if not math.isfinite(value):
         return str(value)
     if value == int(value) and abs(value) < 1e6:
         return str(int(value))
-    return f"{value:.4f}" if 1e-2 <= abs(value) < 1e5 else f"{value:.3g}"
+    return f"{value:.4f}" if 1e-2 <= abs(value) < 1e5 else f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:
@@ -28,6 +31,15 @@ def bar(fraction: float, width: int) -> str:
     """A bar that fills from the left."""
     filled = round(min(max(fraction, 0.0), 1.0) * width)
     return "━" * filled + "─" * (width - filled)
+
+
+def encodable(text: str, encoding: str) -> str:
+    """The text as a stream can take it: a GBK or ASCII log knows no snail, and must not end a run over it."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(ASCII).encode(encoding, "replace").decode(encoding)
+    return text
 
 
 def fit_in(parts: Sequence[str], width: int, gap: str = "  ") -> str:
@@ -69,24 +81,40 @@ def progress_line(*, epoch: int, epochs: int, stage: str, step: int, steps: int 
     shown = [f"{name.removeprefix(stage + '_')} {number(value)}" for name, value in numbers.items() if name != "lr"]
     others = [] if left is None else [f"left {duration(left)}"]
     others += [*shown, *([f"best {best}"] if best else [])]
+    others += [f"eta {duration((steps - step) / rate)}"] if steps and rate else []
     others += [f"lr {number(numbers['lr'])}"] if "lr" in numbers else []
-    others.append(f"{rate:,.0f} steps/s")
+    others += [*([f"{step}/{steps}"] if steps else []), f"{rate:,.0f} steps/s"]
     place = f"epoch {epoch}/{epochs} {'' if stage == 'train' else stage + ' '}"
-    done = f"{step}/{steps}" if steps else f"step {step}"
+    done = f"{step / steps:.0%}" if steps else f"step {step}"
     room = width - len("  ".join([f"{place} {done}", *others]))
     drawn = f"{bar(step / steps, min(max(room, 6), 24))} " if steps else ""
     return fit_in([f"{place}{drawn}{done}", *others], width)
 
 
-def header(names: Sequence[str], width: int) -> str:
-    """The head of the table, as many columns as fit."""
-    return fit_in([short(name, COLUMN).rjust(6 if name == "epoch" else COLUMN) for name in names], width, " ")
+def columns(names: Sequence[str], width: int, monitor: str) -> list[str]:
+    """The columns that fit: the watched number first of all, the learning rate only when everything else fits."""
+    rank = {"epoch": 0, monitor: 1, "val_loss": 2, "train_loss": 3, "lr": 5}
+    kept: list[str] = []
+    for name in sorted(names, key=lambda name: rank.get(name, 4)):
+        if sum(column_width(one) + 1 for one in [*kept, name]) - 1 > width - len(STARRED):
+            break
+        kept.append(name)
+    return [name for name in names if name in kept]
 
 
-def table_row(row: Mapping[str, float], width: int, *, star: bool) -> str:
+def column_width(name: str) -> int:
+    """As wide as the name, but a number must fit and a long name is cut."""
+    return 6 if name == "epoch" else min(max(len(name), 10), COLUMN)
+
+
+def header(names: Sequence[str]) -> str:
+    """The head of the table."""
+    return " ".join(short(name, COLUMN).rjust(column_width(name)) for name in names)
+
+
+def table_row(row: Mapping[str, float], names: Sequence[str], *, star: bool) -> str:
     """One epoch of the table; a star marks the best so far."""
-    cells = [number(value).rjust(6 if name == "epoch" else COLUMN) for name, value in row.items()]
-    return fit_in(cells, width - 2, " ") + (" ★" if star else "")
+    return " ".join(number(row[name]).rjust(column_width(name)) for name in names) + (STARRED if star else "")
 
 
 def short(name: str, width: int) -> str:
@@ -98,3 +126,14 @@ def plain_line(time: str, row: Mapping[str, float], epochs: int, seconds: float)
     """One epoch for a log file: a time, then ``key=value`` pairs that can be searched for."""
     values = [f"{name}={number(value)}" for name, value in row.items() if name != "epoch" and not math.isnan(value)]
     return " ".join([time, f"epoch={int(row['epoch'])}/{epochs}", *values, f"seconds={seconds:.1f}"])
+
+
+def rate_line(time: str, *, epoch: int, epochs: int, stage: str, step: int, steps: int | None, elapsed: float,
+              left: float | None, numbers: Mapping[str, float]) -> str:
+    """A sign of life for a log file in mid-epoch, as ``key=value`` pairs."""
+    rate = step / elapsed if elapsed > 0 else 0.0
+    values = [f"{name}={number(value)}" for name, value in numbers.items()]
+    done = f"step={step}/{steps}" if steps else f"step={step}"
+    ending = [] if left is None else [f"left={duration(left)}"]
+    return " ".join([time, f"epoch={epoch}/{epochs}", f"stage={stage}", done, *values,
+                     f"steps_per_second={number(rate)}", *ending])

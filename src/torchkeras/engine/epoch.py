@@ -97,15 +97,19 @@ class Watched:
 
     def __init__(self, step: Callable[[Any], Any], run: Run, callbacks: CallbackList) -> None:
         self.step, self.run, self.callbacks = step, run, callbacks
+        hardware.place_in_pass(run.accelerator, 0)
 
     def __call__(self, batch: Any) -> StepOutput:
         """Run the step, count it, tell of it."""
         run = self.run
+        if run.stage == "train" and run.step + 1 == run.steps:
+            hardware.close_window(run.accelerator)
         losses, metrics = self.step(batch)
         run.step += 1
         run.trained += run.stage == "train"
         run.logs = losses | metrics
         self.callbacks.announce("on_step_end")
+        hardware.place_in_pass(run.accelerator, run.step)
         if run.stop_reason is not None:
             raise PassEnded
         return StepOutput(losses, metrics)

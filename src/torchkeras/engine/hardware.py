@@ -90,6 +90,19 @@ def micro_batch(accelerator: Accelerator, divisor: float | Tensor, last: bool) -
     accelerator.gradient_state._set_sync_gradients(last)
 
 
+def place_in_pass(accelerator: Accelerator, done: int) -> None:
+    """Set the count by which ``accelerator.accumulate`` finds its windows, for loops that accumulate with it.
+
+    Left alone it counts on through passes and through what is measured in between.
+    """
+    accelerator.step = done
+
+
+def close_window(accelerator: Accelerator) -> None:
+    """Let the step update, however short its window is: no batch follows in this pass."""
+    accelerator.gradient_state._set_sync_gradients(True)
+
+
 @dataclass(frozen=True)
 class Device:
     """One device that can train: its kind, its name, and its memory in GiB."""

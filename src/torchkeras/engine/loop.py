@@ -29,13 +29,10 @@ def fit(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batche
         run.history.open(epoch)
         try:
             one_epoch(model, run, callbacks, best, train, val)
-        except PassEnded as end:
-            run.history.discard()
+        except (PassEnded, OutOfData) as end:
+            run.history.discard()  # the row of an epoch that was not finished
             run.diverged = isinstance(end, NonFiniteLoss)
             run.stop(where(run, end))
-        except OutOfData as end:
-            run.history.discard()
-            run.stop(str(end))
         if run.stop_reason is not None:
             break
     if best.kept or run.diverged:
@@ -118,11 +115,11 @@ def first_epoch(model: Any, run: Run) -> int:
     return run.config.initial_epoch + (1 if model.from_scratch else 0)
 
 
-def where(run: Run, end: PassEnded) -> str:
-    """What ended a pass, and where."""
+def where(run: Run, end: Exception) -> str:
+    """What ended a pass before its end."""
     if isinstance(end, NonFiniteLoss):
         return f"{end} in epoch {run.epoch}, step {end.step or run.step + 1}"
-    return f"stopped in epoch {run.epoch}, step {run.step}"
+    return str(end)
 
 
 def predict(model: Any, data: Batches) -> Iterator[tuple[Any, Any]]:
