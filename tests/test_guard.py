@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from tests.conftest import ROOT, changes, footprint
+from tests.conftest import ROOT, changes, footprint, lasting_changes
 
 
 def names(found):
@@ -76,6 +76,19 @@ def test_the_guard_sees_a_changed_folder(monkeypatch, tmp_path):
     before = footprint()
     monkeypatch.chdir(tmp_path)
     assert "folder" in names(changes(before, footprint()))
+
+
+def test_the_guard_waits_for_a_thread_that_is_ending_and_not_for_one_that_stays():
+    before, release = footprint(), threading.Event()
+    ending = threading.Thread(target=time.sleep, args=(0.05,))
+    ending.start()
+    assert names(changes(before, footprint())) == ["threads"]
+    assert lasting_changes(before) == []
+    staying = threading.Thread(target=release.wait, daemon=True)
+    staying.start()
+    assert names(lasting_changes(before, patience=0.05)) == ["threads"]
+    release.set()
+    staying.join()
 
 
 def test_the_guard_costs_a_test_less_than_a_millisecond():
