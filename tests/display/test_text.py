@@ -41,7 +41,7 @@ def test_the_live_line_does_without_a_length():
 
 def test_the_live_line_says_when_it_is_validation():
     found = text.progress_line(**(LINE | {"stage": "val", "numbers": {"val_loss": 0.25}}), width=80)
-    assert found == "epoch 3/10 val ━━──── 25%  left 1:03  loss 0.2500  best 0.5001  eta 0:02  12/48"
+    assert found == "epoch 3/10 val ━━───── 25%  left 1:03  loss 0.2500  best 0.5001  eta 0:02  12/48"
 
 
 def test_a_narrow_table_keeps_the_watched_number_and_drops_the_learning_rate():

@@ -81,14 +81,15 @@ def progress_line(*, epoch: int, epochs: int, stage: str, step: int, steps: int 
     shown = [f"{name.removeprefix(stage + '_')} {number(value)}" for name, value in numbers.items() if name != "lr"]
     others = [] if left is None else [f"left {duration(left)}"]
     others += [*shown, *([f"best {best}"] if best else [])]
+    others += [f"lr {numbers['lr']:.3g}"] if "lr" in numbers else []
     others += [f"eta {duration((steps - step) / rate)}"] if steps and rate else []
-    others += [f"lr {number(numbers['lr'])}"] if "lr" in numbers else []
     others += [*([f"{step}/{steps}"] if steps else []), f"{rate:,.0f} steps/s"]
     place = f"epoch {epoch}/{epochs} {'' if stage == 'train' else stage + ' '}"
     done = f"{step / steps:.0%}" if steps else f"step {step}"
-    room = width - len("  ".join([f"{place} {done}", *others]))
-    drawn = f"{bar(step / steps, min(max(room, 6), 24))} " if steps else ""
-    return fit_in([f"{place}{drawn}{done}", *others], width)
+    smallest = f"{bar(step / steps, 3)} " if steps else ""
+    line = fit_in([f"{place}{smallest}{done}", *others], width)
+    longer = bar(step / steps, min(3 + width - len(line), 24)) + " " if steps else ""
+    return line.replace(smallest, longer, 1) if steps else line
 
 
 def columns(names: Sequence[str], width: int, monitor: str) -> list[str]:
