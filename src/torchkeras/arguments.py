@@ -33,6 +33,12 @@ def make_optimizer(optimizer: Any, net: nn.Module) -> Any:
     return Adam(learning, lr=3e-4) if optimizer is None else names.optimizer(optimizer, learning)
 
 
+def learners(net: nn.Module, loss_fn: Any) -> list[nn.Module]:
+    """The modules whose weights belong to a run: the net, and a loss that has weights."""
+    with_weights = isinstance(loss_fn, nn.Module) and any(True for _ in loss_fn.parameters())
+    return [net, loss_fn] if with_weights else [net]
+
+
 def named_metrics(metrics: Any, loss_fn: Any) -> dict[str, Any]:
     """Metric objects by name, from a dict or a list of names."""
     if metrics is None:

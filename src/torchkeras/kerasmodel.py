@@ -11,6 +11,7 @@ from torch import nn
 
 from torchkeras import names, outputs
 from torchkeras.arguments import (
+    learners,
     listening,
     make_optimizer,
     named_metrics,
@@ -174,6 +175,9 @@ class KerasModel(nn.Module):
 
     def fit_run(self, config: FitConfig, listeners: list[Any], train: Batches, val: Batches | None) -> pd.DataFrame:
         """One run as asked: the last checks, then the loop, then the history as a frame."""
+        if self.active:
+            raise RuntimeError("fit: this model is being fitted already, and one of its callbacks called fit on it; "
+                               "fit another model there, such as copy.deepcopy(model.net) in a KerasModel of its own.")
         config, notes = settle(config, self, train, val)
         accelerator = hardware.start(mixed_precision=config.mixed_precision, cpu=config.cpu,
                                      accumulation=config.gradient_accumulation_steps)
@@ -183,7 +187,7 @@ class KerasModel(nn.Module):
         train.device = accelerator.device
         if val is not None:
             val.device = accelerator.device
-        before, callbacks = Untouched(self.net), CallbackList(listeners, self)
+        before, callbacks = Untouched(*learners(self.net, self.loss_fn)), CallbackList(listeners, self)
         with session(self, run, callbacks, before, train.last_batch):
             if config.seed is not None:
                 seed_everything(config.seed)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchkeras.data.tree import map_tree
+from torchkeras.data.tree import map_tree, rebuild
 from torchkeras.engine.checks import bad_value, one_of
 
 READINGS = ("raw", "probabilities", "classes")
@@ -19,6 +19,7 @@ def read(preds: Any, loss_fn: Any, output: str) -> Any:
     """Raw outputs as they are; probabilities or classes as the loss understands them."""
     if output == "raw":
         return preds
+    preds = logits_of(preds)
     kind = family(loss_fn)
     if output == "classes" and kind in ("softmax", "log"):
         return preds.argmax(dim=1)
@@ -26,6 +27,12 @@ def read(preds: Any, loss_fn: Any, output: str) -> Any:
                              "log": torch.exp, "given": torch.as_tensor}
     probabilities = known[kind](preds)
     return (probabilities >= 0.5).long() if output == "classes" else probabilities
+
+
+def logits_of(output: Any) -> Any:
+    """The ``logits`` of an output that has such; else the output itself."""
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    return output if logits is None else logits
 
 
 def family(loss_fn: Any) -> str:
@@ -63,8 +70,8 @@ def join(parts: list[Any]) -> Any:
         return torch.cat(parts) if first.dim() else torch.stack(parts)
     if isinstance(first, Mapping):
         return {name: join([part[name] for part in parts]) for name in first}
-    if type(first) in (tuple, list):
-        return type(first)(join(list(column)) for column in zip(*parts, strict=True))
+    if isinstance(first, (tuple, list)):
+        return rebuild(first, [join(list(column)) for column in zip(*parts, strict=True)])
     return parts
 
 

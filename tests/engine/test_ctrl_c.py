@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from torchkeras import KerasModel
 
@@ -63,6 +63,35 @@ def test_workers_that_hear_the_press_too_do_not_spoil_the_end():
     assert len(heard) == 1
     assert history["epoch"].tolist() == [1, 2]
     assert history.attrs["stop_reason"] == "interrupted by Ctrl-C"
+    assert torch.equal(model.net.weight, press.weights[1])
+
+
+class Pressed(Dataset):
+    """Ctrl-C comes while a batch is waited for, in an epoch that is armed."""
+
+    armed = False
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, index):
+        if self.armed:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a spawned worker has it; a forked one, ours
+            for pid in (os.getppid(), os.getpid()):
+                os.kill(pid, signal.SIGINT)
+        return X[index], X[index, :1]
+
+
+def test_workers_that_die_of_the_press_while_a_batch_is_waited_for_end_the_run_in_good_order():
+    class Arm(Press):
+        def on_epoch_start(self, model):
+            data.armed = model.run.epoch == 3
+
+    data, press = Pressed(), Arm()
+    model, history = fit(press, DataLoader(data, batch_size=20, num_workers=1))
+    assert history["epoch"].tolist() == [1, 2]
+    assert history.attrs["stop_reason"] == "interrupted by Ctrl-C"
+    assert model.run.trained == 8
     assert torch.equal(model.net.weight, press.weights[1])
 
 

@@ -45,7 +45,8 @@ def batches(data: Any, *, name: str, batch_size: int | None = None, shuffle: boo
     """
     whole_number("batch_size", batch_size, least=1, optional=True)
     whole_number("steps", steps, least=1, optional=True)
-    loader = loader_of(data, name=name, batch_size=batch_size, shuffle=bool(shuffle))
+    size = None if batch_size is None else int(batch_size)  # torch takes no whole number of numpy's
+    loader = loader_of(data, name=name, batch_size=size, shuffle=bool(shuffle))
     return Batches(loader, name=name, steps=steps, device=device)
 
 
@@ -181,6 +182,7 @@ def _no_batch(name: str, source: Any) -> ValueError:
 
 
 def _out_of_data(name: str) -> OutOfData:
+    steps = "validation_steps" if name == "val_data" else "steps_per_epoch"
     return OutOfData(message(f"{name} ran out of data", "no batch in this epoch", "at least one batch an epoch",
-                             "Give steps_per_epoch that all epochs together can fill, or an iterable that can start "
+                             f"Give {steps} that all epochs together can fill, or an iterable that can start "
                              "again, such as a list or a DataLoader."))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from torchkeras.engine.checks import bad_type, bad_value
-from torchkeras.engine.state import weights_of
+from torchkeras.engine.state import Weights
 
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel, DDP and torch.compile put before a name
 
@@ -162,14 +162,14 @@ class Best:
     weights. A model with its own ``load_ckpt`` (adapters, partial weights) is asked for them instead.
     """
 
-    def __init__(self, model: Any, path: str | None, weights: dict[str, Tensor]) -> None:
+    def __init__(self, model: Any, path: str | None, weights: Weights) -> None:
         self.model, self.path, self.weights = model, path, weights
         self.kept = False
 
     def keep(self) -> None:
         """The weights of this moment are the best: copy them, and write them through the model's ``save_ckpt``."""
         if not self.loads_itself:
-            self.weights = weights_of(self.model.net)
+            self.weights = Weights(*self.weights.modules)
         if self.path is not None:
             self.model.save_ckpt(self.path, accelerator=self.model.accelerator)
         self.kept = True
@@ -179,7 +179,7 @@ class Best:
         if self.kept and self.loads_itself:
             self.model.load_ckpt(self.path)
         else:
-            self.model.net.load_state_dict(self.weights)
+            self.weights.restore()
 
     @property
     def loads_itself(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 
@@ -42,9 +43,9 @@ def whole_number(argument: str, value: Any, *, least: int, most: int | None = No
         return
     kind = f"an int of at least {least}" if most is None else f"an int from {least} to {most}"
     kind += " or None" if optional else ""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise bad_type(argument, received=f"{value!r} ({type(value).__name__})", expected=kind)
-    if value < least or (most is not None and value > most):
+    if int(value) < least or (most is not None and int(value) > most):
         raise bad_value(argument, received=value, expected=kind)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 
 from torchkeras.engine.checks import bad_type, bad_value, one_of, positive_number, whole_number
 
@@ -56,5 +57,5 @@ def check_class_weight(weights: Mapping[int, float] | None) -> None:
     if not isinstance(weights, Mapping) or not weights:
         raise bad_type("class_weight", received=repr(weights), expected=expected)
     for index, weight in weights.items():
-        if not isinstance(index, int) or index < 0 or not 0 <= float(weight) < float("inf"):
+        if not isinstance(index, Integral) or index < 0 or not 0 <= float(weight) < float("inf"):
             raise bad_value("class_weight", received=f"{index!r}: {weight!r}", expected=expected)

@@ -55,7 +55,8 @@ class EpochRunner:
         while window := [(batch, count(batch)) for batch in islice(source, size)]:
             total = sum(parts for _, parts in window)
             for position, (batch, parts) in enumerate(window, start=1):
-                divisor = 1 if self.losses.summed else total / parts
+                # a batch of which no label counts is 0/0 by itself
+                divisor = 1 if self.losses.summed or (isinstance(parts, (int, float)) and not parts) else total / parts
                 hardware.micro_batch(self.accelerator, divisor, last=position == len(window))
                 yield batch, parts
         hardware.micro_batch(self.accelerator, size, last=True)
@@ -107,10 +108,11 @@ class Watched:
         losses, metrics = self.step(batch)
         run.step += 1
         run.trained += run.stage == "train"
+        run.updates += run.stage == "train" and run.accelerator.sync_gradients
         run.logs = losses | metrics
         self.callbacks.announce("on_step_end")
         hardware.place_in_pass(run.accelerator, run.step)
-        if run.stop_reason is not None:
+        if run.stop_reason is not None and run.step != run.steps:
             raise PassEnded
         return StepOutput(losses, metrics)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,20 +19,25 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+ONE_AT_A_TIME = threading.Lock()
+
+
 def start(*, mixed_precision: str = "no", cpu: bool = False, accumulation: int = 1) -> Accelerator:
     """An Accelerator for one call of fit, evaluate or predict, on the best device there is."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "IProgress not found")  # in a notebook, from what accelerate imports
         from accelerate import Accelerator
-        from accelerate.state import AcceleratorState, GradientState
+        from accelerate.state import AcceleratorState, GradientState, PartialState
 
-    # accelerate keeps the first precision, device and accumulation of a process for good
-    AcceleratorState._reset_state(reset_partial_state="LOCAL_RANK" not in os.environ)
-    GradientState._reset_state()
     if mixed_precision == "fp16" and (cpu or not torch.accelerator.is_available()):
         raise bad_value("mixed_precision", received="'fp16' on the CPU", expected="'no' or 'bf16' there",
                         fix="fp16 needs an accelerator.")
-    return Accelerator(mixed_precision=mixed_precision, cpu=cpu, gradient_accumulation_steps=accumulation)
+    # accelerate keeps the first precision, device and accumulation of a process for good; a fresh dict for each
+    # Accelerator leaves those that are still at work with the state they were made with
+    with ONE_AT_A_TIME:
+        for state in (AcceleratorState, GradientState, *(() if "LOCAL_RANK" in os.environ else (PartialState,))):
+            state._shared_state = type(state._shared_state)()
+        return Accelerator(mixed_precision=mixed_precision, cpu=cpu, gradient_accumulation_steps=accumulation)
 
 
 @contextmanager

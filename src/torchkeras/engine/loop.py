@@ -25,6 +25,8 @@ def fit(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batche
     """Train epoch by epoch, until the last one or until a stop is asked for; then the best weights come back."""
     callbacks.announce("on_fit_start")
     for epoch in range(first_epoch(model, run), run.config.epochs + 1):
+        if run.stop_reason is not None:
+            break
         run.epoch = epoch
         run.history.open(epoch)
         try:
@@ -33,8 +35,6 @@ def fit(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batche
             run.history.discard()  # the row of an epoch that was not finished
             run.diverged = isinstance(end, NonFiniteLoss)
             run.stop(where(run, end))
-        if run.stop_reason is not None:
-            break
     if best.kept or run.diverged:
         best.restore()
     callbacks.announce("on_fit_end")
@@ -43,10 +43,12 @@ def fit(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batche
 def one_epoch(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batches, val: Batches | None) -> None:
     """Train, validate, judge."""
     callbacks.announce("on_epoch_start")
+    if run.stop_reason is not None:
+        raise PassEnded
     row = train_pass(model, run, callbacks, train)
     run.history.record(row)
     callbacks.announce("on_train_epoch_end")
-    if val is not None and run.validates:
+    if val is not None and run.validates and run.stop_reason is None:
         row |= measure_pass(model, run, callbacks, "val", val)
         run.history.record(row)
     judge(run, row, best)
@@ -98,8 +100,9 @@ def build_step(model: Any, run: Run, stage: Stage, learning: bool) -> Any:
 
 def judge(run: Run, row: dict[str, float], best: Best) -> None:
     """Keep the weights if they are the best; ask to stop when patience is over or a loss is not finite."""
-    if run.validates or run.monitor.name in row:
+    if run.validates and run.stop_reason is None:
         check_monitor(run.monitor.name, list(row))
+    if run.monitor.name in row:
         if run.monitor.see(run.epoch, row[run.monitor.name]):
             best.keep()
         if run.monitor.exhausted:

@@ -34,7 +34,7 @@ class Means:
         self.done = 0
         self.waiting: list[tuple[Logs, Any]] = []
 
-    def add(self, losses: Logs, count: int | Tensor) -> None:
+    def add(self, losses: Logs, count: float | Tensor) -> None:
         """Take in one step's losses, means over ``count`` samples."""
         self.waiting.append((losses, count))
         if len(self.waiting) >= FLUSH_EVERY:
@@ -47,7 +47,7 @@ class Means:
         counts = column([count for _, count in self.waiting])
         for name in self.waiting[0][0]:
             values = column([losses[name] for losses, _ in self.waiting])
-            values = values.where(counts != 0, 0.0)  # a mean over no label at all is 0/0, and weighs nothing
+            values = values.where(counts != 0, 0.0)  # measured over no label at all: 0/0, and weighs nothing
             self.check(name, values)
             self.totals[name] = self.totals.get(name, 0.0) + float((values if self.summed else values * counts).sum())
         self.weight += float(counts.sum())

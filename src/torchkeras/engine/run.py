@@ -52,6 +52,7 @@ class Run:
     step: int = 0  # batches done in this pass
     steps: int | None = None  # batches in this pass, where the data knows
     trained: int = 0  # training batches done in the whole run
+    updates: int = 0  # optimizer updates done in the whole run
     logs: Logs = field(default_factory=dict)  # what the last step gave back, still on the device
     stop_reason: str | None = None
     interrupted: bool = False  # by Ctrl-C

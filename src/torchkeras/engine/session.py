@@ -25,7 +25,7 @@ def session(model: Any, run: Run, callbacks: CallbackList, before: Untouched,
             yield
         except BaseException as error:
             tell(callbacks, error)
-            if run.trained == 0:
+            if run.updates == 0:
                 before.restore()
                 model.run = previous
             raise

@@ -31,14 +31,28 @@ def put_random_states(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
+class Weights:
+    """The weights of a moment: of the net, and of a loss that has some."""
+
+    def __init__(self, *modules: nn.Module) -> None:
+        self.modules = modules
+        self.copies = [weights_of(module) for module in modules]
+
+    def restore(self) -> None:
+        """Put them back."""
+        for module, weights in zip(self.modules, self.copies, strict=True):
+            module.load_state_dict(weights)
+
+
 class Untouched:
     """How things stood before a run, so that a run which fails before its first update leaves no trace."""
 
-    def __init__(self, net: nn.Module) -> None:
-        self.net, self.weights, self.random = net, weights_of(net), random_states()
+    def __init__(self, *modules: nn.Module) -> None:
+        self.weights, self.random = Weights(*modules), random_states()
 
     def restore(self) -> None:
         """Put weights, buffers and random generators back; a rehearsed backward leaves no gradients."""
-        self.net.load_state_dict(self.weights)
-        self.net.zero_grad()
+        self.weights.restore()
+        for module in self.weights.modules:
+            module.zero_grad()
         put_random_states(self.random)

@@ -72,7 +72,7 @@ class StepRunner:
             return own
         preflight.check_has_loss(self.loss_fn, labels)
         if self.config.class_weight is not None and self.stage == "train":
-            weights = weighing.by_class(self.config.class_weight, labels, weights)
+            weights = weighing.by_class(self.config.class_weight, preds, labels, weights)
         if weights is None:
             return self.loss_fn(preds, labels)
         return weighing.weighted_loss(self.loss_fn, preds, labels, weights)
@@ -110,7 +110,7 @@ class StepRunner:
         metrics: Logs = {"lr": self.learning_rate} if self.training else {}
         return StepOutput({f"{self.stage}_loss": loss.detach()}, metrics)
 
-    def count(self, batch: Any) -> int | Tensor:
+    def count(self, batch: Any) -> float | Tensor:
         """What the loss of this batch is a mean over: its samples, or their class weights, or its tokens."""
         return weighing.mean_over(self.loss_fn, batch)
 
