@@ -132,6 +132,9 @@ CASES = {  # what is wrong: how the call differs from a good one, the error, and
                              ["net", "no parameter requires grad", "requires_grad_(True)"]),
     "another net's optimizer": ({"optimizer": Counted(other().parameters(), lr=0.1)}, ValueError,
                                 ["optimizer", "none of the net's parameters", "net.parameters()"]),
+    "a schedule that ends before the run": (
+        {"scheduler": lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=1)}, ValueError,
+        ["lr_scheduler", "1 of 1 steps left", "the 2 updates", "total_steps=2"]),
     "an optimizer that needs a closure": (
         {"net": (closure_net := nn.Linear(4, 3)), "optimizer": torch.optim.LBFGS(closure_net.parameters())}, TypeError,
         ["optimizer", "LBFGS", "Adam or SGD"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,7 @@ from torchkeras.engine.callback import check_callbacks
 from torchkeras.engine.checks import bad_type, bad_value, did_you_mean
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.monitor import check_monitor
-from torchkeras.engine.schedule import interval_of
+from torchkeras.engine.schedule import check_length, interval_of
 from torchkeras.engine.step import StepRunner
 
 
@@ -89,6 +90,9 @@ def settle(config: FitConfig, model: Any, train: Batches, val: Batches | None) -
     if model.lr_scheduler is not None:
         interval = interval_of(model.lr_scheduler, config.lr_interval)
         notes.append(f"lr_scheduler: {type(model.lr_scheduler).__name__} moves every {interval}")
+        if interval == "step" and train.length is not None:
+            windows = math.ceil(train.length / config.gradient_accumulation_steps)
+            check_length(model.lr_scheduler, windows * (config.epochs - config.initial_epoch))
     if train.length is not None and config.gradient_accumulation_steps > train.length:
         notes.append(f"gradient_accumulation_steps: {config.gradient_accumulation_steps}, and an epoch has "
                      f"{train.length} batches: one update an epoch")

@@ -23,6 +23,16 @@ def interval_of(scheduler: Any, asked: str = "auto") -> str:
     return "step" if any(isinstance(one, PER_STEP) for one in inner) else "epoch"
 
 
+def check_length(scheduler: Any, updates: int) -> None:
+    """Refuse a OneCycleLR that would be over before the run is: torch fails at the step after its last."""
+    if isinstance(scheduler, torch_schedulers.OneCycleLR):
+        left = scheduler.total_steps - scheduler.last_epoch
+        if updates > left:
+            raise bad_value("lr_scheduler", received=f"OneCycleLR with {left} of {scheduler.total_steps} steps left",
+                            expected=f"one for the {updates} updates of this run",
+                            fix=f"Build it with total_steps={updates}, or ask for fewer epochs.")
+
+
 def end_of_epoch(scheduler: Any, watched: float | None) -> None:
     """Move a per-epoch schedule; ReduceLROnPlateau waits for an epoch that has the watched number."""
     if not isinstance(scheduler, torch_schedulers.ReduceLROnPlateau):
