@@ -9,13 +9,14 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "torchkeras"
 FLOORS = [  # a file imports from its own floor and those below; the first match counts
-    ("engine.checks engine.words", 0),
-    ("data metrics losses names outputs functional summary utils display.text display.plot display.screen", 1),
+    ("engine.checks engine.words engine.ending engine.together", 0),
+    ("data metrics losses names outputs functional summary display.text display.plot display.screen", 1),
     ("engine.config engine.history engine.monitor engine.run engine.state engine.means engine.modes", 2),
-    ("engine.weighing engine.preflight engine.interrupt", 3),
-    ("engine.schedule engine.step engine.epoch engine.callback engine.hardware engine.checkpoint engine.session", 4),
+    ("engine.weighing engine.preflight engine.interrupt engine.joining", 3),
+    ("engine.schedule engine.step engine.epoch engine.callback engine.hardware engine.checkpoint engine.session "
+     "engine.gradients engine.lockstep", 4),
     ("engine.loop", 5),
-    ("callbacks display.live", 6),
+    ("callbacks display.live utils", 6),
     ("arguments kerasmodel model lightmodel vlog kerascallbacks", 7),
 ]
 LAZY = {"matplotlib", "IPython", "rich", "pandas", "lightning", "pytorch_lightning", "torchmetrics", "wandb", "plotext",

@@ -27,13 +27,15 @@ from torchkeras.engine.checks import bad_type
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.history import History
+from torchkeras.engine.joining import joinable
+from torchkeras.engine.lockstep import lockstep
 from torchkeras.engine.monitor import Monitor, direction
 from torchkeras.engine.run import Run, Tools
 from torchkeras.engine.schedule import interval_of
 from torchkeras.engine.session import session
 from torchkeras.engine.state import Untouched
 from torchkeras.engine.step import StepRunner
-from torchkeras.utils import seed_everything
+from torchkeras.engine.together import Alone, join_job
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +100,7 @@ class KerasModel(nn.Module):
             class_weight: Mapping[int, float] | None = None, steps_per_epoch: int | None = None,
             validation_steps: int | None = None, initial_epoch: int = 0, clip_grad_norm: float | None = None,
             clip_grad_value: float | None = None, lr_interval: str = "auto", seed: int | None = None,
-            quiet: bool = False) -> pd.DataFrame:
+            sync_batchnorm: bool = False, find_unused_parameters: bool = False, quiet: bool = False) -> pd.DataFrame:
         """Train, watch a number, stop when it no longer improves, and keep the best weights.
 
         Each epoch goes through ``train_data``, measures on ``val_data`` and judges the monitored number. Better than
@@ -138,6 +140,9 @@ class KerasModel(nn.Module):
             lr_interval: when the scheduler moves: "step" (each update), "epoch", or "auto": OneCycleLR and CyclicLR
                 each update, ReduceLROnPlateau with the monitored number, the rest each epoch.
             seed: seeds Python, numpy and torch as the run begins.
+            sync_batchnorm: in several processes on accelerators, BatchNorm takes its means over the whole batch
+                instead of each process's part.
+            find_unused_parameters: in several processes, look in every step for parameters that got no gradient.
             quiet: show nothing.
 
         Returns:
@@ -163,7 +168,8 @@ class KerasModel(nn.Module):
             mode=mode, mixed_precision=mixed_precision, cpu=cpu, initial_epoch=initial_epoch,
             gradient_accumulation_steps=gradient_accumulation_steps, validation_freq=validation_freq,
             class_weight=class_weight, clip_grad_norm=clip_grad_norm, clip_grad_value=clip_grad_value,
-            lr_interval=lr_interval, seed=seed)
+            lr_interval=lr_interval, seed=seed, sync_batchnorm=sync_batchnorm,
+            find_unused_parameters=find_unused_parameters)
         train_data, val_data = with_validation(train_data, val_data, validation_split)
         train = batches(train_data, name="train_data", batch_size=batch_size,
                         shuffle=shufflable(train_data) if shuffle is None else shuffle, steps=steps_per_epoch)
@@ -182,15 +188,16 @@ class KerasModel(nn.Module):
         accelerator = hardware.start(mixed_precision=config.mixed_precision, cpu=config.cpu,
                                      accumulation=config.gradient_accumulation_steps)
         mode, why = direction(config.monitor, config.mode, self.higher_is_better(config.monitor))
+        together = join_job(accelerator)
         run = Run(config=config, accelerator=accelerator, monitor=Monitor(config.monitor, mode, config.patience),
-                  tools=self.tools(config, accelerator), notes=[*notes, f"monitor: {config.monitor}, {mode} ({why})"])
+                  together=together, tools=self.tools(config, accelerator, together),
+                  notes=[*notes, f"monitor: {config.monitor}, {mode} ({why})"])
         train.device = accelerator.device
         if val is not None:
             val.device = accelerator.device
-        before, callbacks = Untouched(*learners(self.net, self.loss_fn)), CallbackList(listeners, self)
-        with session(self, run, callbacks, before, train.last_batch):
-            if config.seed is not None:
-                seed_everything(config.seed)
+        before = Untouched(*learners(self.net, self.loss_fn))
+        callbacks = CallbackList(listeners, self, together.main)
+        with session(self, run, callbacks, before, train.last_batch), lockstep(self, run, train, val):
             self.optimizer.zero_grad()
             loop.fit(self, run, callbacks, checkpoint.Best(self, config.ckpt_path, before.weights), train, val)
         self.from_scratch = True
@@ -198,9 +205,10 @@ class KerasModel(nn.Module):
         frame.attrs["stop_reason"] = run.stop_reason
         return frame
 
-    def tools(self, config: FitConfig, accelerator: Accelerator) -> Tools:
+    def tools(self, config: FitConfig, accelerator: Accelerator, together: Alone) -> Tools:
         """Metrics for each stage; optimizer and scheduler, wrapped where precision or a user's own step needs it."""
-        metrics = {"train": self.metrics_dict, "val": copy.deepcopy(self.metrics_dict)}
+        train_metrics = joinable(self.metrics_dict, together.world)
+        metrics = {"train": train_metrics, "val": copy.deepcopy(train_metrics)}
         scheduler, optimizer = self.lr_scheduler, self.optimizer
         each_step = scheduler is not None and interval_of(scheduler, config.lr_interval) == "step"
         step_scheduler, epoch_scheduler = (scheduler, None) if each_step else (None, scheduler)
@@ -242,10 +250,13 @@ class KerasModel(nn.Module):
         data = batches(val_data, name="val_data", batch_size=batch_size, steps=steps)
         accelerator = self.accelerator if self.active else hardware.start(mixed_precision=mixed_precision, cpu=cpu)
         data.device = accelerator.device
-        metrics = copy.deepcopy(self.metrics_dict)
+        together = join_job(accelerator)
+        metrics = joinable(copy.deepcopy(self.metrics_dict), together.world)
         run = Run(config=config, accelerator=accelerator, monitor=Monitor("val_loss", "min"),
-                  tools=Tools({"val": metrics}))
-        with hardware.placed(accelerator.device, self.net, self.loss_fn, *metrics.values(), optimizer=self.optimizer):
+                  together=together, tools=Tools({"val": metrics}))
+        with together.watching(), hardware.placed(accelerator.device, self.net, self.loss_fn, *metrics.values(),
+                                                  optimizer=self.optimizer):
+            hardware.same_weights(together, self.net, self.loss_fn)
             return loop.measure_pass(self, run, CallbackList([], self), "val", data)
 
     def predict(self, data: Any, *, batch_size: int | None = None, output: str = "raw", with_labels: bool = False,
@@ -279,7 +290,7 @@ class KerasModel(nn.Module):
         """
         outputs.check_reading(self.loss_fn, output)
         source = batches(data, name="data", batch_size=batch_size, steps=steps)
-        found = self.predictions(source, output, cpu)
+        found = self.predictions(source, output, cpu, 1 if stream else None)
         if not stream:
             preds, labels = zip(*found, strict=True)
             found = iter([(outputs.join(list(preds)), outputs.join(list(labels)) if with_labels else None)])
@@ -287,13 +298,16 @@ class KerasModel(nn.Module):
         items = (convert((preds, labels)) if with_labels else convert(preds) for preds, labels in found)
         return items if stream else next(items)
 
-    def predictions(self, data: Batches, output: str, cpu: bool) -> Iterator[tuple[Any, Any]]:
-        """Outputs and labels batch by batch, in main memory."""
+    def predictions(self, data: Batches, output: str, cpu: bool, at_once: int | None) -> Iterator[tuple[Any, Any]]:
+        """Outputs and labels batch by batch, in main memory; several processes exchange so many at once, or all."""
         accelerator = self.accelerator if self.active else hardware.start(cpu=cpu)
         data.device = accelerator.device
-        with hardware.placed(accelerator.device, self.net, optimizer=self.optimizer):
-            for preds, labels in loop.predict(self, data):
-                yield outputs.to_cpu(outputs.read(preds, self.loss_fn, output)), outputs.to_cpu(labels)
+        together = join_job(accelerator)
+        with together.watching(), hardware.placed(accelerator.device, self.net, optimizer=self.optimizer):
+            hardware.same_weights(together, self.net)
+            own = ((outputs.to_cpu(outputs.read(preds, self.loss_fn, output)), outputs.to_cpu(labels))
+                   for preds, labels in loop.predict(self, data, together))
+            yield from together.in_turn(own, at_once)
 
     def summary(self, *args: Any, **kwargs: Any) -> Any:
         """Print the net layer by layer; the arguments are those of :func:`torchkeras.summary` without the net."""

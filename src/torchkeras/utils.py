@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import gc
-import random
 from datetime import datetime
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from torchkeras.engine.checks import one_of, whole_number
+from torchkeras.engine.state import seed_all
 
 COLOURS = {"black": 30, "red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36, "white": 37}
 
@@ -41,9 +40,7 @@ def seed_everything(seed: int, *, deterministic: bool = False) -> int:
         (False, 7, True)
     """
     whole_number("seed", seed, least=0, most=2**32 - 1)
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)  # seeds every device
+    seed_all(seed)
     if deterministic:
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)

@@ -10,9 +10,10 @@ from torch.optim import SGD
 from torch.optim import lr_scheduler as schedulers
 
 from torchkeras import History, KerasModel, devices
+from torchkeras.engine.ending import NonFiniteLoss
+from torchkeras.engine.epoch import sound
 from torchkeras.engine.means import Means
 from torchkeras.engine.monitor import Monitor, direction
-from torchkeras.engine.run import NonFiniteLoss
 from torchkeras.engine.schedule import interval_of
 
 
@@ -110,7 +111,7 @@ def test_reduce_on_plateau_gets_the_watched_number():
 
 
 def test_means_find_the_first_loss_that_is_not_finite():
-    means = Means(guarded=True)
+    means = Means(alarm=sound)
     losses = [1.0] * 199 + [math.nan] + [1.0] * 99
 
     def feed():

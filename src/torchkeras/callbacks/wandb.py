@@ -22,6 +22,8 @@ class WandbCallback(Callback):
         >>> model.fit(train, callbacks=[WandbCallback("digits")])  # doctest: +SKIP
     """
 
+    main_only = True
+
     def __init__(self, project: str | None = None) -> None:
         try:
             import wandb

@@ -173,7 +173,9 @@ def call(net: nn.Module, features: Any) -> Any:
 
 def _call_with_dict(net: nn.Module, features: Mapping[Any, Any]) -> Any:
     try:
-        signature = inspect.signature(net.forward)
+        # what wraps a net for several devices takes anything and passes it on
+        inner = net.module if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else net
+        signature = inspect.signature(inner.forward)
     except (TypeError, ValueError):  # compiled code can hide its signature
         return net(**features)
     if _binds(lambda: signature.bind(**features)):

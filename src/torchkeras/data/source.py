@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from torchkeras.data.batch import size, to_device
 from torchkeras.data.kinds import loader_of
+from torchkeras.data.share import Share, Sharing
 from torchkeras.engine.checks import bad_value, message, whole_number
 
 
@@ -72,6 +73,7 @@ class Batches:
         length: Batches an epoch, None when not known.
         samples: Samples an epoch, None when not known.
         last_batch: Samples of an epoch's last batch, None when not known.
+        share: Of several processes, this one's share of the batch in hand; None where there is one process.
 
     Raises:
         ValueError: The source is known to have no batch, or fewer than ``steps``.
@@ -97,15 +99,37 @@ class Batches:
                             fix="Ask for fewer steps, or pass an iterable that goes on.")
         self.length = available if self.steps is None else self.steps
         self.samples, self.last_batch = _count(source, self.length)
+        self.sharing: Sharing | None = None
+        self.divide = False
+        self.share: Share | None = None
         self._has_given = False
+
+    def share_between(self, together: Any, *, divide: bool) -> None:
+        """Give this process its share of each pass only: a part of every batch, or whole batches in turn."""
+        self.divide = divide
+        if together.world > 1 and (self.sharing is None or self.sharing.together is not together):
+            self.sharing = Sharing(self.source, self.name, self.steps, together)
+
+    @property
+    def own_length(self) -> int | None:
+        """Batches of a pass in this process, None when not known."""
+        if self.length is None or self.sharing is None or self.divide:
+            return self.length
+        return len(range(self.sharing.together.rank, self.length, self.sharing.together.world))
 
     def __iter__(self) -> Iterator[Any]:
         has_given_now = False
-        for batch in islice(self.source, self.steps):
+        for batch in islice(self.source, self.steps) if self.sharing is None else self._shared(self.sharing):
             has_given_now = self._has_given = True
             yield batch if self.device is None else to_device(batch, self.device)
-        if not has_given_now:
+        if not (has_given_now if self.sharing is None else self.sharing.given):
             raise _out_of_data(self.name) if self._has_given else _no_batch(self.name, self.source)
+        self._has_given = True
+
+    def _shared(self, sharing: Sharing) -> Iterator[Any]:
+        for share, batch in sharing.shares(self.divide):
+            self.share = share
+            yield batch
 
     def __len__(self) -> int:
         if self.length is None:

@@ -29,6 +29,8 @@ class LiveProgress(Callback):
         >>> model.fit(train, quiet=True, callbacks=[LiveProgress(write=lines.append)])  # doctest: +SKIP
     """
 
+    main_only = True
+
     def __init__(self, plot: bool = True, write: Callable[[str], object] | None = None,
                  clock: Callable[[], float] = time.perf_counter) -> None:
         self.plot, self.write, self.clock = plot, write, clock

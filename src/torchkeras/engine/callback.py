@@ -15,7 +15,9 @@ class Callback:
     """Hears about a run: override the moments you care about; the rest cost nothing.
 
     Each moment gets one argument, ``model``; what is happening is in ``model.run``, and ``model.run.stop("why")``
-    ends the run in good order. Any object with one of these methods is a listener, subclass or not.
+    ends the run in good order. Any object with one of these methods is a listener, subclass or not. Of several
+    processes each has its listeners; ``main_only = True`` on a class leaves those in the first process alone, for what
+    writes a file or draws.
 
     Example:
         >>> class Budget(Callback):
@@ -23,6 +25,8 @@ class Callback:
         ...         if model.run.trained == 1000:
         ...             model.run.stop("1000 steps are enough")
     """
+
+    main_only: bool = False  # of several processes, only the first hears; its run.stop counts for all
 
     def on_fit_start(self, model: Any) -> None:
         """Everything is checked and in place; no batch has been read."""
@@ -49,8 +53,9 @@ class Callback:
 class CallbackList:
     """Tells every listener about a moment, in the order in which they were given."""
 
-    def __init__(self, listeners: Iterable[Any], model: Any) -> None:
-        self.listeners, self.model = list(listeners), model
+    def __init__(self, listeners: Iterable[Any], model: Any, main: bool = True) -> None:
+        self.model = model
+        self.listeners = [one for one in listeners if main or not getattr(one, "main_only", False)]
         self.hooks = {moment: [hook for one in self.listeners if (hook := overridden(one, moment))]
                       for moment in MOMENTS}
 

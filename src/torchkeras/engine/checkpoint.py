@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchkeras.engine import hardware
 from torchkeras.engine.checks import bad_type, bad_value
 from torchkeras.engine.state import Weights
 
@@ -170,16 +171,20 @@ class Best:
         """The weights of this moment are the best: copy them, and write them through the model's ``save_ckpt``."""
         if not self.loads_itself:
             self.weights = Weights(*self.weights.modules)
-        if self.path is not None:
-            self.model.save_ckpt(self.path, accelerator=self.model.accelerator)
+        together = self.model.run.together
+        with together.same_fate():
+            if self.path is not None and together.main:
+                self.model.save_ckpt(self.path, accelerator=self.model.accelerator)
         self.kept = True
 
     def restore(self) -> None:
         """Put the best weights back into the net."""
-        if self.kept and self.loads_itself:
-            self.model.load_ckpt(self.path)
-        else:
+        together = self.model.run.together
+        if not (self.kept and self.loads_itself):
             self.weights.restore()
+        elif together.main:  # the file may be on the disk of process 0 only
+            self.model.load_ckpt(self.path)
+        hardware.same_weights(together, *self.weights.modules)
 
     @property
     def loads_itself(self) -> bool:

@@ -30,6 +30,8 @@ class FitConfig:
     clip_grad_value: float | None = None
     lr_interval: str = "auto"
     seed: int | None = None
+    sync_batchnorm: bool = False
+    find_unused_parameters: bool = False
 
     def __post_init__(self) -> None:
         whole_number("epochs", self.epochs, least=1)

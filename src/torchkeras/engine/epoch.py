@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
+from torch import Tensor
+
 from torchkeras.data import batch as batches
-from torchkeras.engine import hardware
+from torchkeras.engine import gradients, hardware, joining
 from torchkeras.engine.callback import CallbackList
+from torchkeras.engine.ending import NonFiniteLoss, PassEnded, Request
 from torchkeras.engine.means import Means, number
-from torchkeras.engine.run import PassEnded, Run
+from torchkeras.engine.run import Run
+from torchkeras.engine.together import Alone
 from torchkeras.engine.words import Logs, Metric, StepOutput
 
 
@@ -26,7 +32,10 @@ class EpochRunner:
         self.step_runner, self.quiet = step_runner, quiet
         self.stage, self.accelerator, self.net = step_runner.stage, step_runner.accelerator, step_runner.net
         self.metrics_dict = step_runner.metrics_dict
-        self.losses = Means(summed(step_runner), guarded=self.stage == "train")
+        self.together = getattr(step_runner, "together", Alone())
+        alarm = getattr(step_runner, "alarm", sound) if self.stage == "train" else None
+        self.losses = Means(summed(step_runner), alarm)
+        self.counted: list[int] = []  # of several processes: the numbers of the batches that count here
         self.last: Logs = {}
 
     def __call__(self, loader: Iterable[Any]) -> dict[str, float]:
@@ -48,6 +57,9 @@ class EpochRunner:
         """
         size, training = self.accelerator.gradient_accumulation_steps, self.stage == "train"
         count = getattr(self.step_runner, "count", batches.size)
+        if self.together.world > 1:
+            yield from self.shares(loader, size, count)
+            return
         if size == 1 or not training:
             yield from ((batch, count(batch)) for batch in loader)
             return
@@ -61,16 +73,58 @@ class EpochRunner:
                 yield batch, parts
         hardware.micro_batch(self.accelerator, size, last=True)
 
+    def shares(self, loader: Any, size: int, count: Callable[[Any], Any]) -> Iterator[tuple[Any, Any]]:
+        """The same in one of several processes: its shares of the batches, and what each of them counts."""
+        source = ((batch, loader.share) for batch in loader)
+        while window := list(islice(source, size if self.stage == "train" else 1)):
+            counts = [count(batch) if share.samples else 0 for batch, share in window]
+            scale = len(window) * window[0][1].whole / self.together.world  # common to all processes
+            for position, (batch, share) in enumerate(window):
+                self.step_runner.idle = not share.samples
+                if share.samples:
+                    self.counted.append(share.number)
+                if self.stage == "train":
+                    self.weigh(counts[:position + 1], scale, last=position + 1 == len(window))
+                yield batch, counts[position]
+        if self.stage == "train":
+            hardware.micro_batch(self.accelerator, size, last=True)
+
+    def weigh(self, counts: list[Any], scale: float, last: bool) -> None:
+        """What the newest part of a window is to be divided by, and what all its parts so far weigh."""
+        parts, weight = counts[-1] / scale, sum(counts) / scale
+        if self.losses.summed:
+            parts, weight = bool(counts[-1]), 1 / self.together.world
+        divisor = 1 / parts if isinstance(parts, Tensor) or parts else math.inf
+        hardware.micro_batch(self.accelerator, divisor, last)
+        gradients.weigh(self.step_runner, weight, last)
+
     def row(self) -> dict[str, float]:
         """The numbers so far: mean losses, metrics, and what else the last step told."""
+        if self.together.world > 1:
+            told = {name: number(name, value) for name, value in self.last.items()}
+            packs = {name: joining.packed(metric) for name, metric in self.metrics_dict.items()}
+            return self.together.decide(self.joined, (self.losses.sums(), packs, self.counted, told))
         row = {**self.losses.result(), **metric_values(self.metrics_dict, self.stage)}
         return row | {name: number(name, value) for name, value in self.last.items() if name not in row}
+
+    def joined(self, parts: list[Any]) -> dict[str, float]:
+        """The row of all processes together, from what each of them counted."""
+        losses, packs, counted, told = zip(*parts, strict=True)
+        metrics = {name: joining.joined(metric, [pack[name] for pack in packs], list(counted))
+                   for name, metric in self.metrics_dict.items()}
+        row = {**self.losses.of(list(losses)), **metric_values(metrics, self.stage)}
+        return row | {name: value for name, value in told[0].items() if name not in row}
 
     def running(self) -> dict[str, float]:
         """The numbers to show while running, leaving out metrics that are dear to compute."""
         cheap = {name: one for name, one in self.metrics_dict.items() if getattr(one, "cheap", False)}
         row = {**self.losses.result(), **metric_values(cheap, self.stage)}
         return row | {name: number(name, value) for name, value in self.last.items() if name not in row}
+
+
+def sound(error: NonFiniteLoss) -> None:
+    """What a loss that is not finite leads to in one process."""
+    raise error
 
 
 def summed(step_runner: Any) -> bool:
@@ -98,14 +152,23 @@ class Watched:
 
     def __init__(self, step: Callable[[Any], Any], run: Run, callbacks: CallbackList) -> None:
         self.step, self.run, self.callbacks = step, run, callbacks
+        self.together, self.idle = run.together, False
         hardware.place_in_pass(run.accelerator, 0)
+
+    def alarm(self, error: NonFiniteLoss) -> None:
+        """A loss was not finite: the end at once, or in all processes together."""
+        if self.together.world == 1:
+            raise error
+        self.run.ask(Request(f"{error} in process {self.together.rank}", True, error.step))
 
     def __call__(self, batch: Any) -> StepOutput:
         """Run the step, count it, tell of it."""
         run = self.run
+        if (request := run.together.gate()) is not None:
+            raise run.ended_by(request)
         if run.stage == "train" and run.step + 1 == run.steps:
             hardware.close_window(run.accelerator)
-        losses, metrics = self.step(batch)
+        losses, metrics = self.stand_in(batch) if self.idle else self.step(batch)
         run.step += 1
         run.trained += run.stage == "train"
         run.updates += run.stage == "train" and run.accelerator.sync_gradients
@@ -115,6 +178,15 @@ class Watched:
         if run.stop_reason is not None and run.step != run.steps:
             raise PassEnded
         return StepOutput(losses, metrics)
+
+    def stand_in(self, batch: Any) -> StepOutput:
+        """A step for the sake of the other processes, which wait for its gradients: it counts nowhere."""
+        step: Any = self.step
+        metrics, step.metrics_dict = step.metrics_dict, copy.deepcopy(step.metrics_dict)
+        try:
+            return self.step(batch)
+        finally:
+            step.metrics_dict = metrics
 
     def __getattr__(self, name: str) -> Any:
         if name == "step" or name.startswith("__"):  # copying asks before there is a step

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from torchkeras.engine.checks import bad_value
+from torchkeras.engine.together import Alone
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -29,15 +30,28 @@ def start(*, mixed_precision: str = "no", cpu: bool = False, accumulation: int =
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState, GradientState, PartialState
 
+    # left to itself, accelerate takes processes that were launched without a device of theirs for lone ones
+    cpu = cpu or (launched() and not has_device_for_each())
     if mixed_precision == "fp16" and (cpu or not torch.accelerator.is_available()):
         raise bad_value("mixed_precision", received="'fp16' on the CPU", expected="'no' or 'bf16' there",
                         fix="fp16 needs an accelerator.")
     # accelerate keeps the first precision, device and accumulation of a process for good; a fresh dict for each
     # Accelerator leaves those that are still at work with the state they were made with
     with ONE_AT_A_TIME:
-        for state in (AcceleratorState, GradientState, *(() if "LOCAL_RANK" in os.environ else (PartialState,))):
+        for state in (AcceleratorState, GradientState, *(() if launched() else (PartialState,))):
             state._shared_state = type(state._shared_state)()
         return Accelerator(mixed_precision=mixed_precision, cpu=cpu, gradient_accumulation_steps=accumulation)
+
+
+def launched() -> bool:
+    """Whether torchrun, accelerate or ``fit_ddp`` started this process as one of a job."""
+    return "LOCAL_RANK" in os.environ
+
+
+def has_device_for_each() -> bool:
+    """Whether the accelerators here are of a kind that several processes can share out; Apple's is one device."""
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return kind is not None and kind.type != "mps"
 
 
 @contextmanager
@@ -107,6 +121,21 @@ def place_in_pass(accelerator: Accelerator, done: int) -> None:
 def close_window(accelerator: Accelerator) -> None:
     """Let the step update, however short its window is: no batch follows in this pass."""
     accelerator.gradient_state._set_sync_gradients(True)
+
+
+def same_weights(together: Alone, *modules: Any) -> None:
+    """The weights and buffers of process 0 in every process."""
+    for module in modules if together.world > 1 else ():
+        for value in module.state_dict().values() if isinstance(module, nn.Module) else ():
+            if isinstance(value, Tensor):
+                torch.distributed.broadcast(value.detach(), src=0)
+
+
+def same_buffers(together: Alone, net: nn.Module) -> None:
+    """The buffers of process 0 in every process, such as the running means of BatchNorm."""
+    if together.world > 1:
+        for buffer in net.buffers():
+            torch.distributed.broadcast(buffer.detach(), src=0)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Ctrl-C: the first press ends the run in good order, the second at once."""
+"""Ctrl-C and SIGTERM: the first ends the run in good order, a second Ctrl-C at once."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from torchkeras.engine.ending import Request
 from torchkeras.engine.run import Run
 
 
 @contextmanager
-def ctrl_c(run: Run) -> Iterator[None]:
-    """Listen for Ctrl-C during a run; afterwards the old handler is back.
+def signals(run: Run) -> Iterator[None]:
+    """Listen for Ctrl-C and SIGTERM during a run; afterwards the old handlers are back.
 
     Python delivers signals to the main thread alone: elsewhere nothing is installed.
     """
@@ -27,8 +28,13 @@ def ctrl_c(run: Run) -> Iterator[None]:
         run.interrupted = True
         run.stop("interrupted by Ctrl-C")
 
-    before = signal.signal(signal.SIGINT, pressed)
+    def terminated(number: int, frame: FrameType | None) -> None:
+        run.ask(Request("terminated by SIGTERM", exit_code=128 + number))  # what a shell reports of such an end
+
+    before = {number: signal.signal(number, handler)
+              for number, handler in ((signal.SIGINT, pressed), (signal.SIGTERM, terminated))}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before if before is not None else signal.default_int_handler)
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

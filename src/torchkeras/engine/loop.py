@@ -10,14 +10,16 @@ import torch
 
 from torchkeras.data import Batches, OutOfData
 from torchkeras.data import batch as batches
-from torchkeras.engine import schedule
+from torchkeras.engine import hardware, schedule
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.checkpoint import Best
+from torchkeras.engine.ending import NonFiniteLoss, PassEnded, Request
 from torchkeras.engine.epoch import Watched
 from torchkeras.engine.modes import evaluating
 from torchkeras.engine.monitor import check_monitor
-from torchkeras.engine.run import NonFiniteLoss, PassEnded, Run
+from torchkeras.engine.run import Run
 from torchkeras.engine.step import StepRunner
+from torchkeras.engine.together import Alone
 from torchkeras.engine.words import Stage
 
 
@@ -34,7 +36,7 @@ def fit(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batche
         except (PassEnded, OutOfData) as end:
             run.history.discard()  # the row of an epoch that was not finished
             run.diverged = isinstance(end, NonFiniteLoss)
-            run.stop(where(run, end))
+            run.heed(Request(where(run, end)))
     if best.kept or run.diverged:
         best.restore()
     callbacks.announce("on_fit_end")
@@ -48,6 +50,7 @@ def one_epoch(model: Any, run: Run, callbacks: CallbackList, best: Best, train: 
     row = train_pass(model, run, callbacks, train)
     run.history.record(row)
     callbacks.announce("on_train_epoch_end")
+    run.heed(run.together.agree())
     if val is not None and run.validates and run.stop_reason is None:
         row |= measure_pass(model, run, callbacks, "val", val)
         run.history.record(row)
@@ -55,6 +58,7 @@ def one_epoch(model: Any, run: Run, callbacks: CallbackList, best: Best, train: 
     if run.tools.epoch_scheduler is not None and run.epoch > 0:
         schedule.end_of_epoch(run.tools.epoch_scheduler, row.get(run.monitor.name))
     callbacks.announce("on_validation_epoch_end")
+    run.heed(run.together.agree())
 
 
 def train_pass(model: Any, run: Run, callbacks: CallbackList, data: Batches) -> dict[str, float]:
@@ -62,7 +66,9 @@ def train_pass(model: Any, run: Run, callbacks: CallbackList, data: Batches) -> 
     if run.epoch == 0:
         return measure_pass(model, run, callbacks, "train", data)
     with torch.enable_grad():
-        return one_pass(model, run, callbacks, "train", data, learning=True)
+        row = one_pass(model, run, callbacks, "train", data, learning=True)
+    hardware.same_buffers(run.together, model.net)
+    return row
 
 
 def measure_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, data: Batches) -> dict[str, float]:
@@ -74,26 +80,34 @@ def measure_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, da
 def one_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, data: Batches, *,
              learning: bool) -> dict[str, float]:
     """A step for each batch; the numbers of the pass."""
-    run.stage, run.step, run.steps, run.logs = stage, 0, data.length, {}
+    data.share_between(run.together, divide=learning)
+    run.stage, run.step, run.steps, run.logs = stage, 0, data.own_length, {}
     step = build_step(model, run, stage, learning)
     epoch_runner = model.EpochRunner(Watched(step, run, callbacks), True)
     run.running = getattr(epoch_runner, "running", dict)
     try:
-        return epoch_runner(data)
+        row = epoch_runner(data)
     except RuntimeError as error:
         if run.interrupted and "DataLoader worker" in str(error):
-            raise PassEnded from error  # Ctrl-C reaches the workers too, and they leave at once
+            # Ctrl-C reaches the workers too, and they leave at once
+            raise (PassEnded if run.together.world == 1 else KeyboardInterrupt) from error
         raise
+    if (request := run.together.agree()) is not None:
+        end = run.ended_by(request)
+        if request.diverged:
+            raise end
+    return run.together.from_main(row)
 
 
 def build_step(model: Any, run: Run, stage: Stage, learning: bool) -> Any:
     """A step for one pass, ours or the user's: the keywords are a contract with steps that users have written."""
     tools = run.tools
-    step = model.StepRunner(net=model.net, loss_fn=model.loss_fn, accelerator=run.accelerator, stage=stage,
+    parts = {"net": model.net, "loss_fn": model.loss_fn, **(tools.replicas if learning else {})}
+    step = model.StepRunner(**parts, accelerator=run.accelerator, stage=stage,
                             metrics_dict=tools.metrics[stage], optimizer=tools.optimizer if learning else None,
                             lr_scheduler=tools.step_scheduler if learning else None, **model.step_objects)
     if isinstance(step, StepRunner):
-        step.config = run.config
+        step.config, step.together = run.config, run.together
         step.rehearsing = learning and run.trained == 0
     return step
 
@@ -106,11 +120,11 @@ def judge(run: Run, row: dict[str, float], best: Best) -> None:
         if run.monitor.see(run.epoch, row[run.monitor.name]):
             best.keep()
         if run.monitor.exhausted:
-            run.stop(f"{run.monitor.name} without improvement in {run.monitor.misses} epoch, early stopping")
+            run.heed(Request(f"{run.monitor.name} without improvement in {run.monitor.misses} epoch, early stopping"))
     for name in ("train_loss", "val_loss"):
         if not math.isfinite(row.get(name, 0.0)):
             run.diverged = True
-            run.stop(f"{name} is {row[name]} in epoch {run.epoch}")
+            run.heed(Request(f"{name} is {row[name]} in epoch {run.epoch}"))
 
 
 def first_epoch(model: Any, run: Run) -> int:
@@ -125,8 +139,9 @@ def where(run: Run, end: Exception) -> str:
     return str(end)
 
 
-def predict(model: Any, data: Batches) -> Iterator[tuple[Any, Any]]:
-    """The net's output and the labels, batch by batch."""
+def predict(model: Any, data: Batches, together: Alone) -> Iterator[tuple[Any, Any]]:
+    """The net's output and the labels, batch by batch; of several processes each gives its own."""
+    data.share_between(together, divide=False)
     for batch in data:
         features, labels, _ = batches.split(batch)
         # the mode is set for each batch: between two batches of a stream the net is the caller's

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchkeras.engine.checks import bad_value
-from torchkeras.engine.run import NonFiniteLoss
+from torchkeras.engine.ending import NonFiniteLoss
 from torchkeras.engine.words import Logs
 
 FLUSH_EVERY = 128  # steps between two reads of the device
@@ -22,9 +23,9 @@ class Means:
     waited for once in many steps, and the first loss that is not finite is still found with its step number.
     """
 
-    def __init__(self, summed: bool = False, guarded: bool = False) -> None:
+    def __init__(self, summed: bool = False, alarm: Callable[[NonFiniteLoss], None] | None = None) -> None:
         self.summed = summed  # a loss with reduction="sum" adds up; it has no mean
-        self.guarded = guarded  # whether a loss that is not finite ends the pass
+        self.alarm = alarm  # is told of the first loss that is not finite
         self.clear()
 
     def clear(self) -> None:
@@ -55,16 +56,26 @@ class Means:
         self.waiting.clear()
 
     def check(self, name: str, values: Tensor) -> None:
-        """In a guarded pass, raise at the first loss that is NaN or infinite."""
-        if self.guarded and not (finite := values.isfinite()).all():
+        """In a guarded pass, sound the alarm at the first loss that is NaN or infinite."""
+        if self.alarm is not None and not (finite := values.isfinite()).all():
             first = int((~finite).nonzero()[0])
-            raise NonFiniteLoss(f"{name} is {float(values[first])}", step=self.done + first + 1)
+            self.alarm(NonFiniteLoss(f"{name} is {float(values[first])}", step=self.done + first + 1))
 
     def result(self) -> dict[str, float]:
         """The means so far."""
+        return self.of([self.sums()])
+
+    def sums(self) -> tuple[dict[str, float], float]:
+        """The sums so far, and the weight that they are to be divided by."""
         self.flush()
-        share = 1.0 if self.summed else self.weight
-        return {name: total / share if share else math.nan for name, total in self.totals.items()}
+        return self.totals, self.weight
+
+    def of(self, parts: list[tuple[dict[str, float], float]]) -> dict[str, float]:
+        """The means over the sums of several processes."""
+        share = 1.0 if self.summed else sum(weight for _, weight in parts)
+        names = dict.fromkeys(name for totals, _ in parts for name in totals)
+        return {name: sum(totals.get(name, 0.0) for totals, _ in parts) / share if share else math.nan
+                for name in names}
 
 
 def column(values: list[Any]) -> Tensor:

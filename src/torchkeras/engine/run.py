@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchkeras.engine.config import FitConfig
+from torchkeras.engine.ending import PassEnded, Request
 from torchkeras.engine.history import History
 from torchkeras.engine.monitor import Monitor
+from torchkeras.engine.together import Alone
 from torchkeras.engine.words import Logs, Stage
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-
-class PassEnded(Exception):
-    """A stop was asked for in mid-pass; the loop catches this and ends the run in good order."""
-
-
-class NonFiniteLoss(PassEnded):
-    """A loss became NaN or infinite."""
-
-    def __init__(self, text: str, step: int | None = None) -> None:
-        super().__init__(text)
-        self.step = step  # None: the step that was running
 
 
 class Tools(NamedTuple):
@@ -35,6 +25,7 @@ class Tools(NamedTuple):
     optimizer: Any = None
     step_scheduler: Any = None  # moves with every update
     epoch_scheduler: Any = None  # moves with every epoch
+    replicas: Mapping[str, Any] = {}  # net and loss as they learn where several processes share their gradients
 
 
 @dataclass
@@ -45,6 +36,7 @@ class Run:
     accelerator: Accelerator
     monitor: Monitor
     tools: Tools
+    together: Alone = field(default_factory=Alone)  # the processes of the job: rank, world, main
     history: History = field(default_factory=History)
     notes: list[str] = field(default_factory=list)  # what a reader should know before the first epoch
     stage: Stage = "train"
@@ -57,13 +49,36 @@ class Run:
     stop_reason: str | None = None
     interrupted: bool = False  # by Ctrl-C
     diverged: bool = False  # a loss was not finite, so the weights of this moment are worth nothing
+    exit_code: int = 0  # how the program ends once the run has, on SIGTERM
     active: bool = False
     started: float = field(default_factory=time.perf_counter)
     running: Callable[[], dict[str, float]] = dict  # the numbers of this pass so far
 
     def stop(self, reason: str) -> None:
-        """Ask for the end: the step in hand is finished, the best weights come back, ``fit`` returns."""
-        self.stop_reason = self.stop_reason or reason
+        """Ask for the end: the step in hand is finished, the best weights come back, ``fit`` returns.
+
+        Of several processes, any one can ask: they agree on the step, and all end there with its reason.
+        """
+        self.ask(Request(reason))
+
+    def ask(self, request: Request) -> None:
+        """Ask for the end in a certain way; several processes agree before any of them heeds it."""
+        if self.together.world == 1:
+            self.heed(request)
+        else:
+            self.together.request = self.together.request or request
+
+    def heed(self, request: Request | None) -> None:
+        """End, if there is a request: where all processes do."""
+        if request is not None:
+            self.stop_reason = self.stop_reason or request.reason
+            self.exit_code = self.exit_code or request.exit_code
+
+    def ended_by(self, request: Request) -> PassEnded:
+        """What ends the pass on behalf of a request that all processes agreed on."""
+        if not request.diverged:
+            self.heed(request)
+        return request.as_error()
 
     def numbers(self) -> dict[str, float]:
         """The numbers of this pass so far. This waits for the device: call it seldom."""

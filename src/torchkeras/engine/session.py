@@ -8,21 +8,25 @@ from typing import Any
 
 from torchkeras.engine import hardware, modes, preflight
 from torchkeras.engine.callback import CallbackList
-from torchkeras.engine.interrupt import ctrl_c
+from torchkeras.engine.interrupt import signals
 from torchkeras.engine.run import Run
-from torchkeras.engine.state import Untouched
+from torchkeras.engine.state import Untouched, seed_all, streams
 
 
 @contextmanager
 def session(model: Any, run: Run, callbacks: CallbackList, before: Untouched,
             last_batch: int | None) -> Iterator[None]:
-    """Device, modes, Ctrl-C; a run that fails before its first update leaves weights and random state as they were."""
+    """Device, modes, signals; a run that fails before its first update leaves weights and random state as they were."""
     previous, model.run, run.active = model.run, run, True
     metrics = [metric for one in run.tools.metrics.values() for metric in one.values()]
-    with (ctrl_c(run), modes.training(model.net), preflight.batchnorm_watch(model.net, last_batch),
+    with (signals(run), run.together.watching(), modes.training(model.net),
+          preflight.batchnorm_watch(model.net, smallest_part(last_batch, run.together.world)),
           hardware.placed(run.accelerator.device, model.net, model.loss_fn, *metrics, optimizer=model.optimizer)):
         try:
-            yield
+            if run.config.seed is not None:
+                seed_all(run.config.seed)
+            with streams(run.together):
+                yield
         except BaseException as error:
             tell(callbacks, error)
             if run.updates == 0:
@@ -31,6 +35,13 @@ def session(model: Any, run: Run, callbacks: CallbackList, before: Untouched,
             raise
         finally:
             run.active, run.running, run.logs = False, dict, {}  # holds on to no batch, step or listener
+    if run.exit_code:
+        raise SystemExit(run.exit_code)
+
+
+def smallest_part(batch: int | None, world: int) -> int | None:
+    """Samples in the smallest part of a batch, where every process has one."""
+    return None if batch is None else max(batch // world, 1)
 
 
 def tell(callbacks: CallbackList, error: BaseException) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import random
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from torchkeras.engine.together import Alone
 
 
 def weights_of(net: nn.Module) -> dict[str, Tensor]:
@@ -29,6 +34,31 @@ def put_random_states(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if states["cuda"]:
         torch.cuda.set_rng_state_all(states["cuda"])
+
+
+@contextmanager
+def streams(together: Alone) -> Iterator[None]:
+    """Random numbers of its own for each process but the first, so that no two drop the same units; one stream after.
+
+    Process 0 goes on with its own, so that what it draws is what a single process would.
+    """
+    if together.world == 1:
+        yield
+        return
+    found = together.from_main(zlib.crc32(torch.get_rng_state().numpy().tobytes()))
+    if not together.main:
+        seed_all((found + together.rank) % 2**32)
+    yield
+    common = together.from_main({**random_states(), "cuda": []})
+    if not together.main:
+        put_random_states(common)
+
+
+def seed_all(seed: int) -> None:
+    """Seed Python, numpy and torch on every device."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 class Weights:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from torchkeras.data import batch as batches
-from torchkeras.engine import preflight, weighing
+from torchkeras.engine import gradients, preflight, weighing
 from torchkeras.engine.config import FitConfig
-from torchkeras.engine.run import NonFiniteLoss
+from torchkeras.engine.ending import NonFiniteLoss, Request
+from torchkeras.engine.together import Alone
 from torchkeras.engine.words import Logs, Stage, StepOutput
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class StepRunner:
     """
 
     config: FitConfig = FitConfig()  # set by the loop before the first batch
+    together: Alone = Alone()  # the processes of the job, set by the loop too
     rehearsing = False  # True for the first training batch of a run: it is looked at before anything is updated
 
     def __init__(self, net: nn.Module, loss_fn: Any, accelerator: Accelerator, stage: Stage = "train",
@@ -39,24 +41,34 @@ class StepRunner:
         self.metrics_dict = dict(metrics_dict or {})
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.training = stage == "train" and optimizer is not None
-        self.plain = accelerator.num_processes == 1 and accelerator.mixed_precision == "no"
+        self.plain = accelerator.mixed_precision == "no"
 
     def __call__(self, batch: Any) -> StepOutput:
         """Forward, loss, backward, update, measure."""
-        with self.autocast():
-            preds, labels, *weights = self.forward(batch)
-            if self.rehearsing:
-                preflight.check_labels(self.loss_fn, preds, labels)
-            loss = self.loss(preds, labels, *weights)
-        if self.rehearsing:
-            preflight.check_loss(loss, self.net, batch)
-            preflight.check_metrics(self.metrics_dict, weighing.scores(preds), labels)
-            self.rehearsing = False
+        preds, labels, loss = self.rehearse(batch) if self.rehearsing else self.try_out(batch)
         if self.training:
             self.guard(loss)
             self.backward(loss)
             self.update()
         return self.measure(loss, preds, labels)
+
+    def try_out(self, batch: Any) -> tuple[Any, Any, Tensor]:
+        """Predictions, labels and loss of a batch."""
+        with self.autocast():
+            preds, labels, *weights = self.forward(batch)
+            if self.rehearsing:
+                preflight.check_labels(self.loss_fn, preds, labels)
+            return preds, labels, self.loss(preds, labels, *weights)
+
+    def rehearse(self, batch: Any) -> tuple[Any, Any, Tensor]:
+        """The same for the first batch, which is looked at for mistakes while nothing has changed yet."""
+        with self.together.same_fate():
+            preds, labels, loss = self.try_out(batch)
+            preflight.check_loss(loss, self.net, batch)
+            preflight.check_metrics(self.metrics_dict, weighing.scores(preds), labels)
+            gradients.check_reached(self, loss)
+        self.rehearsing = False
+        return preds, labels, loss
 
     def forward(self, batch: Any) -> tuple[Any, ...]:
         """Take the batch apart and run the net: ``(preds, labels)``, or ``(preds, labels, sample weights)``."""
@@ -91,6 +103,7 @@ class StepRunner:
         self.learning_rate = self.optimizer.param_groups[0]["lr"]
         if not self.accelerator.sync_gradients:
             return
+        gradients.check_sound(self)
         if self.config.clip_grad_norm is not None:
             self.accelerator.clip_grad_norm_(self.net.parameters(), self.config.clip_grad_norm)
         if self.config.clip_grad_value is not None:
@@ -117,7 +130,11 @@ class StepRunner:
     def guard(self, loss: Tensor) -> None:
         """Stop before a loss that is not finite spoils the weights; reading it costs nothing on a CPU only."""
         if loss.is_cpu and not math.isfinite(value := loss.item()):
-            raise NonFiniteLoss(f"{self.stage}_loss is {value}")
+            if self.together.world == 1:
+                raise NonFiniteLoss(f"{self.stage}_loss is {value}")
+            if not math.isinf(self.accelerator.gradient_accumulation_steps):  # else no label counts: 0/0, times 0
+                gradients.spoil(self)  # the other processes wait for these gradients: all stop before the update
+                self.together.request = Request(f"{self.stage}_loss is {value} in process {self.together.rank}", True)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision where it was asked for."""

@@ -1,0 +1,34 @@
+"""Ways in which a run ends before its last epoch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class PassEnded(Exception):
+    """A stop was asked for in mid-pass; the loop catches this and ends the run in good order."""
+
+
+class NonFiniteLoss(PassEnded):
+    """A loss became NaN or infinite."""
+
+    def __init__(self, text: str, step: int | None = None) -> None:
+        super().__init__(text)
+        self.step = step  # None: the step that was running
+
+
+class ProcessFailed(RuntimeError):
+    """Another process of the job failed, so this one had to end too."""
+
+
+class Request(NamedTuple):
+    """A wish to end the run, as one process has it."""
+
+    reason: str
+    diverged: bool = False
+    step: int | None = None  # where a loss was not finite
+    exit_code: int = 0  # how the program ends after the run, on SIGTERM
+
+    def as_error(self) -> PassEnded:
+        """What ends a pass on behalf of this request."""
+        return NonFiniteLoss(self.reason, self.step) if self.diverged else PassEnded(self.reason)

@@ -1,0 +1,142 @@
+"""Gradients of several processes: the mean over all samples, whoever computed them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
+
+from torchkeras.engine.checks import bad_value
+from torchkeras.engine.ending import NonFiniteLoss
+
+
+class Rider:
+    """Adds up gradients over processes and divides them by what they are a mean over.
+
+    Equal parts are the exception: the last batch is short, labels are ignored, classes have weights. Each process
+    therefore backpropagates its loss times its weight, and the weights are added up over the processes to divide by.
+    They travel at the end of the first bucket of gradients, so that no message is sent for them alone.
+    """
+
+    def __init__(self, world: int) -> None:
+        self.weight: float | Tensor = 1 / world  # of this process's part, by a scale common to all processes
+        self.spoiled: float = 0.0  # 1 where this process's loss is not finite
+        self.sums: Tensor | None = None  # weight and spoiled, over all processes
+        self.first: Any = None  # the future of the first bucket
+
+    def reduce(self, bucket: Any) -> Future[Tensor]:
+        """The gradients of a bucket, over all processes: what DistributedDataParallel asks a communication hook for."""
+        gradients = bucket.buffer()
+        if bucket.index() > 0:
+            ready = torch.futures.collect_all([total(gradients), self.first])
+            return ready.then(lambda both: self.divided(both.value()[0].value()[0]))
+        carried = torch.stack([torch.as_tensor(one, dtype=torch.float64, device=gradients.device)
+                               for one in (self.weight, self.spoiled)])
+        if gradients.element_size() < 4:  # halves could not hold the weight exactly
+            self.sums = total(carried.float()).wait()[0]
+            self.first = total(gradients)
+            return self.first.then(lambda done: self.divided(done.value()[0]))
+        self.first = total(torch.cat([gradients, carried.to(gradients)]))
+        return self.first.then(lambda done: self.unloaded(done.value()[0], gradients))
+
+    def unloaded(self, joined: Tensor, gradients: Tensor) -> Tensor:
+        """Take the carried sums off the gradients."""
+        self.sums = joined[-2:]
+        return self.divided(gradients.copy_(joined[:-2]))
+
+    def divided(self, gradients: Tensor) -> Tensor:
+        """Sums of gradients as means."""
+        weight = self.sums[0] if self.sums is not None else torch.ones(())
+        return gradients.div_(torch.where(weight == 0, torch.ones_like(weight), weight))
+
+
+def total(tensor: Tensor) -> Any:
+    """The sum of a tensor over all processes, as a future."""
+    return distributed.all_reduce(tensor, async_op=True).get_future()
+
+
+class Replica(DistributedDataParallel):
+    """A module that learns in step with its copies in the other processes; its own attributes can be read here too."""
+
+    def __init__(self, module: nn.Module, find_unused_parameters: bool = False) -> None:
+        # Buffers are process 0's at the end of a pass: sent with every batch, they would come out the same.
+        known = inspect.signature(DistributedDataParallel).parameters
+        buffers: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in known
+                                   else "broadcast_buffers": False}
+        super().__init__(module, find_unused_parameters=find_unused_parameters, **buffers)
+        self.rider = Rider(distributed.get_world_size())
+        rider = self.rider  # a hook that held the replica itself would keep both alive for ever
+        self.register_comm_hook(None, lambda state, bucket: rider.reduce(bucket))
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "module":
+                raise
+            return getattr(self.module, name)
+
+
+def replicas(net: nn.Module, loss_fn: Any, *, find_unused_parameters: bool) -> dict[str, Any]:
+    """Net and loss as several processes train them; one that has nothing to learn stays as it is."""
+    given = {"net": net, "loss_fn": loss_fn}
+    return {name: Replica(one, find_unused_parameters) if learns(one) else one for name, one in given.items()}
+
+
+def learns(module: Any) -> bool:
+    """Whether there is a gradient to share: DistributedDataParallel refuses a module without one."""
+    return isinstance(module, nn.Module) and any(weight.requires_grad for weight in module.parameters())
+
+
+def weigh(step: Any, weight: float | Tensor, last: bool) -> None:
+    """Tell the replicas of a step what their part of a window weighs, and whether the window ends with it."""
+    for replica in replicas_of(step):
+        replica.rider.weight = weight
+        replica.require_backward_grad_sync = last
+
+
+def replicas_of(step: Any) -> Iterator[Replica]:
+    """The modules of a step that share their gradients."""
+    for module in (step.net, getattr(step, "loss_fn", None)):
+        if isinstance(module, Replica):
+            yield module
+
+
+def spoil(step: Any) -> None:
+    """Let the gradients of this window tell all processes that they are not to be used."""
+    for replica in replicas_of(step):
+        replica.rider.spoiled = 1.0
+
+
+def check_sound(step: Any) -> None:
+    """Between backward and update, on a CPU: end in all processes when the loss of any was not finite."""
+    sums = [replica.rider.sums for replica in replicas_of(step)]
+    if any(one is not None and one.is_cpu and one[1] > 0 for one in sums):
+        request = step.together.agree()
+        raise NonFiniteLoss("the loss of another process is not finite") if request is None else request.as_error()
+
+
+def check_reached(step: Any, loss: Tensor) -> None:
+    """Refuse a net of which this loss does not reach every parameter: the other processes would wait for it."""
+    if all(replica.find_unused_parameters for replica in replicas_of(step)):
+        return
+    reached, waiting = set(), [loss.grad_fn]
+    seen = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        reached.add(id(getattr(node, "variable", None)))
+        waiting += [follower for follower, _ in node.next_functions]
+    missed = [name for replica in replicas_of(step) for name, weight in replica.module.named_parameters()
+              if weight.requires_grad and id(weight) not in reached]
+    if missed:
+        raise bad_value("net", received=f"{len(missed)} parameters that get no gradient: {', '.join(missed[:5])}",
+                        expected="a gradient for each, in several processes",
+                        fix="Pass find_unused_parameters=True, or freeze them with requires_grad_(False).")

@@ -1,0 +1,116 @@
+"""Metrics of several processes as one: states are added or put together, then the number is computed once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchkeras import outputs
+from torchkeras.data.batch import to_device
+from torchkeras.metrics.base import Metric
+
+
+class Replayed:
+    """A metric of unknown make, in one of several processes: batches are kept, and one process shows it all of them.
+
+    Args:
+        metric: an object with ``update``, ``compute`` and ``reset``, whose state nobody else can join.
+    """
+
+    def __init__(self, metric: Any) -> None:
+        self.metric = metric
+        self.kept: list[Any] = []
+        self.higher_is_better = getattr(metric, "higher_is_better", None)
+
+    def update(self, preds: Any, labels: Any) -> None:
+        """Keep a batch."""
+        self.kept.append(outputs.to_cpu((preds, labels)))
+
+    def compute(self) -> Any:
+        """The number for all batches, in the order in which they were given."""
+        self.metric.reset()
+        for preds, labels in self.kept:
+            self.metric.update(preds, labels)
+        return self.metric.compute()
+
+    def reset(self) -> None:
+        """Forget the batches."""
+        self.kept = []
+
+
+def joinable(metrics: Mapping[str, Any], world: int) -> dict[str, Any]:
+    """Metrics that several processes can count with; one process takes them as they are."""
+    return {name: metric if world == 1 or isinstance(metric, Metric) or torchmetrics_of(metric) else Replayed(metric)
+            for name, metric in metrics.items()}
+
+
+def torchmetrics_of(metric: Any) -> list[Any]:
+    """The torchmetrics objects in a metric, itself or those that it is made of."""
+    if not isinstance(metric, nn.Module):
+        return []
+    return [one for one in metric.modules() if hasattr(one, "_reductions") and hasattr(one, "sync_on_compute")]
+
+
+def packed(metric: Any) -> Any:
+    """What one process counted, to be sent: sums, and lists with an item for each batch."""
+    if isinstance(metric, Replayed):
+        return metric.kept
+    if isinstance(metric, Metric):
+        return to_device([{name: getattr(metric, name) for name in (*metric.sums, *metric.lists)}], "cpu")
+    return to_device([{name: getattr(one, name) for name in one._reductions} if one._update_count else {}
+                      for one in torchmetrics_of(metric)], "cpu")
+
+
+def joined(metric: Any, packs: list[Any], counted: list[list[int]]) -> Any:
+    """A copy of a metric that counted what all processes did."""
+    whole = copy.deepcopy(metric)
+    if isinstance(whole, Replayed):
+        whole.kept = batchwise(packs, counted)
+        return whole
+    if isinstance(whole, Metric):
+        put_together(whole.cpu(), [pack[0] for pack in packs], counted, dict.fromkeys(whole.sums, torch.sum))
+        return whole
+    for one, states in zip(torchmetrics_of(whole.cpu()), zip(*packs, strict=True), strict=True):
+        used = [(state, numbers) for state, numbers in zip(states, counted, strict=True) if state]
+        put_together(one, [state for state, _ in used], [numbers for _, numbers in used], one._reductions)
+        one._to_sync = one.sync_on_compute = False  # what it would gather by itself is here
+        one._computed, one._update_count = None, 1
+    return whole
+
+
+def put_together(metric: Any, states: list[dict[str, Any]], counted: list[list[int]],
+                 reductions: Mapping[str, Any]) -> None:
+    """Set a metric's state to that of all: tensors by their reductions, lists in the order of the batches."""
+    for name in states[0] if states else ():
+        parts = [state[name] for state in states if name in state]
+        if isinstance(parts[0], Tensor):
+            reduce, stacked = reductions.get(name), torch.stack(parts)
+            value = stacked if reduce is None else reduce(stacked, dim=0) if reduce is torch.sum else reduce(stacked)
+        else:
+            value = in_order(parts, counted)
+        setattr(metric, name, value)
+
+
+def in_order(lists: list[list[Any]], counted: list[list[int]]) -> list[Any]:
+    """Items of several processes in the order in which one process would have met them."""
+    if [len(items) for items in lists] != [len(numbers) for numbers in counted]:
+        return [item for items in lists for item in items]  # not an item a batch: process after process
+    found = [(number, rank, item) for rank, (items, numbers) in enumerate(zip(lists, counted, strict=True))
+             for item, number in zip(items, numbers, strict=True)]
+    return [item for _, _, item in sorted(found, key=lambda one: one[:2])]
+
+
+def batchwise(lists: list[list[Any]], counted: list[list[int]]) -> list[Any]:
+    """The kept batches in order, the parts of a divided one joined again."""
+    numbers = in_order(counted, counted)
+    items = in_order(lists, counted)
+    if len(numbers) != len(items):
+        return items
+    groups: dict[int, list[Any]] = {}
+    for number, item in zip(numbers, items, strict=True):
+        groups.setdefault(number, []).append(item)
+    return [outputs.join(group) if len(group) > 1 else group[0] for group in groups.values()]

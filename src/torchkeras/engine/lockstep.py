@@ -1,0 +1,88 @@
+"""What makes several processes train one net: the same data, the same weights, shared gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from torchkeras.data import Batches
+from torchkeras.data.fingerprint import content
+from torchkeras.engine import gradients, hardware
+from torchkeras.engine.checks import bad_value
+from torchkeras.engine.run import Run
+
+
+@contextmanager
+def lockstep(model: Any, run: Run, train: Batches, val: Batches | None) -> Iterator[None]:
+    """In one of several processes: check that all were given the same, then share weights and gradients."""
+    if run.together.world == 1:
+        yield
+        return
+    check_same(model, run, train, val)
+    hardware.same_weights(run.together, model.net, model.loss_fn)
+    run.notes.append(f"processes: {run.together.world}, which share every batch")
+    with synchronised(model.net, run) if run.config.sync_batchnorm else each_its_own(model.net, run):
+        run.tools = run.tools._replace(replicas=gradients.replicas(
+            model.net, model.loss_fn, find_unused_parameters=run.config.find_unused_parameters))
+        try:
+            yield
+        finally:
+            run.tools = run.tools._replace(replicas={})
+
+
+def check_same(model: Any, run: Run, train: Batches, val: Batches | None) -> None:
+    """Refuse a job whose processes were given different things."""
+    weights = {name: tuple(value.shape) for name, value in model.net.state_dict().items() if hasattr(value, "shape")}
+    own = {"fit": repr(replace(run.config, ckpt_path=None)), "net": repr(weights),
+           "metrics_dict": repr(list(model.metrics_dict)), "train_data": facts(train), "val_data": facts(val)}
+    for rank, other in enumerate(run.together.gather(own)[1:], start=1):
+        for argument, value in run.together.from_main(own).items():
+            if other[argument] != value:
+                raise bad_value(argument, received=f"{shortened(other[argument])} in process {rank}",
+                                expected=f"{shortened(value)}, as in process 0",
+                                fix="Every process runs the same script: seed what is random in it before, "
+                                    "for example with torchkeras.seed_everything(0).")
+
+
+def facts(data: Batches | None) -> str:
+    """What is known of data without reading it."""
+    if data is None:
+        return "no data"
+    known = content(data.source)
+    return f"{data.length} batches, {data.samples} samples" + ("" if known is None else f" ({known})")
+
+
+def shortened(text: str) -> str:
+    """A text that fits into a message."""
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+@contextmanager
+def each_its_own(net: nn.Module, run: Run) -> Iterator[None]:
+    """BatchNorm as it is: every process normalises its own part of a batch."""
+    if any(isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm) for module in net.modules()):
+        run.notes.append("BatchNorm: each process normalises its own part of a batch; "
+                         "sync_batchnorm=True takes the whole batch")
+    yield
+
+
+@contextmanager
+def synchronised(net: nn.Module, run: Run) -> Iterator[None]:
+    """BatchNorm over the parts of all processes, with the same weights and buffers; afterwards as it was."""
+    if run.accelerator.device.type == "cpu":
+        raise bad_value("sync_batchnorm", received="True on the CPU", expected="False there",
+                        fix="torch has SyncBatchNorm for accelerators only.")
+    places = [(parent, name, child) for parent in net.modules() for name, child in parent.named_children()
+              if isinstance(child, _BatchNorm) and not isinstance(child, nn.SyncBatchNorm)]
+    for parent, name, child in places:
+        setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+    try:
+        yield
+    finally:
+        for parent, name, child in places:
+            setattr(parent, name, child)
