@@ -17,10 +17,11 @@ FLOORS = [  # a file imports from its own floor and those below; the first match
      "engine.gradients engine.lockstep", 4),
     ("engine.loop", 5),
     ("callbacks display.live utils", 6),
-    ("arguments kerasmodel model lightmodel vlog kerascallbacks", 7),
+    ("engine.launch engine.worker", 5),
+    ("arguments launched kerasmodel model lightmodel vlog kerascallbacks", 7),
 ]
 LAZY = {"matplotlib", "IPython", "rich", "pandas", "lightning", "pytorch_lightning", "torchmetrics", "wandb", "plotext",
-        "accelerate", "sklearn", "safetensors"}
+        "accelerate", "sklearn", "safetensors", "cloudpickle"}
 
 
 def files() -> list[Path]:

@@ -17,8 +17,9 @@ from torchkeras.data import Batches, split_validation
 from torchkeras.data.kinds import array_tree, is_map_dataset
 from torchkeras.engine import preflight
 from torchkeras.engine.callback import check_callbacks
-from torchkeras.engine.checks import bad_type, bad_value, did_you_mean
+from torchkeras.engine.checks import bad_type, bad_value, did_you_mean, whole_number
 from torchkeras.engine.config import FitConfig
+from torchkeras.engine.hardware import launched
 from torchkeras.engine.monitor import check_monitor
 from torchkeras.engine.schedule import check_length, interval_of
 from torchkeras.engine.step import StepRunner
@@ -32,12 +33,6 @@ def make_optimizer(optimizer: Any, net: nn.Module) -> Any:
     if not learning:
         return None
     return Adam(learning, lr=3e-4) if optimizer is None else names.optimizer(optimizer, learning)
-
-
-def learners(net: nn.Module, loss_fn: Any) -> list[nn.Module]:
-    """The modules whose weights belong to a run: the net, and a loss that has weights."""
-    with_weights = isinstance(loss_fn, nn.Module) and any(True for _ in loss_fn.parameters())
-    return [net, loss_fn] if with_weights else [net]
 
 
 def named_metrics(metrics: Any, loss_fn: Any) -> dict[str, Any]:
@@ -63,6 +58,12 @@ def unbatched(data: Any) -> bool:
 def shufflable(data: Any) -> bool:
     """Whether samples can be read in any order."""
     return array_tree(data) is not None or is_map_dataset(data)
+
+
+def starts_others(num_processes: int) -> bool:
+    """Whether processes are to be started; in one that was started itself, they are there already."""
+    whole_number("num_processes", num_processes, least=1)
+    return num_processes > 1 and not launched()
 
 
 def with_validation(train_data: Any, val_data: Any, share: float | None) -> tuple[Any, Any]:

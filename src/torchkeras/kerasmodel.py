@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from torchkeras import names, outputs
+from torchkeras import launched, names, outputs
 from torchkeras.arguments import (
-    learners,
     listening,
     make_optimizer,
     named_metrics,
     settle,
     shufflable,
+    starts_others,
     unbatched,
     with_validation,
 )
@@ -100,7 +100,8 @@ class KerasModel(nn.Module):
             class_weight: Mapping[int, float] | None = None, steps_per_epoch: int | None = None,
             validation_steps: int | None = None, initial_epoch: int = 0, clip_grad_norm: float | None = None,
             clip_grad_value: float | None = None, lr_interval: str = "auto", seed: int | None = None,
-            sync_batchnorm: bool = False, find_unused_parameters: bool = False, quiet: bool = False) -> pd.DataFrame:
+            sync_batchnorm: bool = False, find_unused_parameters: bool = False, num_processes: int = 1,
+            quiet: bool = False) -> pd.DataFrame:
         """Train, watch a number, stop when it no longer improves, and keep the best weights.
 
         Each epoch goes through ``train_data``, measures on ``val_data`` and judges the monitored number. Better than
@@ -143,6 +144,7 @@ class KerasModel(nn.Module):
             sync_batchnorm: in several processes on accelerators, BatchNorm takes its means over the whole batch
                 instead of each process's part.
             find_unused_parameters: in several processes, look in every step for parameters that got no gradient.
+            num_processes: start so many processes for this run, as :meth:`fit_ddp` does.
             quiet: show nothing.
 
         Returns:
@@ -177,7 +179,39 @@ class KerasModel(nn.Module):
             val_data, name="val_data", batch_size=batch_size if unbatched(val_data) else None,
             steps=validation_steps)
         listeners = listening(callbacks, plot=plot, wandb=wandb, quiet=quiet)
+        if starts_others(num_processes):
+            return launched.fit(self, num_processes, config, listeners, train, val)
         return self.fit_run(config, listeners, train, val)
+
+    def fit_ddp(self, num_processes: int, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        """Train in several processes, one an accelerator (or on the CPU), from a script or a notebook.
+
+        The processes share every batch, so all numbers are those of ``fit``. The processes are started afresh: it does
+        not matter what was on a GPU before, and the script needs no ``__main__`` guard. The best weights, the
+        optimizer, the history and what callbacks remember come back into this process; the display is the first
+        process's. In a script that torchrun or ``accelerate launch`` started, this is ``fit``.
+
+        Args:
+            num_processes: how many; at most the number of accelerators.
+            *args: the arguments of :meth:`fit`.
+            **kwargs: the arguments of :meth:`fit`.
+
+        Returns:
+            What :meth:`fit` returns.
+
+        Raises:
+            TypeError: the net, the loss, the data or another part cannot be sent to another process.
+            ValueError: there are not so many accelerators, or what :meth:`fit` refuses.
+            ProcessFailed: a process was killed.
+
+        Example:
+            >>> x = torch.randn(100, 3)
+            >>> model = KerasModel(torch.nn.Linear(3, 1), loss_fn="mse")
+            >>> history = model.fit_ddp(2, (x, x.sum(dim=1, keepdim=True)), epochs=2, ckpt_path=None, quiet=True)
+            >>> len(history)
+            2
+        """
+        return self.fit(*args, num_processes=num_processes, **kwargs)
 
     def fit_run(self, config: FitConfig, listeners: list[Any], train: Batches, val: Batches | None) -> pd.DataFrame:
         """One run as asked: the last checks, then the loop, then the history as a frame."""
@@ -195,7 +229,7 @@ class KerasModel(nn.Module):
         train.device = accelerator.device
         if val is not None:
             val.device = accelerator.device
-        before = Untouched(*learners(self.net, self.loss_fn))
+        before = Untouched(*self.learners())
         callbacks = CallbackList(listeners, self, together.main)
         with session(self, run, callbacks, before, train.last_batch), lockstep(self, run, train, val):
             self.optimizer.zero_grad()
@@ -217,13 +251,18 @@ class KerasModel(nn.Module):
             optimizer, step_scheduler = hardware.wrap(accelerator, optimizer, step_scheduler)
         return Tools(metrics, optimizer, step_scheduler, epoch_scheduler)
 
+    def learners(self) -> list[nn.Module]:
+        """The modules whose weights belong to a run: the net, and a loss that has weights."""
+        with_weights = isinstance(self.loss_fn, nn.Module) and any(True for _ in self.loss_fn.parameters())
+        return [self.net, self.loss_fn] if with_weights else [self.net]
+
     def higher_is_better(self, column: str) -> bool | None:
         """What a metric says of its own direction."""
         metric = self.metrics_dict.get(column.removeprefix("train_").removeprefix("val_"))
         return getattr(metric, "higher_is_better", None)
 
     def evaluate(self, val_data: Any, *, batch_size: int | None = None, steps: int | None = None,
-                 mixed_precision: str = "no", cpu: bool = False) -> dict[str, float]:
+                 mixed_precision: str = "no", cpu: bool = False, num_processes: int = 1) -> dict[str, float]:
         """Measure loss and metrics on data, with the numbers that ``fit`` would report for it.
 
         Args:
@@ -232,6 +271,7 @@ class KerasModel(nn.Module):
             steps: the number of batches to take. Default: all.
             mixed_precision: "no", "bf16", or "fp16" on an accelerator.
             cpu: stay on the CPU.
+            num_processes: start so many processes to measure with.
 
         Returns:
             ``{"val_loss": ..., "val_<metric>": ...}``.
@@ -246,8 +286,36 @@ class KerasModel(nn.Module):
             >>> sorted(model.evaluate((torch.zeros(10, 4), torch.zeros(10, 1))))
             ['val_loss']
         """
-        config = FitConfig(mixed_precision=mixed_precision, cpu=cpu)
         data = batches(val_data, name="val_data", batch_size=batch_size, steps=steps)
+        if starts_others(num_processes):
+            return launched.evaluate(self, num_processes, data, mixed_precision=mixed_precision, cpu=cpu)
+        return self.measure(data, mixed_precision, cpu)
+
+    def evaluate_ddp(self, num_processes: int, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Measure in several processes, each sample once; started as :meth:`fit_ddp` starts them.
+
+        Args:
+            num_processes: how many; at most the number of accelerators.
+            *args: the arguments of :meth:`evaluate`.
+            **kwargs: the arguments of :meth:`evaluate`.
+
+        Returns:
+            What :meth:`evaluate` returns.
+
+        Raises:
+            TypeError: the net, the loss or the data cannot be sent to another process.
+            ValueError: there are not so many accelerators, or what :meth:`evaluate` refuses.
+
+        Example:
+            >>> model = KerasModel(torch.nn.Linear(4, 1), loss_fn="mse")
+            >>> model.evaluate_ddp(2, (torch.zeros(10, 4), torch.zeros(10, 1)))  # doctest: +SKIP
+            {'val_loss': ...}
+        """
+        return self.evaluate(*args, num_processes=num_processes, **kwargs)
+
+    def measure(self, data: Batches, mixed_precision: str, cpu: bool) -> dict[str, float]:
+        """One pass that measures, outside of any run."""
+        config = FitConfig(mixed_precision=mixed_precision, cpu=cpu)
         accelerator = self.accelerator if self.active else hardware.start(mixed_precision=mixed_precision, cpu=cpu)
         data.device = accelerator.device
         together = join_job(accelerator)

@@ -87,7 +87,8 @@ class Run:
     @property
     def device(self) -> str:
         """Where the run computes, such as ``"cpu"`` or ``"cuda:0"``."""
-        return str(self.accelerator.device)
+        device = self.accelerator.device
+        return device.type if device.type == "cpu" else str(device)
 
     @property
     def validates(self) -> bool:

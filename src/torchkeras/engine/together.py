@@ -239,10 +239,10 @@ class Together(Alone):
         return ProcessFailed(self.failure or "another process ended without a word: killed, or out of memory?")
 
 
-def sendable(error: Exception | None) -> Exception | None:
+def sendable(error: BaseException | None, pickler: Any = pickle) -> BaseException | None:
     """An error in a form that other processes can raise."""
     try:
-        pickle.loads(pickle.dumps(error))
+        pickle.loads(pickler.dumps(error))
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error

@@ -1,0 +1,65 @@
+"""One process of a job that :mod:`torchkeras.engine.launch` started: ``python -m torchkeras.engine.worker FOLDER``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchkeras.engine.state import put_random_states, random_states
+from torchkeras.engine.together import sendable
+
+
+def main(folder: Path) -> int:
+    """Do the job; leave its result, or the error that ended it, in the folder."""
+    import cloudpickle
+
+    threading.Thread(target=follow, args=(os.getppid(),), daemon=True).start()
+    rank = int(os.environ["RANK"])
+    try:
+        # mapped, so that the processes share one copy of large tensors until they write to them
+        job = torch.load(folder / "job", map_location="cpu", weights_only=False, mmap=True)
+        torch.set_default_dtype(job["dtype"])
+        put_random_states(job["random"])
+        result = job["work"](**job["arguments"])
+        if rank == 0:
+            result["random"] = {**random_states(), "cuda": []}
+            with (folder / "unfinished").open("wb") as file:
+                torch.save(result, file, pickle_module=cloudpickle)
+            (folder / "unfinished").rename(folder / "result")
+    except BaseException as error:
+        leave(error, folder / f"error-{rank}")
+        return 1
+    return 0
+
+
+def leave(error: BaseException, path: Path) -> None:
+    """Write an error where the caller finds it, with the place in which it arose."""
+    import cloudpickle
+
+    traceback.print_exc()
+    where = "".join(traceback.format_exception(error))
+    sent: Any = sendable(error, cloudpickle)
+    sent.add_note(f"In process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}:\n{where}")
+    torch.save(sent, path, pickle_module=cloudpickle)
+
+
+def follow(parent: int) -> None:
+    """End when the process that started this one is gone."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    code = main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    if code == 0 and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    sys.exit(code)

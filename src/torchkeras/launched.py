@@ -1,0 +1,86 @@
+"""``fit`` and ``evaluate`` in several processes that this one starts, with everything back where it belongs."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from torchkeras.data import Batches
+from torchkeras.engine import launch
+from torchkeras.engine.config import FitConfig
+from torchkeras.engine.run import Tools
+from torchkeras.engine.state import put_random_states, random_states
+from torchkeras.engine.together import Alone
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from torchkeras.kerasmodel import KerasModel
+
+
+def fit(model: KerasModel, num_processes: int, config: FitConfig, callbacks: list[Any], train: Batches,
+        val: Batches | None) -> pd.DataFrame:
+    """Train in processes of their own; weights, optimizer, schedule, history and callbacks come back into this one."""
+    launch.check_count(num_processes, config.cpu)
+    result = start(num_processes, fitted, model, {"callbacks": callbacks, "train_data": train, "val_data": val},
+                   {"config": config})
+    for module, weights in zip(model.learners(), result["weights"], strict=True):
+        module.load_state_dict(weights)
+    for part, state in ((model.optimizer, result["optimizer"]), (model.lr_scheduler, result["lr_scheduler"])):
+        if part is not None:
+            part.load_state_dict(state)
+    for callback, state in zip(callbacks, result["callbacks"], strict=True):
+        vars(callback).update(state)
+    model.run, model.from_scratch = result["run"], True
+    put_random_states(result["random"])
+    return result["frame"]
+
+
+def fitted(model: KerasModel, config: FitConfig, callbacks: list[Any], train_data: Batches,
+           val_data: Batches | None) -> dict[str, Any]:
+    """In each process: the run, and what is to be brought back of it."""
+    frame = model.fit_run(config, callbacks, train_data, val_data)
+    run: Any = model.run
+    bare: Any = dataclasses.replace(run, accelerator=None, tools=Tools({}), together=Alone(), running=dict, logs={})
+    states = [part.state_dict() if part is not None else None for part in (model.optimizer, model.lr_scheduler)]
+    return {"frame": frame, "run": bare, "weights": [module.state_dict() for module in model.learners()],
+            "optimizer": states[0], "lr_scheduler": states[1], "callbacks": [kept(one) for one in callbacks]}
+
+
+def kept(callback: Any) -> dict[str, Any]:
+    """What a callback remembers, without what only its own process can hold."""
+    found = {}
+    for name, value in getattr(callback, "__dict__", {}).items():
+        try:
+            launch.check_sendable(name, value)
+        except TypeError:
+            continue
+        found[name] = value
+    return found
+
+
+def evaluate(model: KerasModel, num_processes: int, data: Batches, **options: Any) -> dict[str, float]:
+    """Measure in processes of their own."""
+    launch.check_count(num_processes, options["cpu"])
+    return start(num_processes, measured, model, {"data": data}, {"options": options})["numbers"]
+
+
+def measured(model: KerasModel, data: Batches, options: Mapping[str, Any]) -> dict[str, Any]:
+    """In each process: the numbers of all."""
+    return {"numbers": model.measure(data, **options)}
+
+
+def start(num_processes: int, work: Any, model: KerasModel, given: Mapping[str, Any],
+          options: Mapping[str, Any]) -> dict[str, Any]:
+    """Send a model and data to several processes; what the first one brought back."""
+    bare = copy.copy(model)
+    bare.run = None
+    parts = {"net": model.net, "loss_fn": model.loss_fn, "metrics_dict": model.metrics_dict,
+             "optimizer": model.optimizer, "lr_scheduler": model.lr_scheduler, "step_objects": model.step_objects}
+    return launch.run(num_processes, {
+        **parts, **given, "model": bare, "work": work, "arguments": {"model": bare, **given, **options},
+        "dtype": torch.get_default_dtype(), "random": random_states()})
