@@ -52,4 +52,4 @@ def digest(batch: Any) -> str:
         return leaf
 
     map_tree(add, batch)
-    return found.hexdigest()
+    return found.hexdigest()[:12]

@@ -32,6 +32,7 @@ class FitConfig:
     seed: int | None = None
     sync_batchnorm: bool = False
     find_unused_parameters: bool = False
+    fsdp: bool = False
 
     def __post_init__(self) -> None:
         whole_number("epochs", self.epochs, least=1)
@@ -45,6 +46,9 @@ class FitConfig:
         one_of("mode", self.mode, ("auto", "min", "max"))
         one_of("lr_interval", self.lr_interval, ("auto", "step", "epoch"))
         one_of("mixed_precision", self.mixed_precision, PRECISIONS)
+        if self.fsdp and self.mixed_precision == "fp16":
+            raise bad_value("mixed_precision", received="'fp16' with fsdp=True", expected="'no' or 'bf16' there",
+                            fix="torch scales fp16 gradients for whole tensors only.")
         if self.initial_epoch >= self.epochs:
             raise bad_value("initial_epoch", received=f"{self.initial_epoch} with epochs={self.epochs}",
                             expected="fewer finished epochs than epochs", fix="Pass a larger epochs.")

@@ -78,7 +78,7 @@ class EpochRunner:
         source = ((batch, loader.share) for batch in loader)
         while window := list(islice(source, size if self.stage == "train" else 1)):
             counts = [count(batch) if share.samples else 0 for batch, share in window]
-            scale = len(window) * window[0][1].whole / self.together.world  # common to all processes
+            scale = gradients.common_scale(self.step_runner, counts, len(window) * window[0][1].whole)
             for position, (batch, share) in enumerate(window):
                 self.step_runner.idle = not share.samples
                 if share.samples:
@@ -93,7 +93,7 @@ class EpochRunner:
         """What the newest part of a window is to be divided by, and what all its parts so far weigh."""
         parts, weight = counts[-1] / scale, sum(counts) / scale
         if self.losses.summed:
-            parts, weight = bool(counts[-1]), 1 / self.together.world
+            parts, weight = gradients.added_up(self.step_runner, counts[-1]), 1 / self.together.world
         divisor = 1 / parts if isinstance(parts, Tensor) or parts else math.inf
         hardware.micro_batch(self.accelerator, divisor, last)
         gradients.weigh(self.step_runner, weight, last)

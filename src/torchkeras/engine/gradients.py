@@ -82,7 +82,7 @@ class Replica(DistributedDataParallel):
             return getattr(self.module, name)
 
 
-def replicas(net: nn.Module, loss_fn: Any, *, find_unused_parameters: bool) -> dict[str, Any]:
+def replicas(net: Any, loss_fn: Any, *, find_unused_parameters: bool = False) -> dict[str, Any]:
     """Net and loss as several processes train them; one that has nothing to learn stays as it is."""
     given = {"net": net, "loss_fn": loss_fn}
     return {name: Replica(one, find_unused_parameters) if learns(one) else one for name, one in given.items()}
@@ -98,6 +98,32 @@ def weigh(step: Any, weight: float | Tensor, last: bool) -> None:
     for replica in replicas_of(step):
         replica.rider.weight = weight
         replica.require_backward_grad_sync = last
+    if is_sharded(step.net):
+        step.net.set_requires_gradient_sync(last)
+
+
+def is_sharded(net: Any) -> bool:
+    """Whether this is a net that FSDP has divided."""
+    return hasattr(net, "set_requires_gradient_sync")
+
+
+def common_scale(step: Any, counts: list[Any], samples: int) -> Any:
+    """What the counts of a window are measured by in all processes.
+
+    Any number will do that all have in common, since riders divide by the sum of the weights. FSDP has no place for
+    them in its messages and takes a plain mean over processes, so there it must be the true total, which is asked for.
+    """
+    world = distributed.get_world_size()
+    if not is_sharded(step.net):
+        return samples / world
+    total = torch.as_tensor(sum(counts), dtype=torch.float64, device=step.accelerator.device).reshape(1)
+    distributed.all_reduce(total)
+    return (total.item() or 1.0) / world if total.is_cpu else total[0] / world
+
+
+def added_up(step: Any, count: Any) -> float:
+    """The weight of a part whose loss adds up its samples."""
+    return (distributed.get_world_size() if is_sharded(step.net) else 1.0) * bool(count)
 
 
 def replicas_of(step: Any) -> Iterator[Replica]:

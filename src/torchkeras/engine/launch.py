@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def check_sendable(name: str, part: Any) -> None:
                            "made, or start the script with torchrun.") from error
 
 
-def run(num_processes: int, parts: Mapping[str, Any], write: Callable[[str], Any] | None = None) -> Any:
+def run(num_processes: int, parts: Mapping[str, Any]) -> Any:
     """Run a job in several processes on this machine; what process 0 returned, or the error that ended it."""
     with tempfile.TemporaryDirectory(prefix="torchkeras-") as name:
         folder = Path(name)
@@ -71,7 +71,7 @@ def run(num_processes: int, parts: Mapping[str, Any], write: Callable[[str], Any
         # this process keeps the store by which the others find each other, so that no port can be lost in between
         store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         workers = [start(rank, num_processes, store.port, folder) for rank in range(num_processes)]
-        readers = [threading.Thread(target=forward, args=(one, write), daemon=True) for one in workers if one.stdout]
+        readers = [threading.Thread(target=forward, args=(one,), daemon=True) for one in workers if one.stdout]
         for reader in readers:
             reader.start()
         try:
@@ -107,10 +107,11 @@ def in_terminal() -> bool:
         return False
 
 
-def forward(worker: subprocess.Popen[str], write: Callable[[str], Any] | None) -> None:
+def forward(worker: subprocess.Popen[str]) -> None:
     """Show a process's lines where this one's go: in the notebook's cell, say."""
-    for line in worker.stdout or ():
-        (write or sys.stdout.write)(line)
+    with worker.stdout or io.StringIO() as lines:
+        for line in lines:
+            sys.stdout.write(line)
 
 
 def wait(workers: list[subprocess.Popen[str]]) -> None:

@@ -14,7 +14,8 @@ from torchkeras.data import Batches
 from torchkeras.data.fingerprint import content
 from torchkeras.engine import gradients, hardware
 from torchkeras.engine.checks import bad_value
-from torchkeras.engine.run import Run
+from torchkeras.engine.run import Run, nothing
+from torchkeras.engine.shards import Shards
 
 
 @contextmanager
@@ -26,13 +27,31 @@ def lockstep(model: Any, run: Run, train: Batches, val: Batches | None) -> Itera
     check_same(model, run, train, val)
     hardware.same_weights(run.together, model.net, model.loss_fn)
     run.notes.append(f"processes: {run.together.world}, which share every batch")
-    with synchronised(model.net, run) if run.config.sync_batchnorm else each_its_own(model.net, run):
-        run.tools = run.tools._replace(replicas=gradients.replicas(
-            model.net, model.loss_fn, find_unused_parameters=run.config.find_unused_parameters))
-        try:
-            yield
-        finally:
-            run.tools = run.tools._replace(replicas={})
+    with (synchronised(model.net, run) if run.config.sync_batchnorm else each_its_own(model.net, run),
+          sharded(model, run) if run.config.fsdp else replicated(model, run)):
+        yield
+    run.tools = run.tools._replace(replicas={}, settle=nothing)
+
+
+@contextmanager
+def replicated(model: Any, run: Run) -> Iterator[None]:
+    """Every process has the whole net and shares its gradients: DistributedDataParallel."""
+    run.tools = run.tools._replace(
+        replicas=gradients.replicas(model.net, model.loss_fn,
+                                    find_unused_parameters=run.config.find_unused_parameters),
+        settle=lambda: hardware.same_buffers(run.together, model.net))
+    yield
+
+
+@contextmanager
+def sharded(model: Any, run: Run) -> Iterator[None]:
+    """Every process has a part of the weights: FSDP."""
+    shards = Shards(model.net, model.optimizer, run.accelerator.device)
+    parts = {"net": shards.divided, "loss_fn": gradients.replicas(None, model.loss_fn)["loss_fn"]}
+    run.notes.append("fsdp: the weights are divided between the processes")
+    run.tools = run.tools._replace(replicas=parts, settle=shards.gather)
+    with shards.learning():
+        yield
 
 
 def check_same(model: Any, run: Run, train: Batches, val: Batches | None) -> None:

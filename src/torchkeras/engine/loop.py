@@ -10,7 +10,7 @@ import torch
 
 from torchkeras.data import Batches, OutOfData
 from torchkeras.data import batch as batches
-from torchkeras.engine import hardware, schedule
+from torchkeras.engine import schedule
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.checkpoint import Best
 from torchkeras.engine.ending import NonFiniteLoss, PassEnded, Request
@@ -67,20 +67,20 @@ def train_pass(model: Any, run: Run, callbacks: CallbackList, data: Batches) -> 
         return measure_pass(model, run, callbacks, "train", data)
     with torch.enable_grad():
         row = one_pass(model, run, callbacks, "train", data, learning=True)
-    hardware.same_buffers(run.together, model.net)
+    run.tools.settle()
     return row
 
 
 def measure_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, data: Batches) -> dict[str, float]:
     """One pass that leaves the net as it is."""
-    with evaluating(model.net), torch.no_grad():
+    with evaluating(run.tools.replicas.get("net", model.net)), torch.no_grad():
         return one_pass(model, run, callbacks, stage, data, learning=False)
 
 
 def one_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, data: Batches, *,
              learning: bool) -> dict[str, float]:
     """A step for each batch; the numbers of the pass."""
-    data.share_between(run.together, divide=learning)
+    data.share_between(run.together, divide=learning or run.config.fsdp)
     run.stage, run.step, run.steps, run.logs = stage, 0, data.own_length, {}
     step = build_step(model, run, stage, learning)
     epoch_runner = model.EpochRunner(Watched(step, run, callbacks), True)
@@ -102,7 +102,7 @@ def one_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, data: 
 def build_step(model: Any, run: Run, stage: Stage, learning: bool) -> Any:
     """A step for one pass, ours or the user's: the keywords are a contract with steps that users have written."""
     tools = run.tools
-    parts = {"net": model.net, "loss_fn": model.loss_fn, **(tools.replicas if learning else {})}
+    parts = {"net": model.net, "loss_fn": model.loss_fn, **(tools.replicas if learning or run.config.fsdp else {})}
     step = model.StepRunner(**parts, accelerator=run.accelerator, stage=stage,
                             metrics_dict=tools.metrics[stage], optimizer=tools.optimizer if learning else None,
                             lr_scheduler=tools.step_scheduler if learning else None, **model.step_objects)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+def nothing() -> None:
+    """What settles a net that was trained itself."""
+
+
 class Tools(NamedTuple):
     """What the steps of a run are given besides net and loss."""
 
@@ -25,7 +29,8 @@ class Tools(NamedTuple):
     optimizer: Any = None
     step_scheduler: Any = None  # moves with every update
     epoch_scheduler: Any = None  # moves with every epoch
-    replicas: Mapping[str, Any] = {}  # net and loss as they learn where several processes share their gradients
+    replicas: Mapping[str, Any] = {}  # net and loss as they learn where several processes share the work
+    settle: Callable[[], None] = nothing  # after a training pass: brings the net itself up to date with them
 
 
 @dataclass

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch import nn
+
 from torchkeras.engine import hardware, modes, preflight
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.interrupt import signals
@@ -19,9 +21,11 @@ def session(model: Any, run: Run, callbacks: CallbackList, before: Untouched,
     """Device, modes, signals; a run that fails before its first update leaves weights and random state as they were."""
     previous, model.run, run.active = model.run, run, True
     metrics = [metric for one in run.tools.metrics.values() for metric in one.values()]
+    # FSDP divides a net where it is: whole, it may not fit the device
+    whole = nn.Identity() if run.config.fsdp and run.together.world > 1 else model.net
     with (signals(run), run.together.watching(), modes.training(model.net),
           preflight.batchnorm_watch(model.net, smallest_part(last_batch, run.together.world)),
-          hardware.placed(run.accelerator.device, model.net, model.loss_fn, *metrics, optimizer=model.optimizer)):
+          hardware.placed(run.accelerator.device, whole, model.loss_fn, *metrics, optimizer=model.optimizer)):
         try:
             if run.config.seed is not None:
                 seed_all(run.config.seed)

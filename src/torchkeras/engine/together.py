@@ -196,7 +196,7 @@ class Together(Alone):
             raise
         finally:
             over.set()
-            watcher.join(timeout=1)
+            watcher.join(PATIENCE)  # Python aborts when it ends while a thread waits for an answer of the store
 
     def watch(self, over: threading.Event) -> None:
         """Look into the store until the run is over; end the program if it hangs on a process that failed."""

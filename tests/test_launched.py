@@ -1,0 +1,253 @@
+"""fit_ddp and evaluate_ddp: started from a script or a notebook, with everything back where it belongs."""
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from torchkeras import Callback, KerasModel
+from torchkeras.engine.ending import ProcessFailed
+
+X = torch.randn(53, 4, generator=torch.Generator().manual_seed(0))
+Y = X.sum(dim=1, keepdim=True)
+
+
+class Remember(Callback):
+    def __init__(self):
+        self.seen, self.lock = [], None
+
+    def on_fit_start(self, model):
+        self.lock = threading.Lock()  # cannot be sent back
+
+    def on_validation_epoch_end(self, model):
+        self.seen.append(model.history.last("val_loss"))
+
+
+class Failure(Exception):
+    pass
+
+
+class Fail(Callback):
+    def on_validation_epoch_end(self, model):
+        if model.run.together.rank == 1:
+            raise Failure("in the second")
+
+
+class Die(Callback):
+    def on_validation_epoch_end(self, model):
+        if model.run.together.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def model_of(net=None):
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)) if net is None else net
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    return KerasModel(net, "mse", {"mae": "mae"}, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5))
+
+
+def fitted(how, **options):
+    model, callback = model_of(), Remember()
+    torch.manual_seed(2)
+    history = getattr(model, how)(*([2] if how == "fit_ddp" else []), (X, Y), (X[:9], Y[:9]), epochs=4, batch_size=8,
+                                  quiet=True, cpu=True, callbacks=[callback], **options)
+    return model, callback, history, torch.rand(3)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    return (fitted("fit", ckpt_path=folder / "one.pt"), fitted("fit_ddp", ckpt_path=folder / "two.pt"), folder)
+
+
+def test_fit_ddp_gives_the_history_of_fit(both):
+    (_, _, one, _), (model, _, two, _), _ = both
+    assert list(one.columns) == list(two.columns)
+    torch.testing.assert_close(torch.tensor(two.to_numpy()), torch.tensor(one.to_numpy()), rtol=1e-5, atol=1e-6)
+    assert model.history["val_loss"] == two["val_loss"].tolist()
+    assert not model.active
+
+
+def test_fit_ddp_leaves_best_weights_optimizer_and_schedule_in_the_caller(both):
+    (one, *_), (two, *_), _ = both
+    for mine, other in zip(one.net.parameters(), two.net.parameters(), strict=True):
+        torch.testing.assert_close(other, mine, rtol=1e-4, atol=1e-5)
+    assert two.lr_scheduler.state_dict()["last_epoch"] == one.lr_scheduler.state_dict()["last_epoch"] == 4
+    states = zip(one.optimizer.state.values(), two.optimizer.state.values(), strict=True)
+    assert all(other["step"] == mine["step"] > 0 for mine, other in states)
+    untrained = model_of().net
+    assert not torch.allclose(untrained[0].weight, two.net[0].weight, atol=1e-4)
+
+
+def test_fit_ddp_writes_one_file_of_weights(both):
+    _, (two, *_), folder = both
+    written = torch.load(folder / "two.pt", weights_only=True)
+    assert all(torch.equal(value, two.net.state_dict()[name]) for name, value in written.items())
+
+
+def test_what_a_callback_remembers_comes_back_but_for_what_cannot(both):
+    _, (_, callback, history, _), _ = both
+    assert callback.seen == history["val_loss"].tolist()
+    assert callback.lock is None
+
+
+def test_random_numbers_go_on_as_after_fit(both):
+    (*_, one), (*_, two), _ = both
+    assert torch.equal(one, two)
+
+
+def test_evaluate_ddp_gives_the_numbers_of_evaluate():
+    model = model_of()
+    one, two = model.evaluate((X, Y), batch_size=5), model.evaluate_ddp(2, (X, Y), batch_size=5, cpu=True)
+    assert two == pytest.approx(one, rel=1e-6)
+
+
+def test_the_users_own_error_arrives_with_the_place_where_it_arose():
+    model = model_of()
+    before = copy.deepcopy(model.net.state_dict())
+    with pytest.raises(Failure, match="in the second") as found:
+        model.fit_ddp(2, (X, Y), epochs=2, ckpt_path=None, quiet=True, cpu=True, callbacks=[Fail()])
+    note = "\n".join(found.value.__notes__)
+    assert "In process 1 of 2" in note
+    assert "test_launched.py" in note
+    assert all(torch.equal(value, before[name]) for name, value in model.net.state_dict().items())
+
+
+def test_a_process_that_is_killed_is_reported():
+    with pytest.raises(ProcessFailed, match="another process ended without a word|exit code -9"):
+        model_of().fit_ddp(2, (X, Y), epochs=2, ckpt_path=None, quiet=True, cpu=True, callbacks=[Die()])
+
+
+LOCK = threading.Lock()
+
+
+class Locked(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 1)
+        self.lock = LOCK
+
+
+class LockedData(torch.utils.data.Dataset):
+    def __init__(self):
+        self.lock = LOCK
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return X[index], Y[index]
+
+
+@pytest.mark.parametrize(("make", "data", "named"), [
+    (lambda: model_of(Locked()), (X, Y), "net"),
+    (lambda: KerasModel(nn.Linear(4, 1), lambda preds, labels: preds.mean() if LOCK else labels), (X, Y), "loss_fn"),
+    (model_of, LockedData(), "train_data"),
+])
+def test_what_cannot_be_sent_is_named(make, data, named):
+    with pytest.raises(TypeError, match=rf"^{named}: received .* that cannot be sent to another process"):
+        make().fit_ddp(2, data, epochs=1, ckpt_path=None, quiet=True, cpu=True)
+
+
+@pytest.mark.parametrize(("arguments", "error"), [
+    ((0, (X, Y)), "num_processes: received 0"),
+    ((2, (X, Y[:5])), "train_data: received"),
+    ((2, (X, Y), None, -1), "epochs: received -1"),
+])
+def test_bad_arguments_are_refused_before_a_process_is_started(arguments, error, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("a process was started"))
+    with pytest.raises((ValueError, TypeError), match=error):
+        model_of().fit_ddp(*arguments, ckpt_path=None)
+
+
+SCRIPT = textwrap.dedent("""
+    import os, sys, time, torch
+    from torch import nn
+    from torchkeras import Callback, KerasModel
+
+    class Net(nn.Module):  # defined in the script itself, which has no __main__ guard
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 1)
+
+        def forward(self, x):
+            return self.layer(x)
+
+    class Slow(Callback):
+        def on_step_end(self, model):
+            time.sleep(0.05)
+            if model.run.trained == 5 and model.run.together.main:
+                with open("started", "w") as file:
+                    file.write("yes")
+
+    x = torch.randn(4000, 4)
+    model = KerasModel(Net(), lambda preds, labels: (preds - labels).square().mean())
+    history = model.fit_ddp(2, (x, x[:, :1]), epochs=1000, ckpt_path=None, cpu=True, callbacks=[Slow()])
+    print("ended:", history.attrs["stop_reason"])
+""")
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT)
+    process = subprocess.Popen([sys.executable, str(path)], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+                               stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    end = time.monotonic() + 60
+    while not (tmp_path / "started").exists() and time.monotonic() < end and process.poll() is None:
+        time.sleep(0.05)
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def children_of(process) -> list[int]:
+    with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
+        return [int(child) for child in file.read().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def gone(pids: list[int], within: float = 15.0) -> bool:
+    end = time.monotonic() + within
+    while any(alive(pid) for pid in pids) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not any(alive(pid) for pid in pids)
+
+
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="the system does not list processes")
+
+
+@needs_proc
+def test_ctrl_c_in_the_caller_ends_all_in_good_order(script):
+    workers = children_of(script)
+    script.send_signal(signal.SIGINT)
+    printed = script.communicate(timeout=30)[0]
+    assert script.returncode == 0, printed
+    assert "ended: interrupted by Ctrl-C" in printed
+    assert "cpu is used" in printed  # the first process's display, once
+    assert printed.count("cpu is used") == 1
+    assert len(workers) == 2
+    assert gone(workers)
+
+
+@needs_proc
+def test_no_process_survives_a_caller_that_was_killed(script):
+    workers = children_of(script)
+    assert len(workers) == 2
+    script.kill()
+    assert gone(workers)
