@@ -69,10 +69,10 @@ class ArrayDataset(Dataset[Any]):
             >>> list(loader)
             [tensor([0, 1]), tensor([2, 3])]
         """
-        return DataLoader(_WholeBatches(self.tree), batch_size, shuffle, drop_last=drop_last, collate_fn=_as_it_is)
+        return DataLoader(WholeBatches(self.tree), batch_size, shuffle, drop_last=drop_last, collate_fn=as_it_is)
 
 
-class _WholeBatches(ArrayDataset):
+class WholeBatches(ArrayDataset):
     """The samples a batch at a time.
 
     Apart from ArrayDataset because torch's default collate, which a user's own DataLoader or Subset would apply,
@@ -85,7 +85,8 @@ class _WholeBatches(ArrayDataset):
         return list(batch) if type(batch) is tuple else batch
 
 
-def _as_it_is(batch: Any) -> Any:
+def as_it_is(batch: Any) -> Any:
+    """A batch that is one already."""
     return batch
 
 

@@ -93,6 +93,8 @@ def size(batch: Any) -> int:
         >>> size({"scale": torch.tensor(2.0), "image": torch.ones(5, 3)})
         5
     """
+    if type(batch) is list and batch and isinstance(batch[0], Tensor) and batch[0].ndim:
+        return batch[0].shape[0]  # what a DataLoader gives, without a walk through it
     length = _first_length(batch)
     if length is None:
         raise bad_value("batch", received=f"a {type(batch).__name__} without a tensor that has a batch dimension",

@@ -19,6 +19,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from torchkeras.data.batch import size
 from torchkeras.data.fingerprint import digest
+from torchkeras.data.memory import InMemory
 from torchkeras.data.tree import rebuild
 from torchkeras.engine.checks import bad_type, bad_value
 
@@ -45,14 +46,17 @@ class Sharing:
         name: what errors call it.
         steps: batches a pass; None means all there are.
         together: the processes, as :class:`torchkeras.engine.together.Alone` describes them.
+        memory: the fast way through the source, where there is one.
     """
 
-    def __init__(self, source: Iterable[Any], name: str, steps: int | None, together: Any) -> None:
+    def __init__(self, source: Iterable[Any], name: str, steps: int | None, together: Any,
+                 memory: InMemory | None = None) -> None:
         self.source, self.name, self.steps, self.together = source, name, steps, together
         self.waiting: deque[Share] = deque()  # the shares of batches that loader workers are still reading
         self.pick: Callable[[int, list[Any]], Any] = self.part
         self.by_number = reads_by_number(source)
-        self.loader: Any = self.reading_own_share() if self.by_number else None
+        self.memory = memory
+        self.loader: Any = self.reading_own_share() if self.by_number and memory is None else None
         self.given = 0  # batches of this pass, of all processes together
         refuse_distributed_sampler(source, name)
 
@@ -77,7 +81,7 @@ class Sharing:
     def numbered(self) -> Iterator[tuple[Share, Any]]:
         """From a loader that reads this process's samples only."""
         self.waiting.clear()
-        for batch in self.loader:
+        for batch in self.loader if self.memory is None else self.memory.batches(self):
             yield self.waiting.popleft(), batch
 
     def reading_own_share(self) -> Any:

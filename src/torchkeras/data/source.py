@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from torchkeras.data.batch import size, to_device
 from torchkeras.data.kinds import loader_of
+from torchkeras.data.memory import in_memory
 from torchkeras.data.share import Share, Sharing
 from torchkeras.engine.checks import bad_value, message, whole_number
 
@@ -99,6 +100,7 @@ class Batches:
                             fix="Ask for fewer steps, or pass an iterable that goes on.")
         self.length = available if self.steps is None else self.steps
         self.samples, self.last_batch = _count(source, self.length)
+        self.memory = in_memory(source)
         self.sharing: Sharing | None = None
         self.divide = False
         self.share: Share | None = None
@@ -108,7 +110,7 @@ class Batches:
         """Give this process its share of each pass only: a part of every batch, or whole batches in turn."""
         self.divide = divide
         if together.world > 1 and (self.sharing is None or self.sharing.together is not together):
-            self.sharing = Sharing(self.source, self.name, self.steps, together)
+            self.sharing = Sharing(self.source, self.name, self.steps, together, self.memory)
 
     @property
     def own_length(self) -> int | None:
@@ -119,9 +121,11 @@ class Batches:
 
     def __iter__(self) -> Iterator[Any]:
         has_given_now = False
-        for batch in islice(self.source, self.steps) if self.sharing is None else self._shared(self.sharing):
+        whole = islice(self.memory or self.source, self.steps)
+        stays = self.device is None or (self.memory is not None and self.memory.lives_on(self.device))
+        for batch in whole if self.sharing is None else self._shared(self.sharing):
             has_given_now = self._has_given = True
-            yield batch if self.device is None else to_device(batch, self.device)
+            yield batch if stays else to_device(batch, self.device or "cpu")
         if not (has_given_now if self.sharing is None else self.sharing.given):
             raise _out_of_data(self.name) if self._has_given else _no_batch(self.name, self.source)
         self._has_given = True

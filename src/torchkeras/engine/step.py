@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from torchkeras.data import batch as batches
@@ -103,7 +102,8 @@ class StepRunner:
         self.learning_rate = self.optimizer.param_groups[0]["lr"]
         if not self.accelerator.sync_gradients:
             return
-        gradients.check_sound(self)
+        if self.together.world > 1:
+            gradients.check_sound(self)
         if self.config.clip_grad_norm is not None:
             self.accelerator.clip_grad_norm_(self.net.parameters(), self.config.clip_grad_norm)
         if self.config.clip_grad_value is not None:
@@ -117,9 +117,8 @@ class StepRunner:
         """Let the metrics count; no number is read from the device here."""
         if self.metrics_dict:
             preds = weighing.scores(preds)
-            with torch.no_grad():
-                for metric in self.metrics_dict.values():
-                    metric.update(preds, labels)
+            for metric in self.metrics_dict.values():
+                metric.update(preds, labels)
         metrics: Logs = {"lr": self.learning_rate} if self.training else {}
         return StepOutput({f"{self.stage}_loss": loss.detach()}, metrics)
 

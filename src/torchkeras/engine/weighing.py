@@ -24,7 +24,7 @@ def mean_over(loss_fn: Any, batch: Any) -> float | Tensor:
     With class weights torch divides by the weights of the labels, with ``ignore_index`` (-100 unless set) by the labels
     that are not ignored (torch.nn.CrossEntropyLoss, "reduction").
     """
-    if not isinstance(loss_fn, (nn.CrossEntropyLoss, nn.NLLLoss)) and loss_fn not in (F.cross_entropy, F.nll_loss):
+    if not counts_labels(loss_fn):
         return batches.size(batch)
     _, labels, weights = batches.split(batch)
     if weights is not None or not isinstance(labels, Tensor) or labels.is_floating_point():
@@ -35,6 +35,13 @@ def mean_over(loss_fn: Any, batch: Any) -> float | Tensor:
     if count.is_cpu:
         return count.item()  # nothing is waited for there
     return count if count.device.type == "mps" else count.double()  # MPS has no float64
+
+
+def counts_labels(loss_fn: Any) -> bool:
+    """Whether a loss is a mean over labels, some of which it may leave out or weigh."""
+    if isinstance(loss_fn, nn.Module):
+        return isinstance(getattr(loss_fn, "module", loss_fn), (nn.CrossEntropyLoss, nn.NLLLoss))
+    return loss_fn in (F.cross_entropy, F.nll_loss)
 
 
 def weighted_loss(loss_fn: Any, preds: Any, labels: Any, weights: Tensor) -> Tensor:
@@ -90,4 +97,6 @@ def own_loss(output: Any) -> Tensor | None:
 
 def scores(output: Any) -> Any:
     """What metrics see of a net's output: its ``logits`` when it has such, without the graph behind it."""
+    if isinstance(output, Tensor):
+        return output.detach()
     return map_tree(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, logits_of(output))

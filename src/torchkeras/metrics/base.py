@@ -124,11 +124,12 @@ class Metric(nn.Module):
     def absorb(self, added: dict[str, Tensor | int]) -> None:
         """Add to the state what a batch brought."""
         # A new tensor each time: one made in inference mode cannot be written to outside of it.
+        totals: Any = self._buffers  # a module's own way to set them costs more than the sum
         for name in self.sums:
-            total, more = getattr(self, name), added[name]
+            total, more = totals[name], added[name]
             if isinstance(more, Tensor) and more.device != total.device:
                 total = moved(total, more.device)
-            setattr(self, name, total + more)
+            totals[name] = total + more
         # A copy: CUDA graphs write the next batch into the tensors of this one.
         for name in self.lists:
             getattr(self, name).append(torch.as_tensor(added[name]).clone())

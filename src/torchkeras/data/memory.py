@@ -1,0 +1,117 @@
+"""The batches of a DataLoader over tensors in memory, without taking them apart and putting them together again.
+
+torch reads a TensorDataset sample by sample and stacks the samples to batches, which costs more than a small net's
+whole training step. One ``index_select`` a tensor gives the same batch. Samples, order, random draws and types are
+those of the loader itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, Subset, TensorDataset
+from torch.utils.data import default_collate as torch_collate
+
+from torchkeras.data.arrays import WholeBatches, as_it_is
+from torchkeras.data.tree import map_tree
+
+Index = Tensor | slice
+
+
+class InMemory:
+    """Iterate over a loader's batches by index; made by :func:`in_memory`."""
+
+    def __init__(self, loader: DataLoader[Any], tree: Any, chosen: Tensor | None) -> None:
+        self.loader, self.tree, self.chosen = loader, tree, chosen
+        self.seeded = False
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.batches(self.loader.batch_sampler)
+
+    def batches(self, batch_sampler: Any) -> Iterator[Any]:
+        """One pass in the order of a batch sampler."""
+        indices = index_batches(batch_sampler, len(self.loader.dataset))  # type: ignore[arg-type]
+        if not (self.seeded and self.loader.persistent_workers):
+            # a loader draws a seed for its workers, whether it has some or not
+            torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)
+            self.seeded = True
+        flat = isinstance(self.tree, tuple) and all(isinstance(one, Tensor) for one in self.tree)
+        for index in indices:
+            own = index if self.chosen is None else self.chosen[index]
+            yield [rows(one, own) for one in self.tree] if flat else map_tree(partial(rows, index=own), self.tree)
+
+    def lives_on(self, device: Any) -> bool:
+        """Whether its batches are on a device already."""
+        found: list[bool] = []
+        map_tree(lambda one: found.append(one.device == torch.device(device)), self.tree)
+        return all(found)
+
+
+def rows(tensor: Tensor, index: Index) -> Tensor:
+    """A copy of some rows, which a net may write into."""
+    return tensor[index].clone() if isinstance(index, slice) else tensor.index_select(0, index.to(tensor.device))
+
+
+def index_batches(batch_sampler: Any, samples: int) -> Iterator[Index]:
+    """The positions of each batch: as tensors, or as slices where they follow one another."""
+    sampler = getattr(batch_sampler, "sampler", None)
+    if type(batch_sampler) is BatchSampler and type(sampler) is SequentialSampler:
+        return slices(batch_sampler)
+    if type(batch_sampler) is BatchSampler and type(sampler) is RandomSampler and not sampler.replacement:
+        return shuffled(batch_sampler, sampler)
+    return lists(iter(batch_sampler), samples)
+
+
+def slices(batch_sampler: BatchSampler) -> Iterator[Index]:
+    """Batches of a sampler that goes through the samples as they come."""
+    size, count = batch_sampler.batch_size, len(batch_sampler.sampler)  # type: ignore[arg-type]
+    for number in range(len(batch_sampler)):
+        yield slice(number * size, min((number + 1) * size, count))
+
+
+def shuffled(batch_sampler: BatchSampler, sampler: RandomSampler) -> Iterator[Index]:
+    """Batches of a RandomSampler, drawn as it draws them."""
+    generator = sampler.generator
+    if generator is None:
+        generator = torch.Generator()
+        generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_().item()))
+    samples = len(sampler.data_source)
+    rounds, more = divmod(sampler.num_samples, samples)
+    orders = [torch.randperm(samples, generator=generator) for _ in range(rounds + 1)]
+    orders[-1] = orders[-1][:more]
+    order = orders[0] if rounds == 1 and not more else torch.cat(orders)
+    size = batch_sampler.batch_size
+    for number in range(len(batch_sampler)):
+        yield order[number * size:(number + 1) * size]
+
+
+def lists(drawn: Iterable[Any], samples: int) -> Iterator[Index]:
+    """Batches of any other sampler; negative positions count from the end."""
+    for keys in drawn:
+        index = torch.as_tensor(keys, dtype=torch.int64)
+        yield torch.where(index < 0, index + samples, index)
+
+
+def in_memory(source: Any) -> InMemory | None:
+    """The fast way through a source; None where it does more than select from tensors."""
+    if type(source) is not DataLoader or source.batch_sampler is None or source.worker_init_fn is not None:
+        return None
+    dataset, chosen = source.dataset, None
+    while type(dataset) is Subset:
+        indices = torch.as_tensor(dataset.indices, dtype=torch.int64)
+        chosen = indices if chosen is None else indices[chosen]
+        dataset = dataset.dataset
+    if type(dataset) is WholeBatches and source.collate_fn is as_it_is and chosen is None:
+        return InMemory(source, dataset.tree, None)
+    if type(dataset) is TensorDataset and source.collate_fn is torch_collate and all(map(plain, dataset.tensors)):
+        return InMemory(source, tuple(dataset.tensors), chosen)
+    return None
+
+
+def plain(tensor: Tensor) -> bool:
+    """Whether selecting rows gives what stacking them gives, in its layout too."""
+    return type(tensor) is Tensor and tensor.is_contiguous() and not tensor.requires_grad and tensor.dim() > 0
