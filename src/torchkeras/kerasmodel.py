@@ -26,6 +26,7 @@ from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.checks import bad_type
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.epoch import EpochRunner
+from torchkeras.engine.fast import fast
 from torchkeras.engine.history import History
 from torchkeras.engine.joining import joinable
 from torchkeras.engine.lockstep import lockstep
@@ -99,7 +100,8 @@ class KerasModel(nn.Module):
             validation_split: float | None = None, validation_freq: int = 1,
             class_weight: Mapping[int, float] | None = None, steps_per_epoch: int | None = None,
             validation_steps: int | None = None, initial_epoch: int = 0, clip_grad_norm: float | None = None,
-            clip_grad_value: float | None = None, lr_interval: str = "auto", seed: int | None = None,
+            clip_grad_value: float | None = None, lr_interval: str = "auto", speed: str = "exact",
+            seed: int | None = None,
             sync_batchnorm: bool = False, find_unused_parameters: bool = False, fsdp: bool = False,
             num_processes: int = 1, quiet: bool = False) -> pd.DataFrame:
         """Train, watch a number, stop when it no longer improves, and keep the best weights.
@@ -140,6 +142,8 @@ class KerasModel(nn.Module):
             clip_grad_value: the largest size of any gradient, before each update.
             lr_interval: when the scheduler moves: "step" (each update), "epoch", or "auto": OneCycleLR and CyclicLR
                 each update, ReduceLROnPlateau with the monitored number, the rest each epoch.
+            speed: "exact" (bit for bit the plain loop), or "fast": changes in rounding are allowed for fused optimizers
+                and for steps compiled to one graph, where the steps that remain pay for compiling.
             seed: seeds Python, numpy and torch as the run begins.
             sync_batchnorm: in several processes on accelerators, BatchNorm takes its means over the whole batch
                 instead of each process's part.
@@ -172,7 +176,7 @@ class KerasModel(nn.Module):
             mode=mode, mixed_precision=mixed_precision, cpu=cpu, initial_epoch=initial_epoch,
             gradient_accumulation_steps=gradient_accumulation_steps, validation_freq=validation_freq,
             class_weight=class_weight, clip_grad_norm=clip_grad_norm, clip_grad_value=clip_grad_value,
-            lr_interval=lr_interval, seed=seed, sync_batchnorm=sync_batchnorm,
+            lr_interval=lr_interval, speed=speed, seed=seed, sync_batchnorm=sync_batchnorm,
             find_unused_parameters=find_unused_parameters, fsdp=fsdp)
         train_data, val_data = with_validation(train_data, val_data, validation_split)
         train = batches(train_data, name="train_data", batch_size=batch_size,
@@ -235,7 +239,8 @@ class KerasModel(nn.Module):
             val.device = accelerator.device
         before = Untouched(*self.learners())
         callbacks = CallbackList(listeners, self, together.main)
-        with session(self, run, callbacks, before, train.last_batch), lockstep(self, run, train, val):
+        with (session(self, run, callbacks, before, train.last_batch), lockstep(self, run, train, val),
+              fast(run, self.optimizer)):
             self.optimizer.zero_grad()
             loop.fit(self, run, callbacks, checkpoint.Best(self, config.ckpt_path, before.weights), train, val)
         self.from_scratch = True

@@ -43,9 +43,15 @@ class LiveProgress(Callback):
         self.screen = open_screen(self.write)
         self.every = REDRAW_EVERY if self.screen.live else HEARTBEAT_EVERY
         self.rows, self.began = 0, self.clock()
+        self.noted = 0
         self.screen.line(text.device_line(model.run.device))
-        for note in model.run.notes:
+        self.tell_notes(model.run)
+
+    def tell_notes(self, run: Any) -> None:
+        """What the run noted since the last time."""
+        for note in run.notes[self.noted:]:
             self.screen.line(note)
+        self.noted = len(run.notes)
 
     def on_epoch_start(self, model: Any) -> None:
         """An epoch's clock starts."""
@@ -88,6 +94,7 @@ class LiveProgress(Callback):
         run, now = model.run, self.clock()
         row = {name: column[-1] for name, column in run.history.items()}
         self.screen.close()
+        self.tell_notes(run)
         if self.screen.live:
             names = text.columns(list(row), self.screen.width, run.monitor.name)
             if self.rows % HEAD_EVERY == 0 or names != self.columns:

@@ -33,6 +33,7 @@ class FitConfig:
     sync_batchnorm: bool = False
     find_unused_parameters: bool = False
     fsdp: bool = False
+    speed: str = "exact"
 
     def __post_init__(self) -> None:
         whole_number("epochs", self.epochs, least=1)
@@ -45,6 +46,7 @@ class FitConfig:
         positive_number("clip_grad_value", self.clip_grad_value)
         one_of("mode", self.mode, ("auto", "min", "max"))
         one_of("lr_interval", self.lr_interval, ("auto", "step", "epoch"))
+        one_of("speed", self.speed, ("exact", "fast"))
         one_of("mixed_precision", self.mixed_precision, PRECISIONS)
         if self.fsdp and self.mixed_precision == "fp16":
             raise bad_value("mixed_precision", received="'fp16' with fsdp=True", expected="'no' or 'bf16' there",

@@ -153,6 +153,7 @@ class Watched:
     def __init__(self, step: Callable[[Any], Any], run: Run, callbacks: CallbackList) -> None:
         self.step, self.run, self.callbacks = step, run, callbacks
         self.together, self.idle = run.together, False
+        self.steers = run.pilot.step if run.pilot is not None and run.stage == "train" and run.epoch > 0 else None
         hardware.place_in_pass(run.accelerator, 0)
 
     def alarm(self, error: NonFiniteLoss) -> None:
@@ -168,7 +169,7 @@ class Watched:
             raise run.ended_by(request)
         if run.stage == "train" and run.step + 1 == run.steps:
             hardware.close_window(run.accelerator)
-        losses, metrics = self.stand_in(batch) if self.idle else self.step(batch)
+        losses, metrics = self.ordinary(batch) if self.steers is None else self.steers(self.step, batch)
         run.step += 1
         run.trained += run.stage == "train"
         run.updates += run.stage == "train" and run.accelerator.sync_gradients
@@ -178,6 +179,10 @@ class Watched:
         if run.stop_reason is not None and run.step != run.steps:
             raise PassEnded
         return StepOutput(losses, metrics)
+
+    def ordinary(self, batch: Any) -> Any:
+        """The step as it is."""
+        return self.stand_in(batch) if self.idle else self.step(batch)
 
     def stand_in(self, batch: Any) -> StepOutput:
         """A step for the sake of the other processes, which wait for its gradients: it counts nowhere."""

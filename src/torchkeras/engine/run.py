@@ -54,6 +54,7 @@ class Run:
     stop_reason: str | None = None
     interrupted: bool = False  # by Ctrl-C
     diverged: bool = False  # a loss was not finite, so the weights of this moment are worth nothing
+    pilot: Any = None  # with speed="fast": who chooses how a training step is run
     exit_code: int = 0  # how the program ends once the run has, on SIGTERM
     active: bool = False
     started: float = field(default_factory=time.perf_counter)

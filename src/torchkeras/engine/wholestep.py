@@ -1,0 +1,224 @@
+"""A whole training step as one compiled graph: forward, backward, update and counting.
+
+In a small net, launching operations costs more than computing them. One graph launches once. The optimizer stays the
+owner of its state: the graph writes into the same tensors that ``optimizer.step()`` uses, so eager and compiled steps
+can follow one another, and what a checkpoint or a callback sees is the same.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
+
+from torchkeras.engine.ending import NonFiniteLoss
+from torchkeras.engine.step import StepRunner
+from torchkeras.engine.words import StepOutput
+from torchkeras.metrics.base import Metric
+
+VERBS = ("__call__", "try_out", "forward", "loss", "backward", "update", "measure", "guard", "autocast")
+
+
+def obstacle(step: Any) -> str | None:
+    """Why a step cannot become one graph; None when it can be tried."""
+    optimizer = step.optimizer
+    if not isinstance(step, StepRunner) or any(getattr(type(step), verb) is not getattr(StepRunner, verb)
+                                               for verb in VERBS):
+        return "a StepRunner of your own"
+    if step.together.world > 1 or not step.plain:
+        return "several processes" if step.together.world > 1 else "mixed precision"
+    if type(optimizer) not in UPDATES:
+        return f"the optimizer {type(optimizer).__name__}"
+    if step.accelerator.gradient_accumulation_steps != 1:
+        return "gradient accumulation"
+    if step.loss_fn is None or step.config.class_weight is not None or step.config.clip_grad_value is not None:
+        return "the loss, class weights or clip_grad_value"
+    if isinstance(step.loss_fn, nn.Module) and any(True for _ in step.loss_fn.parameters()):
+        return "a loss with weights"
+    held = [weight for group in optimizer.param_groups for weight in group["params"]]
+    if {id(weight) for weight in held} != {id(one) for one in step.net.parameters() if one.requires_grad}:
+        return "an optimizer that does not hold exactly the weights that learn"
+    return None
+
+
+def still(optimizer: Any) -> list[list[Any]]:
+    """The options of an optimizer that would be part of a graph; none where there is no graph for it."""
+    kind = UPDATES.get(type(optimizer))
+    return [] if kind is None else [kind.part_of_graph(group) for group in optimizer.param_groups]
+
+
+def fits(batch: Any) -> bool:
+    """Whether a batch is one tensor of features and one of labels."""
+    return isinstance(batch, (list, tuple)) and len(batch) == 2 and all(type(one) is Tensor for one in batch)
+
+
+class WholeStep:
+    """The graph of one step, for batches of one shape.
+
+    Args:
+        step: a step that has run at least once, so that the optimizer's state is there.
+        batch: what the graph is built for.
+    """
+
+    def __init__(self, step: StepRunner, batch: Any) -> None:
+        optimizer: Any = step.optimizer
+        self.shapes = [(one.shape, one.dtype) for one in batch]
+        names = {id(weight): name for name, weight in step.net.named_parameters()}
+        learning = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+        # aliases of the same memory, of which autograd knows nothing
+        self.fixed = {name: value.detach() for name, value in
+                      (*step.net.named_parameters(), *step.net.named_buffers()) if id(value) not in learning}
+        self.groups = [UPDATES[type(optimizer)](group, optimizer, names) for group in optimizer.param_groups]
+        self.weights = {name: weight.detach() for name, weight in step.net.named_parameters() if id(weight) in learning}
+        self.numbers = [[torch.tensor(0.0, dtype=torch.float64) for _ in group.moving(group.options)]
+                        for group in self.groups]
+        self.counters = {name: metric for name, metric in step.metrics_dict.items()
+                         if isinstance(metric, Metric) and metric.sums and not metric.lists}
+        # the same random numbers as without a graph, for dropout
+        self.graph: Any = torch.compile(self.traced(step), fullgraph=True, dynamic=False,
+                                        options={"fallback_random": True})
+
+    def traced(self, step: StepRunner) -> Callable[..., Any]:
+        """What is compiled; everything that changes comes in as an argument."""
+        net, loss_fn, limit = step.net, step.loss_fn, step.config.clip_grad_norm
+        counters, groups = list(self.counters.values()), self.groups
+
+        def whole(weights: Any, fixed: Any, states: Any, numbers: Any, features: Tensor, labels: Tensor) -> Any:
+            def loss_of(weights: Any, fixed: Any) -> Any:
+                preds = functional_call(net, (weights, fixed), (features,))
+                return loss_fn(preds, labels), preds
+
+            gradients, (loss, preds) = grad_and_value(loss_of, has_aux=True)(weights, fixed)
+            if limit is not None:
+                norm = torch.linalg.vector_norm(torch.stack([one.norm() for one in gradients.values()]))
+                share = (limit / (norm + 1e-6)).clamp(max=1.0)
+                gradients = {name: one * share for name, one in gradients.items()}
+            sound = loss.isfinite()  # a loss that is not spoils neither weights nor the optimizer's memory
+            gradients = {name: torch.where(sound, one, torch.zeros_like(one)) for name, one in gradients.items()}
+            for group, state, moving in zip(groups, states, numbers, strict=True):
+                group.update([weights[name] for name in group.names], [gradients[name] for name in group.names],
+                             state, *moving)
+            preds = preds.detach()
+            return loss, preds, [metric.count(preds, labels) for metric in counters]
+
+        return whole
+
+    def build(self, step: StepRunner, batch: Any) -> None:
+        """Compile it, by running it on copies of all that it writes to."""
+        states = [[[one.clone() if isinstance(one, Tensor) else one for one in column] for column in group.state]
+                  for group in self.groups]
+        weights, fixed = ({name: value.clone() for name, value in one.items()} for one in (self.weights, self.fixed))
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch says about its own inner parts
+            self.graph(weights, fixed, states, self.numbers, *batch)
+
+    def takes(self, step: StepRunner, batch: Any) -> bool:
+        """Whether batch and optimizer are as they were when the graph was built."""
+        groups: Any = step.optimizer
+        return fits(batch) and [(one.shape, one.dtype) for one in batch] == self.shapes and all(
+            group.unchanged(now) for group, now in zip(self.groups, groups.param_groups, strict=True))
+
+    def __call__(self, step: StepRunner, batch: Any) -> StepOutput:
+        """Run the graph, then what is not in it."""
+        for tensors, group, now in zip(self.numbers, self.groups, step.optimizer.param_groups, strict=True):
+            for tensor, number in zip(tensors, group.moving(now), strict=True):
+                tensor.fill_(number)
+        step.learning_rate = step.optimizer.param_groups[0]["lr"]
+        with torch.no_grad():
+            loss, preds, added = self.graph(self.weights, self.fixed, [group.state for group in self.groups],
+                                            self.numbers, *batch)
+        if not math.isfinite(value := loss.item()):
+            raise NonFiniteLoss(f"{step.stage}_loss is {value}")
+        if step.lr_scheduler is not None:
+            step.lr_scheduler.step()
+        for metric, more in zip(self.counters.values(), added, strict=True):
+            metric.absorb(more)
+        for name, metric in step.metrics_dict.items():
+            if name not in self.counters:
+                metric.update(preds, batch[1])
+        return StepOutput({f"{step.stage}_loss": loss}, {"lr": step.learning_rate})
+
+
+class Group:
+    """The parameters of one optimizer group, in the optimizer's order, and the tensors that it remembers."""
+
+    moves: tuple[str, ...] = ("lr", "initial_lr", "max_lr", "min_lr")
+
+    def __init__(self, group: dict[str, Any], optimizer: Any, names: dict[int, str], lists: int) -> None:
+        for weight in group["params"]:
+            weight.grad = torch.zeros_like(weight)  # an optimizer collects what has a gradient
+        found: list[list[Any]] = [[] for _ in range(lists + 2)]
+        optimizer._init_group(group, *found)
+        for weight in group["params"]:
+            weight.grad = None
+        self.names, self.state = [names[id(weight)] for weight in found[0]], found[2:]
+        self.options = {name: value for name, value in group.items() if name != "params"}
+        self.still = self.part_of_graph(group)
+
+    @classmethod
+    def part_of_graph(cls, group: dict[str, Any]) -> list[Any]:
+        """The options that are."""
+        return [(name, value) for name, value in group.items() if name != "params" and name not in cls.moves]
+
+    def unchanged(self, group: dict[str, Any]) -> bool:
+        """Whether the options that are part of the graph are as they were."""
+        return all(group[name] == value for name, value in self.still)
+
+    def moving(self, options: dict[str, Any]) -> list[float]:
+        """The options that may change from step to step, and are told to the graph."""
+        raise NotImplementedError
+
+    def update(self, weights: list[Tensor], gradients: list[Tensor], state: list[Any], *moving: Tensor) -> None:
+        """Write the update into the weights and the state."""
+        raise NotImplementedError
+
+
+class AdamGroup(Group):
+    """Adam and AdamW."""
+
+    moves = (*Group.moves, "betas")  # OneCycleLR moves them too
+
+    def __init__(self, group: dict[str, Any], optimizer: Any, names: dict[int, str]) -> None:
+        super().__init__(group, optimizer, names, lists=4)
+
+    def moving(self, options: dict[str, Any]) -> list[float]:
+        """Learning rate and betas."""
+        return [options["lr"], *options["betas"]]
+
+    def update(self, weights: list[Tensor], gradients: list[Tensor], state: list[Any], *moving: Tensor) -> None:
+        """The function behind torch's optimizer."""
+        options, update = self.options, cast(Any, adam)
+        update(
+            weights, gradients, *state, foreach=False, capturable=False, differentiable=False, fused=False,
+            has_complex=False, amsgrad=options["amsgrad"], lr=moving[0], beta1=moving[1], beta2=moving[2],
+            weight_decay=options["weight_decay"], eps=options["eps"], maximize=options["maximize"],
+            decoupled_weight_decay=options["decoupled_weight_decay"])
+
+
+class SGDGroup(Group):
+    """SGD, with or without momentum."""
+
+    def __init__(self, group: dict[str, Any], optimizer: Any, names: dict[int, str]) -> None:
+        super().__init__(group, optimizer, names, lists=1)
+
+    def moving(self, options: dict[str, Any]) -> list[float]:
+        """The learning rate; a momentum that moves would be another graph."""
+        return [options["lr"]]
+
+    def update(self, weights: list[Tensor], gradients: list[Tensor], state: list[Any], *moving: Tensor) -> None:
+        """The function behind torch's optimizer."""
+        options, update = self.options, cast(Any, sgd)
+        update(
+            weights, gradients, *state, foreach=True, fused=False, weight_decay=options["weight_decay"],
+            momentum=options["momentum"], lr=moving[0], dampening=options["dampening"], nesterov=options["nesterov"],
+            maximize=options["maximize"], has_sparse_grad=False)
+
+
+UPDATES: dict[type, Any] = {torch.optim.Adam: AdamGroup, torch.optim.AdamW: AdamGroup, torch.optim.SGD: SGDGroup}
