@@ -34,7 +34,7 @@ from torchkeras.engine.monitor import Monitor, direction
 from torchkeras.engine.run import Run, Tools
 from torchkeras.engine.schedule import interval_of
 from torchkeras.engine.session import session
-from torchkeras.engine.state import Untouched
+from torchkeras.engine.state import Untouched, same_stream
 from torchkeras.engine.step import StepRunner
 from torchkeras.engine.together import Alone, join_job
 
@@ -335,7 +335,9 @@ class KerasModel(nn.Module):
         with together.watching(), hardware.placed(accelerator.device, self.net, self.loss_fn, *metrics.values(),
                                                   optimizer=self.optimizer):
             hardware.same_weights(together, self.net, self.loss_fn)
-            return loop.measure_pass(self, run, CallbackList([], self), "val", data)
+            row = loop.measure_pass(self, run, CallbackList([], self), "val", data)
+            same_stream(together)
+        return row
 
     def predict(self, data: Any, *, batch_size: int | None = None, output: str = "raw", with_labels: bool = False,
                 as_numpy: bool = False, stream: bool = False, steps: int | None = None, cpu: bool = False) -> Any:
@@ -386,6 +388,7 @@ class KerasModel(nn.Module):
             own = ((outputs.to_cpu(outputs.read(preds, self.loss_fn, output)), outputs.to_cpu(labels))
                    for preds, labels in loop.predict(self, data, together))
             yield from together.in_turn(own, at_once)
+            same_stream(together)
 
     def summary(self, *args: Any, **kwargs: Any) -> Any:
         """Print the net layer by layer; the arguments are those of :func:`torchkeras.summary` without the net."""

@@ -83,3 +83,11 @@ def to_numpy(value: Any) -> Any:
         return (leaf.float() if leaf.dtype == torch.bfloat16 else leaf).numpy(force=True)
 
     return map_tree(convert, value)
+
+
+def whole(parts: list[tuple[Any, Any]]) -> tuple[Any, Any]:
+    """Predictions and labels of a batch from the parts of several processes; of one process, as they are."""
+    if len(parts) < 2:
+        return parts[0] if parts else (None, None)
+    preds, labels = zip(*to_cpu(parts), strict=True)
+    return join(list(preds)), join(list(labels))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from torchkeras.data.memory import InMemory
 from torchkeras.data.tree import rebuild
 from torchkeras.engine.checks import bad_type, bad_value
 
-AT_ONCE = 4096  # batches whose sample numbers process 0 sends together
+AT_ONCE = 1024  # batches of each process whose sample numbers process 0 sends together
 
 
 class Share(NamedTuple):
@@ -34,12 +34,57 @@ class Share(NamedTuple):
     whole: int  # samples of the batch in all processes
 
 
+class Numbers:
+    """The sample numbers of this process's batches: what a DataLoader takes for a batch sampler.
+
+    Process 0 alone draws them, whatever the sampler, and sends them to the others.
+    """
+
+    def __init__(self, batch_sampler: Any, steps: int | None, together: Any) -> None:
+        self.batch_sampler, self.steps, self.together = batch_sampler, steps, together
+        self.waiting: deque[Share] = deque()  # the shares of batches that loader workers are still reading
+        self.given = 0  # batches of this pass, of all processes together
+        self.divide = False
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        self.waiting.clear()
+        self.given = 0
+        pick = self.part if self.divide else self.card
+        for number, keys in enumerate(self.order()):
+            self.given = number + 1
+            picked = pick(number, list(keys))
+            if picked is not None:
+                self.waiting.append(picked[0])
+                yield picked[1]
+
+    def part(self, number: int, keys: list[Any]) -> tuple[Share, list[Any]] | None:
+        """The share of a batch that is divided; a process without a sample repeats the first one's for no credit."""
+        own = keys[cut(len(keys), self.together.rank, self.together.world)]
+        stand_in = keys[cut(len(keys), 0, self.together.world)]
+        return Share(number, len(own), len(keys)), own or stand_in
+
+    def card(self, number: int, keys: list[Any]) -> tuple[Share, list[Any]] | None:
+        """The share of a batch that is dealt out: all of it or nothing."""
+        if number % self.together.world != self.together.rank:
+            return None
+        return Share(number, len(keys), len(keys)), keys
+
+    def order(self) -> Iterator[Any]:
+        """The sample numbers of all batches, as process 0 draws them."""
+        drawn = islice(self.batch_sampler, self.steps) if self.together.main else iter(())
+        # by rounds of cards, so that all processes ask for more in the same round
+        at_once, more = AT_ONCE * self.together.world, True
+        while more:
+            keys = self.together.from_main(list(islice(drawn, at_once)))
+            more = len(keys) == at_once
+            yield from keys
+
+
 class Sharing:
     """Iterate over this process's share of a source of batches.
 
-    Where the source is a DataLoader that reads samples by number, process 0 alone draws the numbers and sends them to
-    the others, so any sampler gives one order for all, and each process reads only what it computes. Any other source
-    is read whole by every process.
+    A DataLoader that reads samples by number reads only those that are computed here. Any other source is read whole by
+    every process.
 
     Args:
         source: the iterable of batches.
@@ -51,77 +96,47 @@ class Sharing:
 
     def __init__(self, source: Iterable[Any], name: str, steps: int | None, together: Any,
                  memory: InMemory | None = None) -> None:
-        self.source, self.name, self.steps, self.together = source, name, steps, together
-        self.waiting: deque[Share] = deque()  # the shares of batches that loader workers are still reading
-        self.pick: Callable[[int, list[Any]], Any] = self.part
-        self.by_number = reads_by_number(source)
-        self.memory = memory
-        self.loader: Any = self.reading_own_share() if self.by_number and memory is None else None
-        self.given = 0  # batches of this pass, of all processes together
         refuse_distributed_sampler(source, name)
+        self.source, self.name, self.steps, self.together, self.memory = source, name, steps, together, memory
+        self.numbers: Numbers | None = None
+        self.streamed = 0  # batches of this pass, where there are no numbers
+        if reads_by_number(source):
+            self.numbers = Numbers(source.batch_sampler, steps, together)  # type: ignore[attr-defined]
+            self.loader: Any = copy.copy(source) if memory is None else None
+            if memory is None:
+                # torch refuses to set these on a finished DataLoader; a copy never iterated over has no state yet
+                self.loader.__dict__.update(batch_sampler=self.numbers, _iterator=None)
+
+    @property
+    def given(self) -> int:
+        """Batches that this pass gave so far, to all processes together."""
+        return self.streamed if self.numbers is None else self.numbers.given
 
     def shares(self, divide: bool) -> Iterator[tuple[Share, Any]]:
         """This process's batches with their shares: a part of every batch, or every so many-th batch whole."""
-        self.given = 0
-        self.pick = self.part if divide else self.card
-        return self.numbered() if self.by_number else self.streamed()
+        if self.numbers is None:
+            yield from self.stream(divide)
+            return
+        self.numbers.divide = divide
+        for batch in self.loader if self.memory is None else self.memory.batches(self.numbers):
+            yield self.numbers.waiting.popleft(), batch
 
-    def part(self, number: int, keys: list[Any]) -> Any:
-        """The share of a batch that is divided; a process without a sample repeats the first one's for no credit."""
-        own = keys[cut(len(keys), self.together.rank, self.together.world)]
-        stand_in = keys[cut(len(keys), 0, self.together.world)]
-        return Share(number, len(own), len(keys)), own or stand_in
-
-    def card(self, number: int, keys: list[Any]) -> Any:
-        """The share of a batch that is dealt out: all of it or nothing."""
-        if number % self.together.world != self.together.rank:
-            return None
-        return Share(number, len(keys), len(keys)), keys
-
-    def numbered(self) -> Iterator[tuple[Share, Any]]:
-        """From a loader that reads this process's samples only."""
-        self.waiting.clear()
-        for batch in self.loader if self.memory is None else self.memory.batches(self):
-            yield self.waiting.popleft(), batch
-
-    def reading_own_share(self) -> Any:
-        """The user's loader with this object for a sampler."""
-        loader: Any = copy.copy(self.source)
-        # torch refuses to set these on a finished DataLoader; a copy that was never iterated over has no state yet
-        loader.__dict__.update(batch_sampler=self, _iterator=None)
-        return loader
-
-    def __iter__(self) -> Iterator[list[Any]]:
-        """The sample numbers of this process's batches, as a DataLoader asks its batch sampler for them."""
-        for number, keys in enumerate(self.order()):
-            self.given = number + 1
-            picked = self.pick(number, list(keys))
-            if picked is not None:
-                self.waiting.append(picked[0])
-                yield picked[1]
-
-    def order(self) -> Iterator[Any]:
-        """The sample numbers of all batches, as process 0 draws them."""
-        source: Any = self.source
-        drawn = islice(source.batch_sampler, self.steps) if self.together.main else iter(())
-        while keys := self.together.from_main(list(islice(drawn, AT_ONCE))):
-            yield from keys
-
-    def streamed(self) -> Iterator[tuple[Share, Any]]:
+    def stream(self, divide: bool) -> Iterator[tuple[Share, Any]]:
         """From a source that every process reads whole."""
+        rank, world = self.together.rank, self.together.world
+        self.streamed = 0
         for number, batch in enumerate(islice(self.source, self.steps)):
-            self.given = number + 1
+            self.streamed = number + 1
             if number == 0:
                 self.check_same(batch)
-            if self.pick == self.card:
-                if number % self.together.world == self.together.rank:
+            if not divide:
+                if number % world == rank:
                     yield Share(number, 1, 1), batch
                 continue
             whole = size(batch)
-            own = cut(whole, self.together.rank, self.together.world)
+            own = cut(whole, rank, world)
             samples = own.stop - own.start
-            yield (Share(number, samples, whole),
-                   take(batch, whole, own if samples else cut(whole, 0, self.together.world), self.name))
+            yield Share(number, samples, whole), take(batch, whole, own if samples else cut(whole, 0, world), self.name)
 
     def check_same(self, batch: Any) -> None:
         """Every process must read the same stream, or samples would be missed and others counted twice."""

@@ -121,14 +121,17 @@ class Batches:
 
     def __iter__(self) -> Iterator[Any]:
         has_given_now = False
-        whole = islice(self.memory or self.source, self.steps)
         stays = self.device is None or (self.memory is not None and self.memory.lives_on(self.device))
-        for batch in whole if self.sharing is None else self._shared(self.sharing):
+        # an iterator that is not used would draw random numbers too
+        for batch in self._whole() if self.sharing is None else self._shared(self.sharing):
             has_given_now = self._has_given = True
             yield batch if stays else to_device(batch, self.device or "cpu")
         if not (has_given_now if self.sharing is None else self.sharing.given):
             raise _out_of_data(self.name) if self._has_given else _no_batch(self.name, self.source)
         self._has_given = True
+
+    def _whole(self) -> Iterator[Any]:
+        return islice(self.memory or self.source, self.steps)
 
     def _shared(self, sharing: Sharing) -> Iterator[Any]:
         for share, batch in sharing.shares(self.divide):

@@ -113,7 +113,8 @@ class EpochRunner:
         metrics = {name: joining.joined(metric, [pack[name] for pack in packs], list(counted))
                    for name, metric in self.metrics_dict.items()}
         row = {**self.losses.of(list(losses)), **metric_values(metrics, self.stage)}
-        return row | {name: value for name, value in told[0].items() if name not in row}
+        last = max(range(len(parts)), key=lambda rank: counted[rank][-1:])  # the process of the last batch
+        return row | {name: value for name, value in told[last].items() if name not in row}
 
     def running(self) -> dict[str, float]:
         """The numbers to show while running, leaving out metrics that are dear to compute."""
@@ -170,9 +171,12 @@ class Watched:
         if run.stage == "train" and run.step + 1 == run.steps:
             hardware.close_window(run.accelerator)
         losses, metrics = self.ordinary(batch) if self.steers is None else self.steers(self.step, batch)
+        learning = run.stage == "train" and run.epoch > 0  # epoch 0 measures
+        if learning and run.trained == 0 and self.together.world > 1:
+            gradients.check_shared(self.step)
         run.step += 1
-        run.trained += run.stage == "train"
-        run.updates += run.stage == "train" and run.accelerator.sync_gradients
+        run.trained += learning
+        run.updates += learning and run.accelerator.sync_gradients
         run.logs = losses | metrics
         self.callbacks.announce("on_step_end")
         hardware.place_in_pass(run.accelerator, run.step)

@@ -27,7 +27,7 @@ class Rider:
         self.weight: float | Tensor = 1 / world  # of this process's part, by a scale common to all processes
         self.spoiled: float = 0.0  # 1 where this process's loss is not finite
         self.sums: Tensor | None = None  # weight and spoiled, over all processes
-        self.first: Any = None  # the future of the first bucket
+        self.first: Any = None  # the future of the first bucket; with it the sums are there
 
     def reduce(self, bucket: Any) -> Future[Tensor]:
         """The gradients of a bucket, over all processes: what DistributedDataParallel asks a communication hook for."""
@@ -37,12 +37,13 @@ class Rider:
             return ready.then(lambda both: self.divided(both.value()[0].value()[0]))
         carried = torch.stack([torch.as_tensor(one, dtype=torch.float64, device=gradients.device)
                                for one in (self.weight, self.spoiled)])
-        if gradients.element_size() < 4:  # halves could not hold the weight exactly
+        if gradients.is_sparse or gradients.element_size() < 4:  # halves could not hold the weight exactly
             self.sums = total(carried.float()).wait()[0]
-            self.first = total(gradients)
-            return self.first.then(lambda done: self.divided(done.value()[0]))
-        self.first = total(torch.cat([gradients, carried.to(gradients)]))
-        return self.first.then(lambda done: self.unloaded(done.value()[0], gradients))
+            self.first = total(gradients).then(lambda done: self.divided(done.value()[0]))
+            return self.first
+        whole = total(torch.cat([gradients, carried.to(gradients)]))
+        self.first = whole.then(lambda done: self.unloaded(done.value()[0], gradients))
+        return self.first
 
     def unloaded(self, joined: Tensor, gradients: Tensor) -> Tensor:
         """Take the carried sums off the gradients."""
@@ -80,6 +81,12 @@ class Replica(DistributedDataParallel):
             if name == "module":
                 raise
             return getattr(self.module, name)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.module[index]
+
+    def __len__(self) -> int:
+        return len(self.module)
 
 
 def replicas(net: Any, loss_fn: Any, *, find_unused_parameters: bool = False) -> dict[str, Any]:
@@ -145,6 +152,15 @@ def check_sound(step: Any) -> None:
     if any(one is not None and one.is_cpu and one[1] > 0 for one in sums):
         request = step.together.agree()
         raise NonFiniteLoss("the loss of another process is not finite") if request is None else request.as_error()
+
+
+def check_shared(step: Any) -> None:
+    """After the first step: it has called the net itself, without which nothing is shared and nobody notices."""
+    for replica in replicas_of(step):
+        if replica.rider.sums is None and replica.require_backward_grad_sync:
+            raise bad_value("StepRunner", received="a step whose gradients did not pass through the net's wrapper",
+                            expected="a call of self.net(...) or self.loss_fn(...) in several processes",
+                            fix="Call self.net itself, not its parts; give it a forward that does what you need.")
 
 
 def check_reached(step: Any, loss: Tensor) -> None:

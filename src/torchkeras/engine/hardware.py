@@ -123,6 +123,31 @@ def close_window(accelerator: Accelerator) -> None:
     accelerator.gradient_state._set_sync_gradients(True)
 
 
+class InAStep:
+    """The accelerator as a user's own step sees it in one of several processes: what it gathers is its own part.
+
+    Parts are joined when a pass is over. Steps written to gather each batch would count everything once a process, and
+    wait for ever where the processes have unequally many batches to measure.
+    """
+
+    def __init__(self, accelerator: Any) -> None:
+        self.__dict__["accelerator"] = accelerator
+
+    def gather(self, value: Any) -> Any:
+        """The value itself."""
+        return value
+
+    def gather_for_metrics(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        """The value itself."""
+        return value
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["accelerator"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.__dict__["accelerator"], name, value)
+
+
 def same_weights(together: Alone, *modules: Any) -> None:
     """The weights and buffers of process 0 in every process."""
     for module in modules if together.world > 1 else ():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchkeras.data import Batches
 from torchkeras.data.fingerprint import content
 from torchkeras.engine import gradients, hardware
-from torchkeras.engine.checks import bad_value
+from torchkeras.engine.checks import bad_type, bad_value
+from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.run import Run, nothing
 from torchkeras.engine.shards import Shards
 
@@ -24,22 +25,34 @@ def lockstep(model: Any, run: Run, train: Batches, val: Batches | None) -> Itera
     if run.together.world == 1:
         yield
         return
+    if model.EpochRunner.__call__ is not EpochRunner.__call__:
+        raise bad_type("EpochRunner", received="one with a __call__ of its own", expected="torchkeras' own in several "
+                       "processes, which joins what they counted", fix="Override a StepRunner instead.")
     check_same(model, run, train, val)
     hardware.same_weights(run.together, model.net, model.loss_fn)
     run.notes.append(f"processes: {run.together.world}, which share every batch")
     with (synchronised(model.net, run) if run.config.sync_batchnorm else each_its_own(model.net, run),
           sharded(model, run) if run.config.fsdp else replicated(model, run)):
         yield
-    run.tools = run.tools._replace(replicas={}, settle=nothing)
+    run.tools = run.tools._replace(replicas=dict, settle=nothing)
 
 
 @contextmanager
 def replicated(model: Any, run: Run) -> Iterator[None]:
     """Every process has the whole net and shares its gradients: DistributedDataParallel."""
-    run.tools = run.tools._replace(
-        replicas=gradients.replicas(model.net, model.loss_fn,
-                                    find_unused_parameters=run.config.find_unused_parameters),
-        settle=lambda: hardware.same_buffers(run.together, model.net))
+    made: dict[tuple[bool, ...], Mapping[str, Any]] = {}
+
+    def replicas() -> Mapping[str, Any]:
+        """Made anew when the user has frozen or thawed something, since each waits for the gradients it began with."""
+        learning = tuple(weight.requires_grad for module in model.learners() for weight in module.parameters())
+        if learning not in made:
+            made.clear()
+            made[learning] = gradients.replicas(model.net, model.loss_fn,
+                                                find_unused_parameters=run.config.find_unused_parameters)
+        return made[learning]
+
+    run.tools = run.tools._replace(replicas=replicas,
+                                   settle=lambda: hardware.same_buffers(run.together, model.net))
     yield
 
 
@@ -49,7 +62,7 @@ def sharded(model: Any, run: Run) -> Iterator[None]:
     shards = Shards(model.net, model.optimizer, run.accelerator.device)
     parts = {"net": shards.divided, "loss_fn": gradients.replicas(None, model.loss_fn)["loss_fn"]}
     run.notes.append("fsdp: the weights are divided between the processes")
-    run.tools = run.tools._replace(replicas=parts, settle=shards.gather)
+    run.tools = run.tools._replace(replicas=lambda: parts, settle=shards.gather)
     with shards.learning():
         yield
 

@@ -10,7 +10,7 @@ import torch
 
 from torchkeras.data import Batches, OutOfData
 from torchkeras.data import batch as batches
-from torchkeras.engine import schedule
+from torchkeras.engine import hardware, schedule
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.checkpoint import Best
 from torchkeras.engine.ending import NonFiniteLoss, PassEnded, Request
@@ -73,7 +73,7 @@ def train_pass(model: Any, run: Run, callbacks: CallbackList, data: Batches) -> 
 
 def measure_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, data: Batches) -> dict[str, float]:
     """One pass that leaves the net as it is."""
-    with evaluating(run.tools.replicas.get("net", model.net)), torch.no_grad():
+    with evaluating(run.tools.replicas().get("net", model.net)), torch.no_grad():
         return one_pass(model, run, callbacks, stage, data, learning=False)
 
 
@@ -102,8 +102,10 @@ def one_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, data: 
 def build_step(model: Any, run: Run, stage: Stage, learning: bool) -> Any:
     """A step for one pass, ours or the user's: the keywords are a contract with steps that users have written."""
     tools = run.tools
-    parts = {"net": model.net, "loss_fn": model.loss_fn, **(tools.replicas if learning or run.config.fsdp else {})}
-    step = model.StepRunner(**parts, accelerator=run.accelerator, stage=stage,
+    parts = {"net": model.net, "loss_fn": model.loss_fn, **(tools.replicas() if learning or run.config.fsdp else {})}
+    alone = run.together.world == 1
+    step = model.StepRunner(**parts, accelerator=run.accelerator if alone else hardware.InAStep(run.accelerator),
+                            stage=stage,
                             metrics_dict=tools.metrics[stage], optimizer=tools.optimizer if learning else None,
                             lr_scheduler=tools.step_scheduler if learning else None, **model.step_objects)
     if isinstance(step, StepRunner):

@@ -135,7 +135,7 @@ def check_element_labels(loss_fn: Any, preds: Tensor, labels: Tensor) -> None:
                         fix="End the net with nn.Sigmoid(), or use BCEWithLogitsLoss.")
 
 
-def check_loss(loss: Any, net: nn.Module, batch: Any) -> None:
+def check_loss(loss: Any, net: nn.Module, batch: Any, counts: bool = True) -> None:
     """The first loss must be one finite number that the net can learn from."""
     if not isinstance(loss, Tensor):
         raise bad_type("loss_fn", received=f"a result of type {type(loss).__name__}", expected="a scalar tensor",
@@ -146,7 +146,7 @@ def check_loss(loss: Any, net: nn.Module, batch: Any) -> None:
     if not loss.requires_grad:
         raise bad_value("loss_fn", received="a loss without a gradient", expected="one that depends on the net",
                         fix="Do not call .detach(), .item() or torch.no_grad() on the way from the net to the loss.")
-    if not bool(loss.isfinite()):
+    if counts and not bool(loss.isfinite()):
         raise bad_value("train_data", received=f"a first loss of {loss.item()}; {blame(batch)}",
                         expected="finite numbers", fix="Clean or scale the data, or lower what the net puts out.")
 
@@ -174,6 +174,8 @@ def check_metrics(metrics: Mapping[str, Any], preds: Any, labels: Any) -> None:
     """Try every metric on the first batch, on a copy."""
     for name, metric in metrics.items():
         trial = copy.deepcopy(metric)
+        if isinstance(preds, Tensor) and preds.is_cpu and isinstance(trial, nn.Module):
+            trial.cpu()
         trial.reset()
         with torch.no_grad():
             trial.update(preds, labels)

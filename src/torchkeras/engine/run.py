@@ -29,7 +29,7 @@ class Tools(NamedTuple):
     optimizer: Any = None
     step_scheduler: Any = None  # moves with every update
     epoch_scheduler: Any = None  # moves with every epoch
-    replicas: Mapping[str, Any] = {}  # net and loss as they learn where several processes share the work
+    replicas: Callable[[], Mapping[str, Any]] = dict  # net and loss as they learn, where several processes share work
     settle: Callable[[], None] = nothing  # after a training pass: brings the net itself up to date with them
 
 

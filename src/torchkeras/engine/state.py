@@ -49,9 +49,15 @@ def streams(together: Alone) -> Iterator[None]:
     if not together.main:
         seed_all((found + together.rank) % 2**32)
     yield
-    common = together.from_main({**random_states(), "cuda": []})
-    if not together.main:
-        put_random_states(common)
+    same_stream(together)
+
+
+def same_stream(together: Alone) -> None:
+    """The random state of process 0 in every process, so that what their scripts draw next is the same."""
+    if together.world > 1:
+        common = together.from_main({**random_states(), "cuda": []})
+        if not together.main:
+            put_random_states(common)
 
 
 def seed_all(seed: int) -> None:

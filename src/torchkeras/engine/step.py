@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from torchkeras import outputs
 from torchkeras.data import batch as batches
 from torchkeras.engine import gradients, preflight, weighing
 from torchkeras.engine.config import FitConfig
@@ -63,9 +64,11 @@ class StepRunner:
         """The same for the first batch, which is looked at for mistakes while nothing has changed yet."""
         with self.together.same_fate():
             preds, labels, loss = self.try_out(batch)
-            preflight.check_loss(loss, self.net, batch)
-            preflight.check_metrics(self.metrics_dict, weighing.scores(preds), labels)
+            preflight.check_loss(loss, self.net, batch, counts=self.counts_here)
             gradients.check_reached(self, loss)
+        with self.together.same_fate():
+            whole = self.together.gather((weighing.scores(preds), labels)) if self.metrics_dict else []
+            preflight.check_metrics(self.metrics_dict, *outputs.whole(whole))
         self.rehearsing = False
         return preds, labels, loss
 
@@ -124,6 +127,8 @@ class StepRunner:
 
     def count(self, batch: Any) -> float | Tensor:
         """What the loss of this batch is a mean over: its samples, or their class weights, or its tokens."""
+        if self.config.class_weight is not None and self.stage == "train":
+            return batches.size(batch)
         return weighing.mean_over(self.loss_fn, batch)
 
     def guard(self, loss: Tensor) -> None:
@@ -131,9 +136,15 @@ class StepRunner:
         if loss.is_cpu and not math.isfinite(value := loss.item()):
             if self.together.world == 1:
                 raise NonFiniteLoss(f"{self.stage}_loss is {value}")
-            if not math.isinf(self.accelerator.gradient_accumulation_steps):  # else no label counts: 0/0, times 0
+            if self.counts_here:  # else it is 0/0, times 0
                 gradients.spoil(self)  # the other processes wait for these gradients: all stop before the update
                 self.together.request = Request(f"{self.stage}_loss is {value} in process {self.together.rank}", True)
+
+    @property
+    def counts_here(self) -> bool:
+        """Whether anything counts in this process's part of a batch; where all labels are ignored, nothing does."""
+        divisor = self.accelerator.gradient_accumulation_steps
+        return not (isinstance(divisor, float) and math.isinf(divisor))
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision where it was asked for."""

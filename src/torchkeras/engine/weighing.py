@@ -63,6 +63,8 @@ def weighted_loss(loss_fn: Any, preds: Any, labels: Any, weights: Tensor) -> Ten
 
 def per_sample(loss_fn: Any) -> Any:
     """The same loss, one value a sample."""
+    if isinstance(getattr(loss_fn, "module", None), nn.Module) and hasattr(loss_fn.module, "reduction"):
+        return functools.partial(unreduced, loss_fn)  # a loss that learns in step with those of other processes
     if isinstance(loss_fn, nn.Module) and hasattr(loss_fn, "reduction"):
         single: Any = copy.copy(loss_fn)
         single.reduction = "none"
@@ -72,6 +74,16 @@ def per_sample(loss_fn: Any) -> Any:
     raise bad_type("loss_fn", received=type(loss_fn).__name__,
                    expected="a loss with a reduction argument, since sample or class weights were given",
                    fix="Use a torch loss, or multiply by the weights in your own StepRunner.loss.")
+
+
+def unreduced(replica: Any, preds: Any, labels: Any) -> Tensor:
+    """Call a wrapped loss, which only its wrapper may call, without its reduction."""
+    before, replica.module.reduction = replica.module.reduction, "none"
+    try:
+        losses: Tensor = replica(preds, labels)
+    finally:
+        replica.module.reduction = before
+    return losses
 
 
 def by_class(table: Mapping[int, float], preds: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:

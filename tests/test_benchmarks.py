@@ -1,0 +1,97 @@
+"""The benchmarks run with nothing but this package, and give no time to a loop whose numbers are wrong."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks.one import measure
+from benchmarks.registry import CONTENDERS
+from benchmarks.table import table
+from benchmarks.workloads import WORKLOADS
+
+ROOT = Path(__file__).parents[1]
+OURS = [name for name, one in CONTENDERS.items() if not one.environment and one.installed()]
+ROUNDING = ("tuned loop, fused", "torchkeras fast")
+EVERYWHERE = [name for name, one in WORKLOADS.items() if not one.needs_gpu]
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("smoke")
+    command = [sys.executable, "-m", "benchmarks", "--smoke", "--threads", "1", "--out", str(folder / "times.json"),
+               "--environments", str(folder), "--only", *EVERYWHERE]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads((folder / "times.json").read_text())
+
+
+def test_the_table_has_a_row_with_right_numbers_for_each_contender_and_workload(smoke):
+    printed, _ = smoke
+    sections = printed.split("\n\n")
+    for workload in EVERYWHERE:
+        rows = next(one for one in sections if one.startswith(f"{workload}: ")).splitlines()[1:]
+        assert [row.split("  ")[0] for row in rows] == OURS
+        for name, row in zip(OURS, rows, strict=True):
+            assert row.endswith("bit-equal") or ("differ by up to" in row and name in ROUNDING), row
+
+
+def test_the_table_says_on_what_it_ran_and_who_is_missing(smoke):
+    printed, written = smoke
+    assert f"{written['hardware']['cores']} cores, 1 threads; GPU: " in printed
+    assert f"torch {torch.__version__}; " in printed
+    assert "not installed: " in printed
+    assert "skorch" in printed.partition("not installed: ")[2]
+
+
+def test_every_measurement_is_written_for_later(smoke):
+    _, written = smoke
+    assert {(one["contender"], one["workload"]) for one in written["measurements"]} == {
+        (name, workload) for name in OURS for workload in EVERYWHERE}
+
+
+def too_fast(job):
+    job.learning_rate *= 1.1
+    return CONTENDERS["tuned loop"].run(job)
+
+
+def without_last_batch(job):
+    rows = len(job.x) // job.batch_size * job.batch_size
+    job.x, job.y = job.x[:rows], job.y[:rows]
+    return CONTENDERS["tuned loop"].run(job)
+
+
+def blind(job):
+    CONTENDERS["tuned loop"].run(job)
+    return 0.0
+
+
+def tells_nothing(job):
+    CONTENDERS["tuned loop"].run(job)
+
+
+def row_of(run, workload="tiny"):
+    contender = dataclasses.replace(CONTENDERS["tuned loop"], run=run)
+    found = measure(contender, WORKLOADS[workload], smoke=True) | {"contender": "tuned loop", "workload": workload}
+    return table([found]).splitlines()[-1]
+
+
+@pytest.mark.parametrize("wrong", [too_fast, without_last_batch, blind, tells_nothing])
+def test_a_loop_with_wrong_numbers_gets_no_time(wrong):
+    words = row_of(wrong).removeprefix("tuned loop").split()
+    assert words[:6] == ["-"] * 6
+    assert words[6:8] == ["wrong", "numbers:"]
+
+
+def test_control_the_same_loop_done_right_gets_one():
+    words = row_of(CONTENDERS["tuned loop"].run).removeprefix("tuned loop").split()
+    assert float(words[0].replace(",", "")) > 0
+    assert words[-1] == "bit-equal"
+
+
+def test_a_loop_that_does_not_tell_its_epochs_is_refused():
+    with pytest.raises(RuntimeError, match="reported 0 epochs of 2"):
+        row_of(lambda job: None)
