@@ -1,15 +1,19 @@
 # make demo  trains a real network     make test  lint, types and tests     Both set everything up in .venv.
+# make bench  times this library against hand-written loops and peers, see benchmarks/README.md
 PYTHON ?= python3
 BIN = .venv/bin
 DATA ?=
 
-.PHONY: demo test lint types clean
+.PHONY: demo test bench lint types clean
 
 demo: .venv/.demo
 	$(BIN)/python examples/mnist_cnn.py $(if $(DATA),--data $(DATA)) $(ARGS)
 
 test: lint types
 	$(BIN)/python -m pytest
+
+bench: .venv/.dev
+	$(BIN)/python -m benchmarks $(if $(DATA),--data $(DATA)) $(ARGS)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -172,7 +172,7 @@ class Watched:
             hardware.close_window(run.accelerator)
         losses, metrics = self.ordinary(batch) if self.steers is None else self.steers(self.step, batch)
         learning = run.stage == "train" and run.epoch > 0  # epoch 0 measures
-        if learning and run.trained == 0 and self.together.world > 1:
+        if learning and run.updates == 0 and self.together.world > 1 and run.accelerator.sync_gradients:
             gradients.check_shared(self.step)
         run.step += 1
         run.trained += learning

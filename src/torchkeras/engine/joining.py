@@ -91,12 +91,14 @@ def put_together(metric: Any, states: list[dict[str, Any]], counted: list[list[i
                  reductions: Mapping[str, Any]) -> None:
     """Set a metric's state to that of all: tensors by their reductions, lists in the order of the batches."""
     for name in states[0] if states else ():
-        parts = [state[name] for state in states if name in state]
+        # a process without a batch may not know the name yet
+        parts, numbers = zip(*((state[name], own) for state, own in zip(states, counted, strict=True)
+                               if name in state), strict=True)
         if isinstance(parts[0], Tensor):
-            reduce, stacked = reductions.get(name), torch.stack(parts)
+            reduce, stacked = reductions.get(name), torch.stack(list(parts))
             value = stacked if reduce is None else reduce(stacked, dim=0) if reduce is torch.sum else reduce(stacked)
         else:
-            value = in_order(parts, counted)
+            value = in_order(list(parts), list(numbers))
         setattr(metric, name, value)
 
 

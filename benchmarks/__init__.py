@@ -1,0 +1,1 @@
+"""Training loops side by side: ``python -m benchmarks``."""

@@ -1,0 +1,108 @@
+"""What the processes do with numbers and lists, without processes."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from torchkeras.data.share import cut, take
+from torchkeras.engine.joining import in_order
+from torchkeras.engine.together import Alone
+
+
+@pytest.mark.parametrize("world", range(1, 6))
+@pytest.mark.parametrize("count", range(0, 18))
+def test_parts_are_even_and_make_up_the_whole(count, world):
+    parts = [list(range(count))[cut(count, rank, world)] for rank in range(world)]
+    assert sum(parts, []) == list(range(count))
+    sizes = [len(part) for part in parts]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] - sizes[-1] <= 1
+
+
+def test_parts_of_the_largest_size_would_not_be_even():
+    assert [cut(4, rank, 3) for rank in range(3)] == [slice(0, 2), slice(2, 3), slice(3, 4)]
+    assert [len(part) for part in torch.arange(4).split(2)] == [2, 2]  # control: nothing would be left for the third
+
+
+BATCH = {"x": torch.arange(10).reshape(5, 2), "names": list("abcde"), "scale": torch.tensor(2.0), "kind": "train",
+         "pair": (np.arange(5), [torch.arange(5) * 2, torch.arange(3)])}
+
+
+def test_a_part_takes_the_rows_of_what_has_a_row_for_each_sample():
+    found = take(BATCH, 5, slice(1, 3), "train_data")
+    assert found["x"].tolist() == [[2, 3], [4, 5]]
+    assert found["names"] == ["b", "c"]
+    assert found["pair"][0].tolist() == [1, 2]
+    assert found["pair"][1][0].tolist() == [2, 4]
+    assert isinstance(found["pair"], tuple)
+
+
+def test_a_part_leaves_what_has_no_row_for_each_sample():
+    found = take(BATCH, 5, slice(1, 3), "train_data")
+    assert found["scale"] is BATCH["scale"]
+    assert found["kind"] == "train"
+    assert found["pair"][1][1].tolist() == [0, 1, 2]
+
+
+def test_the_parts_of_all_make_up_the_batch():
+    parts = [take(BATCH, 5, cut(5, rank, 3), "train_data") for rank in range(3)]
+    assert torch.equal(torch.cat([part["x"] for part in parts]), BATCH["x"])
+    assert sum((part["names"] for part in parts), []) == BATCH["names"]
+    assert not torch.equal(torch.cat([part["x"] for part in parts[::-1]]), BATCH["x"])  # control
+
+
+def test_a_list_of_tensors_is_no_list_of_samples():
+    first, second = take([torch.arange(2), torch.arange(2) + 5], 2, slice(0, 1), "train_data")
+    assert (first.tolist(), second.tolist()) == ([0], [5])
+
+
+def test_a_part_is_no_copy():
+    x = torch.zeros(4)
+    assert take(x, 4, slice(2, 4), "train_data").data_ptr() == x[2:].data_ptr()
+
+
+def test_what_cannot_be_divided_is_refused_by_name():
+    packed = nn.utils.rnn.pack_sequence([torch.zeros(2), torch.zeros(1)])
+    with pytest.raises(TypeError, match="val_data: .* PackedSequence .*DataLoader over a Dataset"):
+        take((packed, torch.zeros(2)), 2, slice(0, 1), "val_data")
+
+
+def test_items_of_several_processes_come_in_the_order_of_their_batches():
+    dealt = [["a", "d"], ["b", "e"], ["c"]]
+    assert in_order(dealt, [[0, 3], [1, 4], [2]]) == list("abcde")
+    assert in_order(dealt, [[0, 1], [2, 3], [4]]) == list("adbec")  # control: the numbers decide
+
+
+def test_parts_of_one_batch_come_in_the_order_of_the_processes():
+    assert in_order([["a0", "b0"], ["a1"], ["a2", "b2"]], [[0, 1], [0], [0, 1]]) == ["a0", "a1", "a2", "b0", "b2"]
+
+
+def test_items_that_are_not_one_a_batch_come_process_after_process():
+    assert in_order([["a", "b", "c"], ["d"]], [[0], [1]]) == list("abcd")
+
+
+def test_equal_numbers_compare_no_items():
+    """Items may be tensors, which have no order."""
+    found = in_order([[torch.zeros(2)], [torch.ones(2)]], [[0], [0]])
+    assert [one.tolist() for one in found] == [[0, 0], [1, 1]]
+
+
+def test_one_process_agrees_with_itself():
+    alone = Alone()
+    assert (alone.rank, alone.world, alone.main) == (0, 1, True)
+    assert alone.gather("mine") == ["mine"]
+    assert alone.from_main("mine") == "mine"
+    assert alone.decide(lambda values: [*values, "made"], "mine") == ["mine", "made"]
+    assert list(alone.in_turn(iter("abc"), 1)) == list("abc")
+    assert alone.gate() is None
+    assert alone.agree() is None
+
+
+def test_one_process_raises_its_own_errors():
+    alone = Alone()
+    for context in (alone.same_fate, alone.watching):
+        with pytest.raises(LookupError), context():
+            raise LookupError
+    with pytest.raises(ZeroDivisionError):
+        alone.decide(lambda values: 1 / 0, None)
