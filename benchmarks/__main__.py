@@ -29,6 +29,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=lambda path: Path(path).resolve(), help="folder with MNIST's idx files, gzipped")
     parser.add_argument("--repeats", type=int, default=3, help="fresh processes for each measurement")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch's; default: one for each core")
+    parser.add_argument("--cpu-time", action="store_true",
+                        help="time by what the CPU did for the process: for a machine that is shared, with --threads 1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write every measurement as JSON")
     parser.add_argument("--environments", type=Path, default=peers.HERE, help="folder that holds those of the peers")
@@ -79,6 +81,7 @@ def measured(options: argparse.Namespace, names: list[str], workloads: list[str]
     """Run one process; if it dies, that is what is reported."""
     arguments = ["--contenders", *names, "--workloads", *workloads, "--threads", str(options.threads), "--seed",
                  str(options.seed), *(["--smoke"] if options.smoke else []),
+                 *(["--cpu-time"] if options.cpu_time else []),
                  *(["--data", str(options.data)] if options.data else [])]
     try:
         return call(python, arguments)
@@ -93,7 +96,8 @@ def below(options: argparse.Namespace, versions: dict[str, str | None], hardware
     missing = [name for name, found in versions.items() if found is None]
     torches = {name: inventory(python)["hardware"]["torch"] for name, python in pythons(options).items()}
     return "\n".join([
-        f"{hardware['cpu']}, {hardware['cores']} cores, {options.threads} threads; GPU: {hardware['gpu'] or 'none'}",
+        f"{hardware['cpu']}, {hardware['cores']} cores, torch threads: {options.threads}, "
+        f"GPU: {hardware['gpu'] or 'none'}; timed by {'CPU time' if options.cpu_time else 'the clock on the wall'}",
         f"Python {hardware['python']}; " + "; ".join(dict.fromkeys(
             f"{CONTENDERS[name].package} {versions[name]}" for name in able)),
         *(f"{name} ran with torch {torches[name]}" for name in able if torches[name] != hardware["torch"]),
@@ -116,7 +120,8 @@ def main(argv: list[str] | None = None) -> None:
         print("a smoke run: these times mean nothing\n")
     print(table(measurements), below(options, versions, hardware), sep="\n\n")
     if options.out:
-        options.out.write_text(json.dumps({"hardware": hardware, "threads": options.threads, "versions": versions,
+        options.out.write_text(json.dumps({"hardware": hardware, "threads": options.threads,
+                                           "cpu_time": options.cpu_time, "versions": versions,
                                            "measurements": measurements}, indent=1))
 
 

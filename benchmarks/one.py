@@ -3,8 +3,10 @@
 import argparse
 import contextlib
 import json
+import math
 import os
 import platform
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,13 +34,14 @@ def train(run: Loop, job: Job, seed: int) -> float | None:
 
 
 def measure(contender: Contender, workload: Workload, seed: int = 0, data: Path | None = None,
-            smoke: bool = False) -> dict[str, Any]:
+            smoke: bool = False, cpu_time: bool = False) -> dict[str, Any]:
     """Time a contender, then hold its weights and accuracy against the reference's after a short training."""
     shuffle = not contender.own_order
     reference, checked = (workload.gate_job(seed, shuffle, data, smoke) for _ in range(2))
     before = weights_of(reference.net)
     expected = train(contender.reference, reference, seed)
     job = workload.job(seed, data, smoke)
+    job.timer = time.process_time if cpu_time else time.perf_counter
     train(contender.run, job, seed)
     accuracy = train(contender.run, checked, seed)
     if {len(job.times) - job.epochs, len(checked.times) - checked.epochs} != {0}:
@@ -49,14 +52,14 @@ def measure(contender: Contender, workload: Workload, seed: int = 0, data: Path 
 
 
 def distance(weights: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> float:
-    """The largest difference of any weight; a number that is not finite counts as infinitely far."""
-    furthest = max((weights[name].double() - others[name].double()).abs().max().item() for name in others)
-    return furthest if furthest == furthest else float("inf")
+    """The largest difference of any weight; infinite where a weight is not a finite number."""
+    differences = [(weights[name].double() - others[name].double()).abs().max().item() for name in others]
+    return max(differences) if all(map(math.isfinite, differences)) else math.inf
 
 
 def is_right(found: dict[str, Any]) -> bool:
     """Whether a measurement has passed the gate; without that its times mean nothing."""
-    if found["moved"] == 0 or found["difference"] > TOLERANCE * found["moved"]:
+    if not 0 < found["moved"] < math.inf or found["difference"] > TOLERANCE * found["moved"]:
         return False
     same = (found["accuracy"] is None) == (found["expected_accuracy"] is None)
     return same and abs((found["accuracy"] or 0) - (found["expected_accuracy"] or 0)) < 0.01
@@ -81,9 +84,10 @@ def report(name: str, workload: str, options: argparse.Namespace) -> dict[str, A
     """A measurement with its names; what went wrong in place of numbers."""
     names = {"contender": name, "workload": workload}
     try:
-        return names | measure(CONTENDERS[name], WORKLOADS[workload], options.seed, options.data, options.smoke)
+        return names | measure(CONTENDERS[name], WORKLOADS[workload], options.seed, options.data, options.smoke,
+                               options.cpu_time)
     except Exception as error:
-        return names | {"error": f"{type(error).__name__}: {error}"[:300]}
+        return names | {"error": " ".join(f"{type(error).__name__}: {error}".split())[:200]}
 
 
 def main() -> None:
@@ -94,6 +98,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--inventory", action="store_true", help="print what is installed here, and stop")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -47,7 +47,7 @@ CONTENDERS = {
                               note="always clips gradients at norm 1: compared with a plain loop that does too"),
     "pytorch-lightning": Contender(others.lightning, "pytorch-lightning", environment=PEERS),
     "Keras 3 on torch": Contender(others.keras, "keras", "3.", PEERS, own_order=True, reference=others.keras_adam,
-                                  note="has another Adam (epsilon): compared with a plain loop with that Adam"),
+                                  note="has an Adam of its own: compared with a plain loop with that Adam"),
     "skorch": Contender(others.skorch, "skorch", environment=PEERS),
     "pytorch-ignite": Contender(others.ignite, "pytorch-ignite", environment=PEERS),
     "poutyne": Contender(others.poutyne, "poutyne", environment=PEERS),

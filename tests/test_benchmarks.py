@@ -41,7 +41,7 @@ def test_the_table_has_a_row_with_right_numbers_for_each_contender_and_workload(
 
 def test_the_table_says_on_what_it_ran_and_who_is_missing(smoke):
     printed, written = smoke
-    assert f"{written['hardware']['cores']} cores, 1 threads; GPU: " in printed
+    assert f"{written['hardware']['cores']} cores, torch threads: 1, GPU: " in printed
     assert f"torch {torch.__version__}; " in printed
     assert "not installed: " in printed
     assert "skorch" in printed.partition("not installed: ")[2]
@@ -64,6 +64,12 @@ def without_last_batch(job):
     return CONTENDERS["tuned loop"].run(job)
 
 
+def not_a_number(job):
+    accuracy = CONTENDERS["tuned loop"].run(job)
+    list(job.weights.values())[-1].fill_(float("nan"))
+    return accuracy
+
+
 def blind(job):
     CONTENDERS["tuned loop"].run(job)
     return 0.0
@@ -79,7 +85,7 @@ def row_of(run, workload="tiny"):
     return table([found]).splitlines()[-1]
 
 
-@pytest.mark.parametrize("wrong", [too_fast, without_last_batch, blind, tells_nothing])
+@pytest.mark.parametrize("wrong", [too_fast, without_last_batch, not_a_number, blind, tells_nothing])
 def test_a_loop_with_wrong_numbers_gets_no_time(wrong):
     words = row_of(wrong).removeprefix("tuned loop").split()
     assert words[:6] == ["-"] * 6

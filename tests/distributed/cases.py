@@ -10,7 +10,6 @@ import os
 import tempfile
 import time
 import warnings
-from contextlib import nullcontext
 from functools import partial
 
 import pandas as pd
@@ -39,7 +38,6 @@ from tests.distributed.parts import (
     Rounding,
     Rows,
     Scaled,
-    SlowBackward,
     Spare,
     Squeezed,
     Stream,
@@ -65,7 +63,6 @@ from tests.distributed.parts import (
     random_state,
     ready,
     sgd,
-    slow_messages,
     steepness,
     targets,
 )
@@ -573,15 +570,13 @@ def net_in_another_memory_format(seed):
                   batch_size=4)
 
 
-@case(("all labels", 1), ("some ignored", 1), ("some ignored", 2), ("slow messages", 1))
+@case(("all labels", 1), ("some ignored", 1), ("some ignored", 2))
 def net_too_large_for_one_message(kind, steps, seed):
-    pause = SlowBackward(0.01 if kind == "slow messages" else 0)
-    net = nn.Sequential(mlp(seed, outputs=400), nn.Tanh(), nn.Linear(400, 400), pause, nn.Tanh(), nn.Linear(400, 400),
+    net = nn.Sequential(mlp(seed, outputs=400), nn.Tanh(), nn.Linear(400, 400), nn.Tanh(), nn.Linear(400, 400),
                         nn.Tanh(), nn.Linear(400, 3))
     y = classes(22, seed) if kind == "all labels" else some_ignored(seed, from_the_first=False)
-    with slow_messages() if kind == "slow messages" else nullcontext():
-        return fitted(face(net, "cross_entropy"), (features(22, seed), y), batch_size=7, shuffle=False, epochs=2,
-                      gradient_accumulation_steps=steps)
+    return fitted(face(net, "cross_entropy"), (features(22, seed), y), batch_size=7, shuffle=False, epochs=2,
+                  gradient_accumulation_steps=steps)
 
 
 @case()
@@ -745,18 +740,22 @@ def batchnorm(seed):
     torch.manual_seed(seed)
     norm = nn.BatchNorm1d(8)
     made = nn.Sequential(nn.Linear(WIDTH, 8), norm, nn.Tanh(), nn.Linear(8, 3))
-    means = []
+    means, measured_with = [], []
 
     class Watching:
         def on_step_end(self, model):
             means.append(norm.running_mean.clone())
+
+        def on_train_epoch_end(self, model):
+            measured_with.append(norm.running_mean.clone())
 
     x, y = features(24, seed) + 1, classes(24, seed)
     model = face(made, "cross_entropy", ["accuracy"])
     result = fitted(model, (x, y), (x, y), batch_size=8, epochs=2, callbacks=[Watching()])
     return result | model.evaluate((x, y), batch_size=5) | {
         "predicted": model.predict(x, batch_size=5), "mean": norm.running_mean.clone(),
-        "variance": norm.running_var.clone(), "batches": norm.num_batches_tracked.clone(), "own_seen": means}
+        "variance": norm.running_var.clone(), "batches": norm.num_batches_tracked.clone(), "own_seen": means,
+        "measured_with": measured_with}
 
 
 @case(1, 3, among=OWN)
@@ -768,7 +767,8 @@ def dropout(steps, seed):
     made = nn.Sequential(drop, nn.Linear(64, 3))
     model = face(made, "cross_entropy", ["accuracy"])
     x, y = torch.ones(15, 64), classes(15, seed)
-    result = fitted(model, (x, y), (x, y), batch_size=6, gradient_accumulation_steps=steps, epochs=3)
+    # in this order no process draws anything but its masks
+    result = fitted(model, (x, y), (x, y), batch_size=6, shuffle=False, gradient_accumulation_steps=steps, epochs=3)
     return result | model.evaluate((x, y)) | {"own_seen": masks, "next_number": torch.rand(())}
 
 

@@ -1,14 +1,12 @@
 """Small nets, data, metrics and steps, of which the cases are made; everything in them is drawn from a seed."""
 
-import itertools
 import random
-import time
 import zlib
-from contextlib import contextmanager
 
 import numpy as np
 import torch
 import torchmetrics
+from sklearn.metrics import accuracy_score  # here, since its import draws random numbers
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
@@ -162,19 +160,6 @@ class Scaled(nn.Module):
 
     def forward(self, x, scale):
         return self.inner(x) * scale
-
-
-class SlowBackward(nn.Module):
-    """Nothing but a pause on the way back."""
-
-    def __init__(self, seconds):
-        super().__init__()
-        self.seconds = seconds
-
-    def forward(self, x):
-        if x.requires_grad:
-            x.register_hook(lambda gradient: time.sleep(self.seconds))
-        return x
 
 
 class Tied(nn.Module):
@@ -384,8 +369,6 @@ def correlation(preds, labels):
 
 def agreement(preds, labels):
     """Scikit-learn's, as users pass it."""
-    from sklearn.metrics import accuracy_score
-
     return accuracy_score(labels, preds.argmax(1))
 
 
@@ -483,22 +466,6 @@ class OwnCheckpoint(KerasModel):
 
     def load_ckpt(self, ckpt_path="checkpoint"):
         self.net[2].load_state_dict(torch.load(ckpt_path))
-
-
-@contextmanager
-def slow_messages():
-    """What follows some messages between processes takes its time: nothing may rely on an order it does not make."""
-    then, waits = torch._C.Future.then, itertools.cycle([0.0, 0.03])
-
-    def slow(future, callback):
-        wait = next(waits)
-        return then(future, lambda done: (time.sleep(wait), callback(done))[1])
-
-    torch._C.Future.then = slow
-    try:
-        yield
-    finally:
-        torch._C.Future.then = then
 
 
 class Older:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -27,38 +27,55 @@ class Rider:
         self.weight: float | Tensor = 1 / world  # of this process's part, by a scale common to all processes
         self.spoiled: float = 0.0  # 1 where this process's loss is not finite
         self.sums: Tensor | None = None  # weight and spoiled, over all processes
-        self.first: Any = None  # the future of the first bucket; with it the sums are there
+        self.sent: list[Sent] = []  # the buckets of this step that are on their way
 
     def reduce(self, bucket: Any) -> Future[Tensor]:
-        """The gradients of a bucket, over all processes: what DistributedDataParallel asks a communication hook for."""
+        """The gradients of a bucket, over all processes: what DistributedDataParallel asks a communication hook for.
+
+        The last bucket waits for all. Work chained to a message with ``then`` would run on a thread of the process
+        group, which holds Python's lock for it when it likes; DataLoader workers that are forked at that moment hang.
+        """
         gradients = bucket.buffer()
         if bucket.index() > 0:
-            ready = torch.futures.collect_all([total(gradients), self.first])
-            return ready.then(lambda both: self.divided(both.value()[0].value()[0]))
-        carried = torch.stack([torch.as_tensor(one, dtype=torch.float64, device=gradients.device)
-                               for one in (self.weight, self.spoiled)])
-        if gradients.is_sparse or gradients.element_size() < 4:  # halves could not hold the weight exactly
-            self.sums = total(carried.float()).wait()[0]
-            self.first = total(gradients).then(lambda done: self.divided(done.value()[0]))
-            return self.first
-        whole = total(torch.cat([gradients, carried.to(gradients)]))
-        self.first = whole.then(lambda done: self.unloaded(done.value()[0], gradients))
-        return self.first
+            message = gradients
+        elif gradients.is_sparse or gradients.element_size() < 4:  # halves could not hold the weight exactly
+            message, self.sums = gradients, self.carried(gradients).float()
+            distributed.all_reduce(self.sums)
+        else:
+            message = torch.cat([gradients, self.carried(gradients).to(gradients)])
+            self.sums = message[-2:]
+        work = distributed.all_reduce(message, async_op=True)
+        promised: Future[Tensor] = Future(devices=None if gradients.is_cpu else [gradients.device])
+        self.sent.append(Sent(gradients, message, work, promised))
+        if bucket.is_last():
+            self.deliver()
+        return promised
 
-    def unloaded(self, joined: Tensor, gradients: Tensor) -> Tensor:
-        """Take the carried sums off the gradients."""
-        self.sums = joined[-2:]
-        return self.divided(gradients.copy_(joined[:-2]))
+    def carried(self, like: Tensor) -> Tensor:
+        """What the first bucket takes along."""
+        return torch.stack([torch.as_tensor(one, dtype=torch.float64, device=like.device)
+                            for one in (self.weight, self.spoiled)])
 
-    def divided(self, gradients: Tensor) -> Tensor:
-        """Sums of gradients as means."""
-        weight = self.sums[0] if self.sums is not None else torch.ones(())
-        return gradients.div_(torch.where(weight == 0, torch.ones_like(weight), weight))
+    def deliver(self) -> None:
+        """Wait for all messages, and give out the sums of gradients as means."""
+        for sent in self.sent:
+            sent.work.wait()
+        weight = cast(Tensor, self.sums)[0]
+        weight = torch.where(weight == 0, torch.ones_like(weight), weight)
+        for gradients, message, _, promised in self.sent:
+            if message is not gradients:
+                gradients.copy_(message[:-2])
+            promised.set_result(gradients.div_(weight))
+        self.sent.clear()
 
 
-def total(tensor: Tensor) -> Any:
-    """The sum of a tensor over all processes, as a future."""
-    return distributed.all_reduce(tensor, async_op=True).get_future()
+class Sent(NamedTuple):
+    """A bucket of gradients on its way."""
+
+    gradients: Tensor
+    message: Tensor  # the gradients themselves, or a copy with what rides along
+    work: Any
+    promised: Future[Tensor]
 
 
 class Replica(DistributedDataParallel):

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from torchkeras.engine.ending import ProcessFailed, Request
+from torchkeras.engine.forking import fork_quietly
 
 LOOK_EVERY = 0.2  # seconds between two looks at what other processes asked for
 PATIENCE = 10.0  # seconds for a process to end by itself once another has failed
@@ -77,6 +78,7 @@ class Together(Alone):
     def __init__(self, rank: int, world: int) -> None:
         from torch import distributed
 
+        fork_quietly()
         self.rank, self.world, self.main = rank, world, rank == 0
         self.store = distributed.PrefixStore(f"torchkeras/{next(JOBS)}",
                                              distributed.distributed_c10d._get_default_store())
