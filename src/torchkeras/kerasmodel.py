@@ -26,7 +26,8 @@ from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.checks import bad_type
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.epoch import EpochRunner
-from torchkeras.engine.fast import fast
+from torchkeras.engine.fast import piloted
+from torchkeras.engine.forms import form
 from torchkeras.engine.history import History
 from torchkeras.engine.joining import joinable
 from torchkeras.engine.lockstep import lockstep
@@ -240,7 +241,7 @@ class KerasModel(nn.Module):
         before = Untouched(*self.learners())
         callbacks = CallbackList(listeners, self, together.main)
         with (session(self, run, callbacks, before, train.last_batch), lockstep(self, run, train, val),
-              fast(run, self.optimizer)):
+              form(run, self.optimizer), piloted(run)):
             self.optimizer.zero_grad()
             loop.fit(self, run, callbacks, checkpoint.Best(self, config.ckpt_path, before.weights), train, val)
         self.from_scratch = True

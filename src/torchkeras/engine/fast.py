@@ -1,4 +1,4 @@
-"""``speed="fast"``: fused optimizers, and the whole step as one graph where timing shows that it pays."""
+"""``speed="fast"``: the whole step as one graph where timing shows that it pays."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 from torchkeras.engine.run import Run
 from torchkeras.engine.wholestep import WholeStep, fits, obstacle, still
 from torchkeras.engine.words import StepOutput
@@ -17,40 +15,14 @@ from torchkeras.engine.words import StepOutput
 COMPILE_TIME = 15.0  # seconds that a graph takes to build, as a guess before one is built
 FIRST, TIMED = 3, 15  # steps that warm up, and steps that are timed
 SMALL = 0.005  # seconds of a step in which launching can be a large part
-FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad)
 
 
 @contextmanager
-def fast(run: Run, optimizer: Any) -> Iterator[None]:
-    """For a run: the optimizer's fused form, and a pilot who chooses how steps are run."""
-    if run.config.speed != "fast":
-        yield
-        return
-    run.pilot = Pilot(run)
-    with fused(run, optimizer):
-        yield
+def piloted(run: Run) -> Iterator[None]:
+    """For a run in fast mode: a pilot who chooses how steps are run."""
+    run.pilot = Pilot(run) if run.config.speed == "fast" else None
+    yield
     run.pilot = None
-
-
-@contextmanager
-def fused(run: Run, optimizer: Any) -> Iterator[None]:
-    """Let the optimizer update all parameters in one call, unless its owner chose a form; afterwards as it was."""
-    groups = optimizer.param_groups
-    chosen = any(group.get(name) for group in groups for name in ("fused", "foreach", "capturable", "differentiable"))
-    weights = [weight for group in groups for weight in group["params"]]
-    able = type(optimizer) in FUSED and all(weight.is_floating_point() and weight.is_cpu for weight in weights)
-    if chosen or not able or run.config.mixed_precision == "fp16" or run.config.fsdp:
-        yield
-        return
-    before = [(group["fused"], group["foreach"]) for group in groups]
-    for group in groups:
-        group["fused"], group["foreach"] = True, False
-    run.notes.append(f"fast: {type(optimizer).__name__} in its fused form")
-    try:
-        yield
-    finally:
-        for group, (fused_before, foreach_before) in zip(groups, before, strict=True):
-            group["fused"], group["foreach"] = fused_before, foreach_before
 
 
 class Pilot:
