@@ -52,6 +52,9 @@ LOADERS = {
     "batches of one's own": lambda: DataLoader(DATA, batch_sampler=FromTheEnd()),
     "a batch sampler": lambda: DataLoader(DATA, batch_sampler=BatchSampler(SequentialSampler(DATA), 6, True)),
     "arrays": lambda: ArrayDataset((X, Y)).loader(5, shuffle=True),
+    "a loader over arrays": lambda: DataLoader(ArrayDataset((X, Y)), 5, shuffle=True),
+    "a loader over nested arrays": lambda: DataLoader(ArrayDataset({"image": X, "pair": (Y, (X[:, 0].clone(),))}), 5),
+    "a subset of arrays": lambda: DataLoader(Subset(ArrayDataset((X, Y)), [4, 2, 9]), 2, shuffle=True),
     "nested arrays": lambda: ArrayDataset({"image": X, "pair": (Y, X[:, 0])}).loader(5, shuffle=True),
 }
 

@@ -45,7 +45,7 @@ def digest(batch: Any) -> str:
     def add(leaf: Any) -> Any:
         if isinstance(leaf, Tensor):
             found.update(leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        elif isinstance(leaf, np.ndarray):
+        elif isinstance(leaf, (np.ndarray, np.generic)):
             found.update(leaf.tobytes())
         elif isinstance(leaf, (str, int, float)):
             found.update(repr(leaf).encode())

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, Subset, TensorDataset
 from torch.utils.data import default_collate as torch_collate
 
-from torchkeras.data.arrays import WholeBatches, as_it_is
-from torchkeras.data.tree import map_tree
+from torchkeras.data.arrays import ArrayDataset, WholeBatches, as_it_is
+from torchkeras.data.tree import map_tree, rebuild
 
 Index = Tensor | slice
 
@@ -39,16 +39,14 @@ class InMemory:
             # a loader draws a seed for its workers, whether it has some or not
             torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)
             self.seeded = True
-        flat = isinstance(self.tree, tuple) and all(isinstance(one, Tensor) for one in self.tree)
+        flat = type(self.tree) in (tuple, list) and all(isinstance(one, Tensor) for one in self.tree)
         for index in indices:
             own = index if self.chosen is None else self.chosen[index]
             yield [rows(one, own) for one in self.tree] if flat else map_tree(partial(rows, index=own), self.tree)
 
     def lives_on(self, device: Any) -> bool:
         """Whether its batches are on a device already."""
-        found: list[bool] = []
-        map_tree(lambda one: found.append(one.device == torch.device(device)), self.tree)
-        return all(found)
+        return all(one.device == torch.device(device) for one in leaves(self.tree))
 
 
 def rows(tensor: Tensor, index: Index) -> Tensor:
@@ -107,9 +105,25 @@ def in_memory(source: Any) -> InMemory | None:
         dataset = dataset.dataset
     if type(dataset) is WholeBatches and source.collate_fn is as_it_is and chosen is None:
         return InMemory(source, dataset.tree, None)
+    if type(dataset) is ArrayDataset and source.collate_fn is torch_collate and all(map(plain, leaves(dataset.tree))):
+        return InMemory(source, as_collated(dataset.tree), chosen)
     if type(dataset) is TensorDataset and source.collate_fn is torch_collate and all(map(plain, dataset.tensors)):
         return InMemory(source, tuple(dataset.tensors), chosen)
     return None
+
+
+def leaves(tree: Any) -> list[Tensor]:
+    """The tensors of a tree."""
+    found: list[Tensor] = []
+    map_tree(found.append, tree)
+    return found
+
+
+def as_collated(tree: Any) -> Any:
+    """A tree with the containers that torch's collate makes of it: lists in place of tuples."""
+    if type(tree) in (tuple, list):
+        return [as_collated(one) for one in tree]
+    return rebuild(tree, [as_collated(one) for one in tree.values()]) if isinstance(tree, dict) else tree
 
 
 def plain(tensor: Tensor) -> bool:
