@@ -17,6 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sequential
 from torch.utils.data import default_collate as torch_collate
 
 from torchkeras.data.arrays import ArrayDataset, WholeBatches, as_it_is
+from torchkeras.data.batch import to_device
 from torchkeras.data.tree import map_tree, rebuild
 
 Index = Tensor | slice
@@ -34,19 +35,25 @@ class InMemory:
 
     def batches(self, batch_sampler: Any) -> Iterator[Any]:
         """One pass in the order of a batch sampler."""
-        indices = index_batches(batch_sampler, len(self.loader.dataset))  # type: ignore[arg-type]
+        samples: int = len(self.loader.dataset)  # type: ignore[arg-type]
+        indices = index_batches(batch_sampler, samples, leaves(self.tree)[0].device)
         if not (self.seeded and self.loader.persistent_workers):
             # a loader draws a seed for its workers, whether it has some or not
             torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)
             self.seeded = True
         flat = type(self.tree) in (tuple, list) and all(isinstance(one, Tensor) for one in self.tree)
         for index in indices:
-            own = index if self.chosen is None else self.chosen[index]
+            own = index if self.chosen is None else rows(self.chosen, index)
             yield [rows(one, own) for one in self.tree] if flat else map_tree(partial(rows, index=own), self.tree)
 
-    def lives_on(self, device: Any) -> bool:
+    def lives_on(self, device: torch.device) -> bool:
         """Whether its batches are on a device already."""
-        return all(one.device == torch.device(device) for one in leaves(self.tree))
+        return all(one.device.type == device.type and device.index in (None, one.device.index)
+                   for one in leaves(self.tree))
+
+    def on(self, device: torch.device) -> InMemory:
+        """The same with all samples on another device."""
+        return InMemory(self.loader, to_device(self.tree, device), to_device(self.chosen, device))
 
 
 def rows(tensor: Tensor, index: Index) -> Tensor:
@@ -54,13 +61,13 @@ def rows(tensor: Tensor, index: Index) -> Tensor:
     return tensor[index].clone() if isinstance(index, slice) else tensor.index_select(0, index.to(tensor.device))
 
 
-def index_batches(batch_sampler: Any, samples: int) -> Iterator[Index]:
-    """The positions of each batch: as tensors, or as slices where they follow one another."""
+def index_batches(batch_sampler: Any, samples: int, device: torch.device) -> Iterator[Index]:
+    """The positions of each batch: as tensors on a device, or as slices where they follow one another."""
     sampler = getattr(batch_sampler, "sampler", None)
     if type(batch_sampler) is BatchSampler and type(sampler) is SequentialSampler:
         return slices(batch_sampler)
     if type(batch_sampler) is BatchSampler and type(sampler) is RandomSampler and not sampler.replacement:
-        return shuffled(batch_sampler, sampler)
+        return shuffled(batch_sampler, sampler, device)
     return lists(iter(batch_sampler), samples)
 
 
@@ -71,7 +78,7 @@ def slices(batch_sampler: BatchSampler) -> Iterator[Index]:
         yield slice(number * size, min((number + 1) * size, count))
 
 
-def shuffled(batch_sampler: BatchSampler, sampler: RandomSampler) -> Iterator[Index]:
+def shuffled(batch_sampler: BatchSampler, sampler: RandomSampler, device: torch.device) -> Iterator[Index]:
     """Batches of a RandomSampler, drawn as it draws them."""
     generator = sampler.generator
     if generator is None:
@@ -81,7 +88,7 @@ def shuffled(batch_sampler: BatchSampler, sampler: RandomSampler) -> Iterator[In
     rounds, more = divmod(sampler.num_samples, samples)
     orders = [torch.randperm(samples, generator=generator) for _ in range(rounds + 1)]
     orders[-1] = orders[-1][:more]
-    order = orders[0] if rounds == 1 and not more else torch.cat(orders)
+    order = (orders[0] if rounds == 1 and not more else torch.cat(orders)).to(device)
     size = batch_sampler.batch_size
     for number in range(len(batch_sampler)):
         yield order[number * size:(number + 1) * size]

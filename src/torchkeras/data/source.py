@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from torchkeras.data.batch import size, to_device
+from torchkeras.data.batch import size
 from torchkeras.data.kinds import loader_of
-from torchkeras.data.memory import in_memory
+from torchkeras.data.memory import in_memory, leaves
+from torchkeras.data.resident import Mover, fits
 from torchkeras.data.share import Share, Sharing
 from torchkeras.engine.checks import bad_value, message, whole_number
 
@@ -101,6 +102,9 @@ class Batches:
         self.length = available if self.steps is None else self.steps
         self.samples, self.last_batch = _count(source, self.length)
         self.memory = in_memory(source)
+        self.near = self.memory  # where its batches are wanted
+        self.mover: Mover | None = None
+        self.settled_on: torch.device | str | None = None
         self.sharing: Sharing | None = None
         self.divide = False
         self.share: Share | None = None
@@ -109,8 +113,22 @@ class Batches:
     def share_between(self, together: Any, *, divide: bool) -> None:
         """Give this process its share of each pass only: a part of every batch, or whole batches in turn."""
         self.divide = divide
+        self.settle()
         if together.world > 1 and (self.sharing is None or self.sharing.together is not together):
-            self.sharing = Sharing(self.source, self.name, self.steps, together, self.memory)
+            self.sharing = Sharing(self.source, self.name, self.steps, together, self.near)
+
+    def settle(self) -> None:
+        """Let data in memory live on the device where there is room, once; decide how other batches get there."""
+        if self.settled_on == self.device:
+            return
+        self.settled_on, self.near, self.mover = self.device, self.memory, None
+        if self.device is None:
+            return
+        device = torch.device(self.device)
+        if self.memory is not None and device.type != "cpu" and fits(leaves(self.memory.tree), device):
+            self.near = self.memory.on(device)
+        if self.near is None or not self.near.lives_on(device):
+            self.mover = Mover(device)
 
     @property
     def own_length(self) -> int | None:
@@ -121,17 +139,18 @@ class Batches:
 
     def __iter__(self) -> Iterator[Any]:
         has_given_now = False
-        stays = self.device is None or (self.memory is not None and self.memory.lives_on(self.device))
+        self.settle()
+        mover = self.mover
         # an iterator that is not used would draw random numbers too
         for batch in self._whole() if self.sharing is None else self._shared(self.sharing):
             has_given_now = self._has_given = True
-            yield batch if stays else to_device(batch, self.device or "cpu")
+            yield batch if mover is None else mover(batch)
         if not (has_given_now if self.sharing is None else self.sharing.given):
             raise _out_of_data(self.name) if self._has_given else _no_batch(self.name, self.source)
         self._has_given = True
 
     def _whole(self) -> Iterator[Any]:
-        return islice(self.memory or self.source, self.steps)
+        return islice(self.near or self.source, self.steps)
 
     def _shared(self, sharing: Sharing) -> Iterator[Any]:
         for share, batch in sharing.shares(self.divide):
