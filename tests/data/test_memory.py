@@ -16,7 +16,7 @@ from torch.utils.data import (
     random_split,
 )
 
-from torchkeras.data import batches
+from torchkeras.data import batches, memory
 from torchkeras.data.arrays import ArrayDataset
 from torchkeras.data.memory import in_memory
 
@@ -133,3 +133,25 @@ def test_writing_into_a_batch_leaves_the_data_alone(name):
     for batch in batches(LOADERS[name](), name="train_data"):
         batch[0].zero_()
     assert torch.equal(X, before)
+
+
+def test_what_a_step_does_to_a_batch_does_not_reach_the_next_one():
+    weight = torch.ones(2, requires_grad=True)
+    seen = []
+    for x, _ in in_memory(DataLoader(DATA, 5)):
+        assert x.is_leaf
+        assert not x.requires_grad
+        seen.append(x.clone())
+        x.mul_(weight).mul_(2)
+        assert x.requires_grad
+    assert torch.equal(torch.cat(seen), X)
+
+
+@pytest.mark.parametrize(("width", "together"), [(1, 8), (1 << 10, 4), (1 << 15, 1)])
+def test_small_batches_are_fetched_together(width, together, monkeypatch):
+    fetched = []
+    fetch = memory.rows
+    monkeypatch.setattr(memory, "rows", lambda tensor, index: fetched.append(len(index)) or fetch(tensor, index))
+    found = list(in_memory(DataLoader(TensorDataset(torch.zeros(160, width)), 8, shuffle=True)))
+    assert [x.shape for x, in found] == [(8, width)] * 20
+    assert fetched[0] == 8 * together

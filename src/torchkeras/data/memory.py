@@ -8,7 +8,6 @@ those of the loader itself.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torchkeras.data.batch import to_device
 from torchkeras.data.tree import map_tree, rebuild
 
 Index = Tensor | slice
+BATCHES_AT_ONCE, BYTES_AT_ONCE = 8, 1 << 17  # as long as they stay in the processor's cache
 
 
 class InMemory:
@@ -35,16 +35,19 @@ class InMemory:
 
     def batches(self, batch_sampler: Any) -> Iterator[Any]:
         """One pass in the order of a batch sampler."""
+        tensors = leaves(self.tree)
         samples: int = len(self.loader.dataset)  # type: ignore[arg-type]
-        indices = index_batches(batch_sampler, samples, leaves(self.tree)[0].device)
+        row = sum(one[:1].numel() * one.element_size() for one in tensors)
+        blocks = index_blocks(batch_sampler, samples, tensors[0].device, row)
         if not (self.seeded and self.loader.persistent_workers):
             # a loader draws a seed for its workers, whether it has some or not
             torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)
             self.seeded = True
         flat = type(self.tree) in (tuple, list) and all(isinstance(one, Tensor) for one in self.tree)
-        for index in indices:
+        for index, size in blocks:
             own = index if self.chosen is None else rows(self.chosen, index)
-            yield [rows(one, own) for one in self.tree] if flat else map_tree(partial(rows, index=own), self.tree)
+            for batch in zip(*(parts(rows(one, own), size) for one in tensors), strict=True):
+                yield list(batch) if flat else filled(self.tree, batch)
 
     def lives_on(self, device: torch.device) -> bool:
         """Whether its batches are on a device already."""
@@ -61,25 +64,38 @@ def rows(tensor: Tensor, index: Index) -> Tensor:
     return tensor[index].clone() if isinstance(index, slice) else tensor.index_select(0, index.to(tensor.device))
 
 
-def index_batches(batch_sampler: Any, samples: int, device: torch.device) -> Iterator[Index]:
-    """The positions of each batch: as tensors on a device, or as slices where they follow one another."""
-    sampler = getattr(batch_sampler, "sampler", None)
-    if type(batch_sampler) is BatchSampler and type(sampler) is SequentialSampler:
-        return slices(batch_sampler)
-    if type(batch_sampler) is BatchSampler and type(sampler) is RandomSampler and not sampler.replacement:
-        return shuffled(batch_sampler, sampler, device)
-    return lists(iter(batch_sampler), samples)
+def parts(tensor: Tensor, size: int) -> Iterator[Tensor]:
+    """The batches of a block, none of which knows of the others: a net may write its weights into one of them."""
+    return (part.detach() for part in tensor.split(size))
 
 
-def slices(batch_sampler: BatchSampler) -> Iterator[Index]:
-    """Batches of a sampler that goes through the samples as they come."""
-    size, count = batch_sampler.batch_size, len(batch_sampler.sampler)  # type: ignore[arg-type]
-    for number in range(len(batch_sampler)):
-        yield slice(number * size, min((number + 1) * size, count))
+def filled(tree: Any, tensors: Iterable[Tensor]) -> Any:
+    """The tree with other tensors in the places of its own."""
+    waiting = iter(tensors)
+    return map_tree(lambda _: next(waiting), tree)
 
 
-def shuffled(batch_sampler: BatchSampler, sampler: RandomSampler, device: torch.device) -> Iterator[Index]:
-    """Batches of a RandomSampler, drawn as it draws them."""
+def index_blocks(batch_sampler: Any, samples: int, device: torch.device, row: int) -> Iterator[tuple[Index, int]]:
+    """The positions of the next batches, as a slice where they follow one another, and the size of a batch.
+
+    Small batches are fetched together, ``row`` bytes a sample: a selection costs more than what it selects.
+    """
+    sampler: Any = getattr(batch_sampler, "sampler", None)
+    sequential, random = type(sampler) is SequentialSampler, type(sampler) is RandomSampler and not sampler.replacement
+    if type(batch_sampler) is not BatchSampler or not (sequential or random):
+        yield from ((index, len(index)) for index in lists(iter(batch_sampler), samples))
+        return
+    order = drawn(sampler).to(device) if random else None
+    size, end = batch_sampler.batch_size, len(sampler)
+    end = end // size * size if batch_sampler.drop_last else end
+    step = size * max(min(BATCHES_AT_ONCE, BYTES_AT_ONCE // (size * row or 1)), 1)
+    for begin in range(0, end, step):
+        block = slice(begin, min(begin + step, end))
+        yield block if order is None else order[block], size
+
+
+def drawn(sampler: RandomSampler) -> Tensor:
+    """The order of a pass, drawn as the sampler draws it."""
     generator = sampler.generator
     if generator is None:
         generator = torch.Generator()
@@ -88,15 +104,12 @@ def shuffled(batch_sampler: BatchSampler, sampler: RandomSampler, device: torch.
     rounds, more = divmod(sampler.num_samples, samples)
     orders = [torch.randperm(samples, generator=generator) for _ in range(rounds + 1)]
     orders[-1] = orders[-1][:more]
-    order = (orders[0] if rounds == 1 and not more else torch.cat(orders)).to(device)
-    size = batch_sampler.batch_size
-    for number in range(len(batch_sampler)):
-        yield order[number * size:(number + 1) * size]
+    return orders[0] if rounds == 1 and not more else torch.cat(orders)
 
 
-def lists(drawn: Iterable[Any], samples: int) -> Iterator[Index]:
+def lists(given: Iterable[Any], samples: int) -> Iterator[Tensor]:
     """Batches of any other sampler; negative positions count from the end."""
-    for keys in drawn:
+    for keys in given:
         index = torch.as_tensor(keys, dtype=torch.int64)
         yield torch.where(index < 0, index + samples, index)
 
