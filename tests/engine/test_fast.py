@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchkeras import KerasModel, StepRunner
 from torchkeras.engine import fast, hardware
 from torchkeras.engine.ending import NonFiniteLoss
+from torchkeras.engine.ways import CompiledNet
 from torchkeras.engine.wholestep import WholeStep
 
 COMPILER = shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
@@ -60,7 +61,7 @@ def runs(request):
 @needs_compiler
 def test_a_compiled_run_has_the_numbers_of_a_plain_one_but_for_rounding(runs):
     (exact, one), (quick, two), (_, other) = runs
-    assert "as one graph" in quick.run.notes[-1]
+    assert quick.run.notes[-1].startswith("fast: one graph a step (plain ")
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(other, one, rtol=2e-2, atol=2e-2)  # control: another start
     assert exact.run.updates == quick.run.updates == EPOCHS * 21
@@ -94,7 +95,6 @@ def test_a_loss_that_is_nan_in_a_graph_spoils_no_memory_of_the_optimizer():
                       torch.optim.Adam(net.parameters(), lr=0.01))
     step([X[:BATCH], Y[:BATCH]])
     whole = WholeStep(step, [X[:BATCH], Y[:BATCH]])
-    whole.build(step, [X[:BATCH], Y[:BATCH]])
     whole(step, [X[:BATCH], Y[:BATCH]])
     with pytest.raises(NonFiniteLoss, match="train_loss is nan"):
         whole(step, [X[:BATCH].index_fill(0, torch.tensor([3]), torch.nan), Y[:BATCH]])
@@ -116,24 +116,24 @@ class OwnModel(KerasModel):
     (lambda net: OwnModel(net, "cross_entropy"), {}, "a StepRunner of your own"),
     (lambda net: KerasModel(net, "cross_entropy", optimizer="rprop"), {}, "the optimizer Rprop"),
     (lambda net: KerasModel(net, "cross_entropy"), {"gradient_accumulation_steps": 2}, "gradient accumulation"),
-    (lambda net: KerasModel(net, "cross_entropy"), {"class_weight": {0: 2.0}}, "the loss, class weights"),
+    (lambda net: KerasModel(net, "cross_entropy"), {"class_weight": {0: 2.0}}, "class weights"),
     (lambda net: KerasModel(net, "cross_entropy"), {"mixed_precision": "bf16"}, "mixed precision"),
 ])
 def test_what_a_graph_cannot_do_is_said_and_done_in_plain_steps(make, options, said, eager_to_compile):
     model = make(net_of())
     model.fit((X, Y), epochs=2, batch_size=BATCH, ckpt_path=None, quiet=True, speed="fast", **options)
-    assert model.run.notes[-1].startswith("fast: plain steps: ")
+    assert model.run.notes[-1].startswith("fast: plain steps (plain ")
     assert said in model.run.notes[-1]
 
 
 def test_a_momentum_that_moves_is_left_to_plain_steps(eager_to_compile):
     model, _ = fitted(OPTIMIZERS["sgd"], speed="fast", cycle=True)
-    assert model.run.notes[-1].endswith("a graph does not go with a schedule that moves more than the learning rate")
+    assert model.run.notes[-1].endswith("a graph does not go with a schedule that moves more than the learning rate)")
 
 
 def test_a_short_run_is_not_compiled():
     model, _ = fitted(OPTIMIZERS["sgd"], speed="fast")
-    assert model.run.notes[-1] == "fast: plain steps: too few are left to pay for compiling"
+    assert model.run.notes[-1].endswith("one graph a step: too few steps are left to pay for compiling)")
 
 
 def test_a_net_that_cannot_be_compiled_is_trained_in_plain_steps(eager_to_compile):
@@ -151,3 +151,126 @@ def test_a_net_that_cannot_be_compiled_is_trained_in_plain_steps(eager_to_compil
 def test_exact_is_the_default_and_another_word_is_refused():
     with pytest.raises(ValueError, match="speed: received 'turbo'; expected one of 'exact', 'fast'"):
         fitted(OPTIMIZERS["sgd"], speed="turbo")
+
+
+IMAGES = torch.randn(90, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+KINDS = torch.randint(0, 3, (90,), generator=torch.Generator().manual_seed(3))
+
+
+def cnn():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.Flatten(),
+                         nn.Dropout(0.2), nn.Linear(64, 3))
+
+
+class Layouts:
+    def __init__(self):
+        self.seen, self.compiled = [], []
+
+    def on_step_end(self, model):
+        self.seen.append(model.net[0].weight.is_contiguous())
+        self.compiled.append(model.net._compiled_call_impl is not None)
+
+
+def trained_cnn(speed, *callbacks, epochs=8, net=None, **options):
+    model = KerasModel(cnn() if net is None else net, "cross_entropy", ["accuracy"], "adam")
+    torch.manual_seed(1)
+    seen = Layouts()
+    history = model.fit((IMAGES, KINDS), (IMAGES[:20], KINDS[:20]), batch_size=8, epochs=epochs, ckpt_path=None,
+                        quiet=True, speed=speed, callbacks=[seen, *callbacks], patience=None, **options)
+    return model, torch.tensor(history.to_numpy()), seen
+
+
+@pytest.fixture
+def large(monkeypatch, eager_to_compile):
+    """Steps count as long ones, and whatever is tried counts as faster."""
+    monkeypatch.setattr(fast, "SMALL", 0.0)
+    monkeypatch.setattr(fast, "BETTER", 1000.0)
+
+
+def usual_layout(model):
+    tensors = [*model.net.parameters(), *(value for state in model.optimizer.state.values()
+                                          for value in state.values())]
+    return all(tensor.is_contiguous() for tensor in tensors)
+
+
+@needs_compiler
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_channels_last_and_a_compiled_net_have_the_numbers_of_a_plain_run(large, precision):
+    exact, one, _ = trained_cnn("exact", mixed_precision=precision)
+    after = torch.rand(2)
+    quick, two, seen = trained_cnn("fast", mixed_precision=precision)
+    assert torch.equal(torch.rand(2), after)
+    assert quick.run.notes[-1].startswith("fast: channels last + compiled net (plain ")
+    tolerance = 1e-4 if precision == "no" else 0.05
+    torch.testing.assert_close(two, one, rtol=tolerance, atol=tolerance)
+    assert seen.seen[0]
+    assert not seen.seen[-1]
+    assert not any(seen.compiled)  # outside of a step, the net is as its owner made it
+    assert usual_layout(quick)
+    assert quick.net.state_dict().keys() == exact.net.state_dict().keys()
+
+
+@needs_compiler
+def test_what_is_not_faster_is_undone(large, monkeypatch):
+    monkeypatch.setattr(fast, "BETTER", 0.0)
+    model, _, seen = trained_cnn("fast")
+    assert model.run.notes[-1].startswith("fast: plain steps (plain ")
+    assert "channels last " in model.run.notes[-1]
+    assert "compiled net " in model.run.notes[-1]
+    assert not all(seen.seen)
+    assert seen.seen[-1]
+    assert usual_layout(model)
+
+
+def test_an_error_in_the_middle_leaves_the_layout_as_it_was(large, monkeypatch):
+    monkeypatch.setattr(fast, "COMPILE_TIME", 1e9)
+    net = cnn()
+
+    class Failing:
+        def on_step_end(self, model):
+            if not model.net[0].weight.is_contiguous():
+                raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        trained_cnn("fast", Failing(), net=net)
+    assert all(weight.is_contiguous() for weight in net.parameters())
+
+
+def test_a_net_that_the_compiler_refuses_goes_on_without(large, monkeypatch):
+    def refuse(*args, **options):
+        raise NotImplementedError
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    model, _, _ = trained_cnn("fast")
+    assert model.run.notes[-1].startswith("fast: channels last (plain ")
+    assert "compiled net: this net could not be compiled (NotImplementedError)" in model.run.notes[-1]
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda net: net.to(memory_format=torch.channels_last), "channels last: another layout before"),
+    (lambda net: net.compile(backend="eager"), "compiled net: compiled before")])
+def test_what_its_owner_did_already_is_left_alone(large, monkeypatch, change, said):
+    net = cnn()
+    change(net)
+    layout, compiled = net[0].weight.stride(), net._compiled_call_impl
+    if compiled is None:
+        monkeypatch.setattr(fast, "COMPILE_TIME", 1e9)
+    model, _, _ = trained_cnn("fast", net=net)
+    assert said in model.run.notes[-1]
+    assert net[0].weight.stride() == layout
+    assert net._compiled_call_impl is compiled
+
+
+@needs_compiler
+def test_building_a_compiled_net_leaves_no_trace():
+    net = cnn()
+    step = StepRunner(net, nn.CrossEntropyLoss(), hardware.start(cpu=True), "train", {},
+                      torch.optim.Adam(net.parameters()))
+    before, random = copy.deepcopy(net.state_dict()), torch.get_rng_state()
+    way = CompiledNet(step, [IMAGES[:8], KINDS[:8]])
+    assert all(map(torch.equal, before.values(), net.state_dict().values()))
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(weight.grad is None for weight in net.parameters())
+    assert way.takes([IMAGES[:8], KINDS[:8]])
+    assert not way.takes([IMAGES[:7], KINDS[:7]])

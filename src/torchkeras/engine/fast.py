@@ -1,4 +1,4 @@
-"""``speed="fast"``: the whole step as one graph where timing shows that it pays."""
+"""``speed="fast"``: what may be faster is tried, timed against what there is, and kept only if it is."""
 
 from __future__ import annotations
 
@@ -8,104 +8,133 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from torchkeras.engine.run import Run
-from torchkeras.engine.wholestep import WholeStep, fits, obstacle, still
+from torchkeras.engine.ways import ChannelsLast, CompiledNet, Plain, shapes_of
+from torchkeras.engine.wholestep import WholeStep, still
 from torchkeras.engine.words import StepOutput
 
-COMPILE_TIME = 15.0  # seconds that a graph takes to build, as a guess before one is built
+COMPILE_TIME = 15.0  # seconds that compiling takes, as a guess before it is done
 FIRST, TIMED = 3, 15  # steps that warm up, and steps that are timed
 SMALL = 0.005  # seconds of a step in which launching can be a large part
+BETTER = 0.95  # of the time there is; less than that could be chance
+WORTH = 4  # times the cost must be left to train: the guess of the cost may be wrong, and of the gain too
 
 
 @contextmanager
 def piloted(run: Run) -> Iterator[None]:
-    """For a run in fast mode: a pilot who chooses how steps are run."""
-    run.pilot = Pilot(run) if run.config.speed == "fast" else None
-    yield
-    run.pilot = None
+    """For a run in fast mode: a pilot who chooses how training steps are run."""
+    if run.config.speed != "fast":
+        yield
+        return
+    benchmark = torch.backends.cudnn.benchmark
+    run.pilot = Pilot(run)
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = benchmark
+        run.pilot.end()
+        run.pilot = None
 
 
 class Pilot:
-    """Runs a few plain steps, builds a graph if the steps that remain can pay for it, and keeps what is faster."""
+    """Times some steps as they are, then some in each other way that may pay, and goes on in the fastest."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.graph: WholeStep | None = None
+        self.way: Plain = Plain()
+        self.kept: list[Plain] = []  # the ways that were faster than those before, to be undone in the end
+        self.candidates: list[type[Plain]] | None = None
+        self.best = 0.0  # seconds a step
         self.times: list[float] = []
-        self.trial: list[float] = []
-        self.seen = self.missed = 0
+        self.usual: list[Any] | None = None  # the shapes of the first batch
+        self.missed = 0  # batches of other shapes
         self.decided = False
+        self.told: list[str] = []
 
     def step(self, step: Any, batch: Any) -> StepOutput:
         """One training step, whichever way."""
         if self.decided:
-            graph = self.graph
-            return step(batch) if graph is None or not graph.takes(step, batch) else graph(step, batch)
-        if self.graph is not None:
-            return self.try_graph(step, batch)
-        began = time.perf_counter()
-        output = step(batch)
-        self.seen += 1
-        if self.seen == 1:
-            self.options = still(step.optimizer)
-        if self.seen > FIRST:
-            self.times.append(time.perf_counter() - began)
-        if len(self.times) == TIMED:
-            self.consider(step, batch)
-        return output
-
-    def consider(self, step: Any, batch: Any) -> None:
-        """After some plain steps: is a graph possible, and can it pay?"""
-        why, plain, left = obstacle(step), statistics.median(self.times), self.steps_left()
-        if why is None and self.options != still(step.optimizer):
-            why = "a schedule that moves more than the learning rate"
-        if why is None and not fits(batch):
-            why = "batches that are not one tensor of features and one of labels"
-        if why is not None:
-            self.decide(f"plain steps: a graph does not go with {why}")
-        elif left is None or plain * left < COMPILE_TIME * (4 if plain < SMALL else 10):
-            self.decide("plain steps: too few are left to pay for compiling")
-        else:
-            self.build(step, batch)
-
-    def build(self, step: Any, batch: Any) -> None:
-        """Compile, with plain steps to fall back on."""
-        began = time.perf_counter()
-        try:
-            self.graph = WholeStep(step, batch)
-            self.graph.build(step, batch)
-        except Exception as error:  # the compiler meets code that it cannot take, in many forms
-            self.graph = None
-            self.decide(f"plain steps: this net could not be compiled ({type(error).__name__})")
-        self.spent = time.perf_counter() - began
-
-    def try_graph(self, step: Any, batch: Any) -> StepOutput:
-        """Time the graph, then keep the faster of both."""
-        if self.graph is None or not self.graph.takes(step, batch):
+            return self.way(step, batch) if self.way.takes(batch) else step(batch)
+        if self.usual is None:
+            self.usual = shapes_of(batch)
+        if shapes_of(batch) != self.usual or not self.way.takes(batch):
             self.missed += 1
-            if self.missed > FIRST + TIMED and not self.trial:
-                self.graph = None
-                self.decide("plain steps: batches have many shapes")
+            if self.missed > FIRST + TIMED:
+                self.drop(step, batch, "batches have many shapes")
             return step(batch)
-        began = time.perf_counter()
-        output = self.graph(step, batch)
-        self.trial.append(time.perf_counter() - began)
-        if len(self.trial) == FIRST + TIMED:
-            plain, whole = statistics.median(self.times), statistics.median(self.trial[FIRST:])
-            times = f"{whole * 1e6:.0f} us a step as one graph, {plain * 1e6:.0f} us plain"
-            if whole < 0.95 * plain:
-                self.decide(f"{times}; compiled in {self.spent:.0f} s")
-            else:
-                self.graph = None
-                self.decide(f"plain steps: {times}")
+        began = clock(step)
+        output = self.way(step, batch)
+        self.times.append(clock(step) - began)
+        if self.candidates is None and len(self.times) == 1:
+            self.options = still(step.optimizer)
+        if len(self.times) == FIRST + TIMED:
+            self.judge(step, batch, statistics.median(self.times[FIRST:]))
         return output
 
-    def steps_left(self) -> int | None:
-        """Training steps to the last epoch, where the data tells its length."""
-        run = self.run
-        return None if run.steps is None else (run.config.epochs - run.epoch + 1) * run.steps - run.step
+    def judge(self, step: Any, batch: Any, took: float) -> None:
+        """Keep the way that was tried if it is faster, and go on to the next."""
+        if self.candidates is None:
+            self.best, self.told = took, [f"plain {written(took)}"]
+            self.candidates = [WholeStep] if took < SMALL else [ChannelsLast, CompiledNet]
+            if step.together.world > 1:
+                self.candidates, self.told = [], ["several processes"]
+        elif took < BETTER * self.best:
+            self.best = took
+            self.kept.append(self.way)
+            self.told.append(f"{self.way.name} {written(took)}")
+        else:
+            self.drop(step, batch, f"{self.way.name} {written(took)}")
+            return
+        self.next_way(step, batch)
 
-    def decide(self, text: str) -> None:
-        """Settle it, and say so."""
+    def drop(self, step: Any, batch: Any, why: str) -> None:
+        """Undo the way in trial, and go on to the next."""
+        self.way.end()
+        self.way = self.kept[-1] if self.kept else Plain()
+        self.told.append(why)
+        self.next_way(step, batch)
+
+    def next_way(self, step: Any, batch: Any) -> None:
+        """Begin with the next candidate that can be built and may pay; with none left, say what was chosen."""
+        self.times, self.missed = [], 0
+        while self.candidates:
+            kind: Any = self.candidates.pop(0)
+            why = kind.obstacle(step, batch, self.options) or self.cannot_pay(kind)
+            if why is None:
+                try:
+                    self.way = kind(step, batch)
+                    return
+                except Exception as error:  # the compiler meets code that it cannot take, in many forms
+                    why = f"{kind.name}: this net could not be compiled ({type(error).__name__})"
+            self.told.append(why)
         self.decided = True
-        self.run.notes.append(f"fast: {text}")
+        chosen = " + ".join(way.name for way in self.kept) or Plain.name
+        self.run.notes.append(f"fast: {chosen} ({', '.join(self.told)})")
+
+    def cannot_pay(self, kind: Any) -> str | None:
+        """Why a way is not worth trying, by the steps that are left."""
+        run = self.run
+        left = None if run.steps is None else (run.config.epochs - run.epoch + 1) * run.steps - run.step
+        if kind.compiles and (left is None or self.best * left < COMPILE_TIME * WORTH):
+            return f"{kind.name}: too few steps are left to pay for compiling"
+        return None
+
+    def end(self) -> None:
+        """Leave net and optimizer as they were before."""
+        for way in [self.way, *self.kept]:
+            way.end()
+
+
+def clock(step: Any) -> float:
+    """The time at which the device has done all that it was given."""
+    if step.accelerator.device.type != "cpu":
+        torch.accelerator.synchronize(step.accelerator.device)
+    return time.perf_counter()
+
+
+def written(seconds: float) -> str:
+    """A time to be read."""
+    return f"{seconds * 1e6:.0f} us" if seconds < 1e-3 else f"{seconds * 1e3:.1f} ms"

@@ -20,32 +20,42 @@ from torch.optim.sgd import sgd
 
 from torchkeras.engine.ending import NonFiniteLoss
 from torchkeras.engine.step import StepRunner
+from torchkeras.engine.ways import Plain, shapes_of
 from torchkeras.engine.words import StepOutput
 from torchkeras.metrics.base import Metric
 
 VERBS = ("__call__", "try_out", "forward", "loss", "backward", "update", "measure", "guard", "autocast")
 
 
-def obstacle(step: Any) -> str | None:
-    """Why a step cannot become one graph; None when it can be tried."""
-    optimizer = step.optimizer
-    if not isinstance(step, StepRunner) or any(getattr(type(step), verb) is not getattr(StepRunner, verb)
-                                               for verb in VERBS):
-        return "a StepRunner of your own"
-    if step.together.world > 1 or not step.plain:
-        return "several processes" if step.together.world > 1 else "mixed precision"
-    if type(optimizer) not in UPDATES:
-        return f"the optimizer {type(optimizer).__name__}"
-    if step.accelerator.gradient_accumulation_steps != 1:
-        return "gradient accumulation"
-    if step.loss_fn is None or step.config.class_weight is not None or step.config.clip_grad_value is not None:
-        return "the loss, class weights or clip_grad_value"
-    if isinstance(step.loss_fn, nn.Module) and any(True for _ in step.loss_fn.parameters()):
-        return "a loss with weights"
-    held = [weight for group in optimizer.param_groups for weight in group["params"]]
-    if {id(weight) for weight in held} != {id(one) for one in step.net.parameters() if one.requires_grad}:
-        return "an optimizer that does not hold exactly the weights that learn"
+def unfit(step: Any, batch: Any, options: Any) -> str | None:
+    """What does not go with one graph a step; None when it can be tried."""
+    for words, holds in OBSTACLES.items():
+        if holds(step, batch, options):
+            return words.format(optimizer=type(step.optimizer).__name__)
     return None
+
+
+def holds_other_weights(step: Any, *_: Any) -> bool:
+    """Whether the weights of the optimizer and those of the net that learn are not the same."""
+    held = {id(weight) for group in step.optimizer.param_groups for weight in group["params"]}
+    return held != {id(weight) for weight in step.net.parameters() if weight.requires_grad}
+
+
+OBSTACLES: dict[str, Callable[[Any, Any, Any], bool]] = {
+    "a StepRunner of your own": lambda step, *_: not isinstance(step, StepRunner) or any(
+        getattr(type(step), verb) is not getattr(StepRunner, verb) for verb in VERBS),
+    "mixed precision": lambda step, *_: not step.plain,
+    "the optimizer {optimizer}": lambda step, *_: type(step.optimizer) not in UPDATES,
+    "gradient accumulation": lambda step, *_: step.accelerator.gradient_accumulation_steps != 1,
+    "a net with a loss of its own": lambda step, *_: step.loss_fn is None,
+    "class weights or clip_grad_value": lambda step, *_: (
+        step.config.class_weight is not None or step.config.clip_grad_value is not None),
+    "a loss with weights": lambda step, *_: isinstance(step.loss_fn, nn.Module) and any(
+        True for _ in step.loss_fn.parameters()),
+    "batches that are not one tensor of features and one of labels": lambda step, batch, _: not fits(batch),
+    "a schedule that moves more than the learning rate": lambda step, _, options: options != still(step.optimizer),
+    "an optimizer that does not hold exactly the weights that learn": holds_other_weights,
+}
 
 
 def still(optimizer: Any) -> list[list[Any]]:
@@ -59,7 +69,7 @@ def fits(batch: Any) -> bool:
     return isinstance(batch, (list, tuple)) and len(batch) == 2 and all(type(one) is Tensor for one in batch)
 
 
-class WholeStep:
+class WholeStep(Plain):
     """The graph of one step, for batches of one shape.
 
     Args:
@@ -67,9 +77,12 @@ class WholeStep:
         batch: what the graph is built for.
     """
 
+    name = "one graph a step"
+    compiles = True
+
     def __init__(self, step: StepRunner, batch: Any) -> None:
         optimizer: Any = step.optimizer
-        self.shapes = [(one.shape, one.dtype) for one in batch]
+        self.shapes, self.optimizer = shapes_of(batch), optimizer
         names = {id(weight): name for name, weight in step.net.named_parameters()}
         learning = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
         # aliases of the same memory, of which autograd knows nothing
@@ -83,7 +96,15 @@ class WholeStep:
                          if isinstance(metric, Metric) and metric.sums and not metric.lists}
         # the same random numbers as without a graph, for dropout
         self.graph: Any = torch.compile(self.traced(step), fullgraph=True, dynamic=False,
-                                        options={"fallback_random": True})
+                                        options={"fallback_random": True, "size_asserts": False,
+                                                 "alignment_asserts": False})
+        self.build(step, batch)
+
+    @staticmethod
+    def obstacle(step: Any, batch: Any, options: Any) -> str | None:
+        """It is for what the function below can write as one graph."""
+        why = unfit(step, batch, options)
+        return None if why is None else f"a graph does not go with {why}"
 
     def traced(self, step: StepRunner) -> Callable[..., Any]:
         """What is compiled; everything that changes comes in as an argument."""
@@ -119,11 +140,10 @@ class WholeStep:
             warnings.simplefilter("ignore")  # what torch says about its own inner parts
             self.graph(weights, fixed, states, self.numbers, *batch)
 
-    def takes(self, step: StepRunner, batch: Any) -> bool:
+    def takes(self, batch: Any) -> bool:
         """Whether batch and optimizer are as they were when the graph was built."""
-        groups: Any = step.optimizer
-        return fits(batch) and [(one.shape, one.dtype) for one in batch] == self.shapes and all(
-            group.unchanged(now) for group, now in zip(self.groups, groups.param_groups, strict=True))
+        return shapes_of(batch) == self.shapes and all(
+            group.unchanged(now) for group, now in zip(self.groups, self.optimizer.param_groups, strict=True))
 
     def __call__(self, step: StepRunner, batch: Any) -> StepOutput:
         """Run the graph, then what is not in it."""
@@ -134,7 +154,7 @@ class WholeStep:
         with torch.no_grad():
             loss, preds, added = self.graph(self.weights, self.fixed, [group.state for group in self.groups],
                                             self.numbers, *batch)
-        if not math.isfinite(value := loss.item()):
+        if loss.is_cpu and not math.isfinite(value := loss.item()):
             raise NonFiniteLoss(f"{step.stage}_loss is {value}")
         if step.lr_scheduler is not None:
             step.lr_scheduler.step()
