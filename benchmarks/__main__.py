@@ -68,13 +68,14 @@ def calls(options: argparse.Namespace, runnable: dict[str, str],
     names = list(runnable)
     if options.smoke:
         for python in dict.fromkeys(runnable.values()):
-            yield [name for name in names if runnable[name] == python], workloads, python
+            yield [name for name in names if runnable[name] == python and CONTENDERS[name].smoke], workloads, python
         return
     for repeat in range(options.repeats):
         first = repeat * len(names) // options.repeats
         for workload in workloads:
             for name in names[first:] + names[:first]:
-                yield [name], [workload], runnable[name]
+                if CONTENDERS[name].takes(workload):
+                    yield [name], [workload], runnable[name]
 
 
 def measured(options: argparse.Namespace, names: list[str], workloads: list[str], python: str) -> list[dict[str, Any]]:
@@ -92,7 +93,7 @@ def measured(options: argparse.Namespace, names: list[str], workloads: list[str]
 
 def below(options: argparse.Namespace, versions: dict[str, str | None], hardware: dict[str, Any]) -> str:
     """What the numbers depend on, and who is not among them."""
-    able = [name for name, found in versions.items() if found]
+    able = [name for name, found in versions.items() if found is not None]
     missing = [name for name, found in versions.items() if found is None]
     torches = {name: inventory(python)["hardware"]["torch"] for name, python in pythons(options).items()}
     return "\n".join([

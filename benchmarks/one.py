@@ -105,7 +105,7 @@ def main() -> None:
     if options.inventory:
         print(json.dumps(inventory()))
     for workload in options.workloads:
-        for name in options.contenders:
+        for name in filter(lambda name: CONTENDERS[name].takes(workload), options.contenders):
             print(json.dumps(report(name, workload, options)), flush=True)
 
 

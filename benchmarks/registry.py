@@ -20,18 +20,21 @@ class Contender:
     environment: str = ""  # one of benchmarks.peers; empty: that of this package
     own_order: bool = False  # shuffles in its own way, so the gate compares it unshuffled
     reference: Loop = contenders.plain  # what its weights must agree with
-    supported: Callable[[], bool] = lambda: True
+    only: tuple[str, ...] = ()  # the workloads that it is for; empty: all
+    smoke: bool = True  # whether a smoke run has the time for it
     note: str = ""
 
+    def takes(self, workload: str) -> bool:
+        """Whether it is for a workload."""
+        return not self.only or workload in self.only
+
     def installed(self) -> str | None:
-        """The version of its package, None where that is not installed; empty where it cannot do this yet."""
+        """The version of its package, None where that is not installed."""
         try:
             found = version(self.package)
         except PackageNotFoundError:
             return None
-        if not found.startswith(self.release):
-            return None
-        return found if self.supported() else ""
+        return found if found.startswith(self.release) else None
 
 
 PEERS = ".venv"
@@ -40,8 +43,13 @@ CONTENDERS = {
     "tutorial loop": Contender(contenders.tutorial, "torchmetrics"),
     "tuned loop": Contender(contenders.tuned),
     "tuned loop, fused": Contender(contenders.tuned_fused),
-    "torchkeras exact": Contender(contenders.torchkeras, "torchkeras"),
-    "torchkeras fast": Contender(contenders.torchkeras_fast, "torchkeras", supported=contenders.has_speed),
+    "torchkeras exact": Contender(contenders.torchkeras, "torchkeras", "5."),
+    "torchkeras fast": Contender(contenders.torchkeras_fast, "torchkeras", "5."),
+    "torchkeras fast, long": Contender(contenders.torchkeras_long, "torchkeras", "5.", smoke=False),
+    "plain loop, bf16": Contender(contenders.plain_bf16, only=("mnist", "resnet", "gpt"),
+                                  reference=contenders.plain_bf16),
+    "torchkeras fast, bf16": Contender(contenders.torchkeras_bf16, "torchkeras", "5.", smoke=False,
+                                       only=("mnist", "resnet", "gpt"), reference=contenders.plain_bf16),
     "accelerate alone": Contender(others.accelerate_alone, "accelerate"),
     "torchkeras 4": Contender(others.torchkeras_4, "torchkeras", "4.", ".venv-old", reference=contenders.clipped,
                               note="always clips gradients at norm 1: compared with a plain loop that does too"),
