@@ -19,6 +19,9 @@ IGNORED_VARIABLES = {"PYTEST_CURRENT_TEST", "KMP_INIT_AT_FORK", "KMP_DUPLICATE_L
 IGNORED_FILES = {".pytest_cache", ".ruff_cache", ".mypy_cache", "__pycache__"}
 
 
+COMPILERS = ("ThreadPoolExecutor", "tqdm_monitor")  # threads that torch.compile keeps for the next time
+
+
 def children() -> set[int]:
     """The processes that this one started, however; where the system does not tell, those of multiprocessing."""
     lists = [Path(f"/proc/self/task/{thread}/children") for thread in os.listdir("/proc/self/task")] if (
@@ -31,7 +34,7 @@ def children() -> set[int]:
 def footprint() -> dict[str, object]:
     """What a test must not change."""
     return {
-        "threads": set(threading.enumerate()),
+        "threads": {one for one in threading.enumerate() if not one.name.startswith(COMPILERS)},
         "children": children(),
         "environment": {name: value for name, value in os.environ.items() if name not in IGNORED_VARIABLES},
         "handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],

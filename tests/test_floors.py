@@ -14,7 +14,8 @@ FLOORS = [  # a file imports from its own floor and those below; the first match
     ("engine.config engine.history engine.monitor engine.run engine.state engine.means engine.modes", 2),
     ("engine.weighing engine.preflight engine.interrupt engine.joining", 3),
     ("engine.schedule engine.step engine.epoch engine.callback engine.hardware engine.checkpoint engine.session "
-     "engine.gradients engine.lockstep engine.shards engine.wholestep engine.fast engine.ways engine.forms", 4),
+     "engine.gradients engine.lockstep engine.shards engine.fast engine.ways engine.wholestep engine.wholeblock "
+     "engine.forms", 4),
     ("engine.loop", 5),
     ("callbacks display.live utils", 6),
     ("engine.launch engine.worker", 5),

@@ -241,7 +241,7 @@ class KerasModel(nn.Module):
         before = Untouched(*self.learners())
         callbacks = CallbackList(listeners, self, together.main)
         with (session(self, run, callbacks, before, train.last_batch), lockstep(self, run, train, val),
-              form(run, self.optimizer), piloted(run)):
+              form(run, self.optimizer), piloted(run, self, callbacks, train)):
             self.optimizer.zero_grad()
             loop.fit(self, run, callbacks, checkpoint.Best(self, config.ckpt_path, before.weights), train, val)
         self.from_scratch = True

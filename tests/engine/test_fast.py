@@ -6,13 +6,17 @@ import shutil
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.exc import FailOnRecompileLimitHit
+from torch._dynamo.utils import counters
 from torch.optim.lr_scheduler import OneCycleLR, StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchkeras import KerasModel, StepRunner
-from torchkeras.engine import fast, hardware
+from torchkeras.data import memory
+from torchkeras.engine import fast, hardware, wholeblock
+from torchkeras.engine.checkpoint import Best
 from torchkeras.engine.ending import NonFiniteLoss
-from torchkeras.engine.ways import CompiledNet
+from torchkeras.engine.ways import CompiledNet, compiled
 from torchkeras.engine.wholestep import WholeStep
 
 COMPILER = shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
@@ -268,9 +272,162 @@ def test_building_a_compiled_net_leaves_no_trace():
     step = StepRunner(net, nn.CrossEntropyLoss(), hardware.start(cpu=True), "train", {},
                       torch.optim.Adam(net.parameters()))
     before, random = copy.deepcopy(net.state_dict()), torch.get_rng_state()
+    done = counters["frames"]["ok"]
     way = CompiledNet(step, [IMAGES[:8], KINDS[:8]])
+    assert counters["frames"]["ok"] == done + 1
+    assert counters["aot_autograd"]["ok"] > 0
     assert all(map(torch.equal, before.values(), net.state_dict().values()))
     assert torch.equal(torch.get_rng_state(), random)
     assert all(weight.grad is None for weight in net.parameters())
     assert way.takes([IMAGES[:8], KINDS[:8]])
     assert not way.takes([IMAGES[:7], KINDS[:7]])
+
+
+class Once:
+    """Looks on, and asks for the end at a step."""
+
+    looks_only = True
+
+    def __init__(self, step=None):
+        self.step, self.seen = step, []
+
+    def on_step_end(self, model):
+        if model.run.stage == "train":
+            self.seen.append(model.run.logs["train_loss"])
+        if model.run.trained == self.step:
+            model.run.stop("enough")
+
+
+def blocks(speed, listener=None, x=X, epochs=7, **options):
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(6, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+    model = KerasModel(net, "cross_entropy", ["accuracy"], torch.optim.Adam(net.parameters(), lr=0.01))
+    torch.manual_seed(2)
+    history = model.fit((x, Y), (X[:50], Y[:50]), batch_size=BATCH, epochs=epochs, ckpt_path=None, patience=None,
+                        quiet=True, speed=speed, callbacks=[listener or Once()], **options)
+    return model, history
+
+
+@pytest.fixture
+def in_threes(eager_to_compile, monkeypatch):
+    """Three steps a graph, all of it settled within the first three epochs of 21 steps."""
+    monkeypatch.setattr(memory, "BATCHES_AT_ONCE", 3)
+    monkeypatch.setattr(wholeblock, "TOGETHER", 3)
+    monkeypatch.setattr(fast, "FIRST", 1)
+    monkeypatch.setattr(fast, "TIMED", 4)
+    monkeypatch.setattr(fast, "BETTER", 1000.0)
+
+
+def weights_of(model):
+    return torch.cat([value.detach().double().reshape(-1) for value in model.net.state_dict().values()])
+
+
+@needs_compiler
+def test_several_steps_a_graph_have_the_numbers_of_plain_ones(in_threes):
+    seen = [Once(), Once()]
+    exact, one = blocks("exact", seen[0])
+    after = torch.rand(2)
+    quick, two = blocks("fast", seen[1])
+    assert torch.equal(torch.rand(2), after)
+    assert quick.run.notes[-1].startswith("fast: 8 steps a graph (plain ")  # as it is called where they are eight
+    torch.testing.assert_close(torch.tensor(two.to_numpy()), torch.tensor(one.to_numpy()), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(weights_of(quick), weights_of(exact), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(torch.tensor(seen[1].seen), torch.tensor(seen[0].seen), rtol=1e-3, atol=1e-3)
+    assert quick.run.trained == quick.run.updates == exact.run.updates == 7 * 21
+    assert [int(state["step"]) for state in quick.optimizer.state.values()] == [7 * 21] * 5
+
+
+@needs_compiler
+def test_a_run_that_is_asked_to_stop_ends_when_all_computed_steps_are_told(in_threes):
+    asked = 3 * 21 + 4  # the second of a block
+    quick, _ = blocks("fast", Once(asked))
+    assert quick.run.stop_reason == "enough"
+    assert quick.run.trained == asked + 2
+    assert {int(state["step"]) for state in quick.optimizer.state.values()} == {asked + 2}
+
+
+@needs_compiler
+def test_a_loss_that_is_nan_inside_a_block_leaves_the_weights_of_the_step_before(in_threes, monkeypatch):
+    monkeypatch.setattr(Best, "restore", lambda best: None)  # so that the net shows where the run ended
+
+    def poisoned(speed, step):
+        """A run in order, whose features are not finite from a step of the fifth epoch on."""
+        x = X.clone()
+
+        class Poison:
+            def on_epoch_start(self, model):
+                if model.run.epoch == 5:
+                    x[16 * (step - 1):16 * step] = torch.nan
+
+        torch.manual_seed(0)
+        model = KerasModel(nn.Linear(6, 3), "cross_entropy", ["accuracy"], "adam")
+        model.fit(DataLoader(TensorDataset(x, Y), BATCH), epochs=6, ckpt_path=None, quiet=True, speed=speed,
+                  callbacks=[Poison()])
+        return model
+
+    quick, exact = poisoned("fast", step=5), poisoned("exact", step=5)
+    assert quick.run.notes[-1].startswith("fast: 8 steps a graph (plain ")
+    assert quick.run.stop_reason == exact.run.stop_reason
+    assert "epoch 5, step 5" in exact.run.stop_reason
+    torch.testing.assert_close(weights_of(quick), weights_of(exact), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(weights_of(quick), weights_of(poisoned("exact", step=6)), 1e-4, 1e-4)  # control
+
+
+class StepCounter:
+    def on_step_end(self, model):
+        assert model.optimizer.state[model.net[0].weight]["step"] == model.run.trained
+
+
+@needs_compiler
+def test_a_run_that_is_followed_step_by_step_keeps_to_one_step_a_graph(in_threes):
+    model, _ = blocks("fast", StepCounter(), epochs=3)
+    assert model.run.notes[-1].startswith("fast: one graph a step (plain ")
+    assert "a callback, schedule, metric or EpochRunner follows each step" in model.run.notes[-1]
+
+
+@needs_compiler
+def test_data_that_does_not_come_in_blocks_keeps_to_one_step_a_graph(in_threes):
+    net = net_of()
+    model = KerasModel(net, "cross_entropy", optimizer=torch.optim.Adam(net.parameters()))
+    model.fit(DataLoader(TensorDataset(X, Y), BATCH, sampler=list(range(330))), epochs=3, ckpt_path=None, quiet=True,
+              speed="fast")
+    assert model.run.notes[-1].startswith("fast: one graph a step (plain ")
+    assert "no such blocks of data in memory" in model.run.notes[-1]
+
+
+def test_a_graph_that_gives_other_numbers_is_not_used(eager_to_compile, monkeypatch):
+    def wrong(function, **options):
+        return lambda *data: (lambda loss, *rest: (loss * 1.01, *rest))(*function(*data))
+
+    monkeypatch.setattr(torch, "compile", wrong)
+    model, _ = blocks("fast", epochs=3)
+    assert model.run.notes[-1].startswith("fast: plain steps (plain ")
+    assert model.run.notes[-1].endswith("one graph a step: this net could not be compiled (OtherNumbers))")
+
+
+@needs_compiler
+def test_the_rehearsal_leaves_no_trace():
+    net = net_of()
+    step = StepRunner(net, nn.CrossEntropyLoss(), hardware.start(cpu=True), "train", {},
+                      torch.optim.Adam(net.parameters(), lr=0.01))
+    step([X[:BATCH], Y[:BATCH]])
+    before = copy.deepcopy((net.state_dict(), step.optimizer.state_dict()["state"])), torch.get_rng_state()
+    WholeStep(step, [X[:BATCH], Y[:BATCH]])
+    after = (net.state_dict(), step.optimizer.state_dict()["state"]), torch.get_rng_state()
+    assert str(before) == str(after)
+
+
+def test_more_nets_than_torch_likes_can_be_compiled_one_after_another(monkeypatch):
+    def compile_all(compiler):
+        def scaled(x):
+            return x * 2
+
+        for length in range(2, 14):
+            assert torch.equal(compiler(scaled)(torch.ones(length)), torch.full((length,), 2.0))
+
+    plain = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, options, **others: plain(
+        function, backend="eager", **others))
+    compile_all(lambda function: compiled(function, fullgraph=True))
+    with pytest.raises(FailOnRecompileLimitHit):
+        compile_all(lambda function: plain(function, backend="eager", fullgraph=True, dynamic=False))  # control

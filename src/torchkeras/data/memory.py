@@ -29,6 +29,7 @@ class InMemory:
     def __init__(self, loader: DataLoader[Any], tree: Any, chosen: Tensor | None) -> None:
         self.loader, self.tree, self.chosen = loader, tree, chosen
         self.seeded = False
+        self.block: list[Tensor] | None = None  # what the batch in hand was cut from
 
     def __iter__(self) -> Iterator[Any]:
         return self.batches(self.loader.batch_sampler)
@@ -46,7 +47,8 @@ class InMemory:
         flat = type(self.tree) in (tuple, list) and all(isinstance(one, Tensor) for one in self.tree)
         for index, size in blocks:
             own = index if self.chosen is None else rows(self.chosen, index)
-            for batch in zip(*(parts(rows(one, own), size) for one in tensors), strict=True):
+            self.block = [rows(one, own) for one in tensors]
+            for batch in zip(*(parts(one, size) for one in self.block), strict=True):
                 yield list(batch) if flat else filled(self.tree, batch)
 
     def lives_on(self, device: torch.device) -> bool:

@@ -29,7 +29,7 @@ class LiveProgress(Callback):
         >>> model.fit(train, quiet=True, callbacks=[LiveProgress(write=lines.append)])  # doctest: +SKIP
     """
 
-    main_only = True
+    main_only = looks_only = True
 
     def __init__(self, plot: bool = True, write: Callable[[str], object] | None = None,
                  clock: Callable[[], float] = time.perf_counter) -> None:

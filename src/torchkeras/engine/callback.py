@@ -17,7 +17,8 @@ class Callback:
     Each moment gets one argument, ``model``; what is happening is in ``model.run``, and ``model.run.stop("why")``
     ends the run in good order. Any object with one of these methods is a listener, subclass or not. Of several
     processes each has its listeners; ``main_only = True`` on a class leaves those in the first process alone, for what
-    writes a file or draws.
+    writes a file or draws. In fast mode small steps may be computed several at a time, unless a listener hears of each;
+    ``looks_only = True`` is for those that do not mind that the weights are a few steps ahead.
 
     Example:
         >>> class Budget(Callback):
@@ -27,6 +28,8 @@ class Callback:
     """
 
     main_only: bool = False  # of several processes, only the first hears; its run.stop counts for all
+
+    looks_only: bool = False  # neither reads nor changes weights when a step ends
 
     def on_fit_start(self, model: Any) -> None:
         """Everything is checked and in place; no batch has been read."""

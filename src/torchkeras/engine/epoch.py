@@ -180,7 +180,7 @@ class Watched:
         run.logs = losses | metrics
         self.callbacks.announce("on_step_end")
         hardware.place_in_pass(run.accelerator, run.step)
-        if run.stop_reason is not None and run.step != run.steps:
+        if run.stop_reason is not None and run.step != run.steps and not (run.pilot and run.pilot.way.waiting):
             raise PassEnded
         return StepOutput(losses, metrics)
 

@@ -10,8 +10,11 @@ from typing import Any
 
 import torch
 
+from torchkeras.data import Batches
+from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.run import Run
 from torchkeras.engine.ways import ChannelsLast, CompiledNet, Plain, shapes_of
+from torchkeras.engine.wholeblock import WholeBlock
 from torchkeras.engine.wholestep import WholeStep, still
 from torchkeras.engine.words import StepOutput
 
@@ -23,13 +26,13 @@ WORTH = 4  # times the cost must be left to train: the guess of the cost may be 
 
 
 @contextmanager
-def piloted(run: Run) -> Iterator[None]:
+def piloted(run: Run, model: Any, callbacks: CallbackList, train: Batches) -> Iterator[None]:
     """For a run in fast mode: a pilot who chooses how training steps are run."""
     if run.config.speed != "fast":
         yield
         return
     benchmark = torch.backends.cudnn.benchmark
-    run.pilot = Pilot(run)
+    run.pilot = Pilot(run, model, callbacks, train)
     torch.backends.cudnn.benchmark = True
     try:
         yield
@@ -42,8 +45,8 @@ def piloted(run: Run) -> Iterator[None]:
 class Pilot:
     """Times some steps as they are, then some in each other way that may pay, and goes on in the fastest."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, model: Any, callbacks: CallbackList, data: Batches) -> None:
+        self.run, self.model, self.callbacks, self.data = run, model, callbacks, data
         self.way: Plain = Plain()
         self.kept: list[Plain] = []  # the ways that were faster than those before, to be undone in the end
         self.candidates: list[type[Plain]] | None = None
@@ -65,13 +68,19 @@ class Pilot:
             if self.missed > FIRST + TIMED:
                 self.drop(step, batch, "batches have many shapes")
             return step(batch)
-        began = clock(step)
+        return self.trial(step, batch)
+
+    def trial(self, step: Any, batch: Any) -> StepOutput:
+        """A step of those that are timed; of several that are computed together, all of them at once."""
+        if not self.way.waiting:
+            self.began = clock(step)
         output = self.way(step, batch)
-        self.times.append(clock(step) - began)
-        if self.candidates is None and len(self.times) == 1:
+        if self.candidates is None and not self.times:
             self.options = still(step.optimizer)
-        if len(self.times) == FIRST + TIMED:
-            self.judge(step, batch, statistics.median(self.times[FIRST:]))
+        if not self.way.waiting:
+            self.times.append((clock(step) - self.began) / self.way.at_once)
+            if len(self.times) == FIRST + TIMED:
+                self.judge(step, batch, statistics.median(self.times[FIRST:]))
         return output
 
     def judge(self, step: Any, batch: Any, took: float) -> None:
@@ -84,6 +93,8 @@ class Pilot:
         elif took < BETTER * self.best:
             self.best = took
             self.kept.append(self.way)
+            if isinstance(self.way, WholeStep):
+                self.candidates.append(WholeBlock)
             self.told.append(f"{self.way.name} {written(took)}")
         else:
             self.drop(step, batch, f"{self.way.name} {written(took)}")
@@ -102,23 +113,24 @@ class Pilot:
         self.times, self.missed = [], 0
         while self.candidates:
             kind: Any = self.candidates.pop(0)
-            why = kind.obstacle(step, batch, self.options) or self.cannot_pay(kind)
+            why = kind.obstacle(step, batch, self) or self.cannot_pay(kind)
             if why is None:
                 try:
-                    self.way = kind(step, batch)
+                    self.way = kind(step, batch, self)
                     return
                 except Exception as error:  # the compiler meets code that it cannot take, in many forms
                     why = f"{kind.name}: this net could not be compiled ({type(error).__name__})"
             self.told.append(why)
         self.decided = True
-        chosen = " + ".join(way.name for way in self.kept) or Plain.name
+        names = [way.name for way in self.kept]
+        chosen = names[-1] if WholeStep.name in names else " + ".join(names) or Plain.name
         self.run.notes.append(f"fast: {chosen} ({', '.join(self.told)})")
 
     def cannot_pay(self, kind: Any) -> str | None:
         """Why a way is not worth trying, by the steps that are left."""
         run = self.run
         left = None if run.steps is None else (run.config.epochs - run.epoch + 1) * run.steps - run.step
-        if kind.compiles and (left is None or self.best * left < COMPILE_TIME * WORTH):
+        if kind.compiles and (left is None or self.best * left < COMPILE_TIME * kind.compiles * WORTH):
             return f"{kind.name}: too few steps are left to pay for compiling"
         return None
 

@@ -72,11 +72,8 @@ def train_pass(model: Any, run: Run, callbacks: CallbackList, data: Batches) -> 
 
 
 def measure_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, data: Batches) -> dict[str, float]:
-    """One pass that leaves the net as it is.
-
-    Without gradients, but not in torch's inference mode: that was no faster when measured, and what a net keeps from
-    such a pass (a mask, a table of positions) could not be trained with afterwards.
-    """
+    """One pass that leaves the net as it is."""
+    # not torch's inference mode: it measured no faster, and a mask that a net keeps from it could not be trained with
     with evaluating(run.tools.replicas().get("net", model.net)), torch.no_grad():
         return one_pass(model, run, callbacks, stage, data, learning=False)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import types
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,19 +14,21 @@ from torchkeras.data import batch as batches
 from torchkeras.data.tree import map_tree
 from torchkeras.engine.step import StepRunner
 
+OPTIONS: dict[str, Any] = {"fallback_random": True,  # dropout draws as it does without a graph
+                           "size_asserts": False, "alignment_asserts": False}  # what comes in is checked before
+
 
 class Plain:
     """The step as it is, and what all ways have in common."""
 
     name = "plain steps"
-    compiles = False
+    compiles = 0  # how long it takes to compile, as a multiple of the usual
+    at_once = 1  # the steps that were computed together
+    waiting: Sequence[Any] = ()  # those of them that are still to be told
 
     @staticmethod
-    def obstacle(step: Any, batch: Any, options: Any) -> str | None:
-        """Why a step cannot be run in this way; None when it can be tried.
-
-        ``options`` are the optimizer's at the first step, to see what moves.
-        """
+    def obstacle(step: Any, batch: Any, pilot: Any) -> str | None:
+        """Why a step cannot be run in this way; None when it can be tried."""
         return None
 
     def takes(self, batch: Any) -> bool:
@@ -48,12 +52,12 @@ class ChannelsLast(Plain):
 
     name = "channels last"
 
-    def __init__(self, step: Any, batch: Any) -> None:
+    def __init__(self, step: Any, batch: Any, pilot: Any = None) -> None:
         self.net, self.optimizer = step.net, step.optimizer
         lay_out(self.net, self.optimizer, torch.channels_last)
 
     @staticmethod
-    def obstacle(step: Any, batch: Any, options: Any) -> str | None:
+    def obstacle(step: Any, batch: Any, pilot: Any) -> str | None:
         """It is for nets with convolutions over images."""
         layers = [module for module in step.net.modules() if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))]
         if not layers:
@@ -78,16 +82,20 @@ class CompiledNet(Plain):
     """The net compiled in its place, for training batches of one shape; at other times it is as it was."""
 
     name = "compiled net"
-    compiles = True
+    compiles = 1
 
-    def __init__(self, step: Any, batch: Any) -> None:
+    def __init__(self, step: Any, batch: Any, pilot: Any = None) -> None:
         self.net, self.shapes = step.net, shapes_of(batch)
-        self.net.compile(dynamic=False, options={"fallback_random": True})  # dropout draws as it does without
-        self.compiled, self.net._compiled_call_impl = self.net._compiled_call_impl, None
+        net = self.net
+
+        def forward(*arguments: Any, **named: Any) -> Any:  # Module.compile leaves out nets of torch's own modules
+            return net._call_impl(*arguments, **named)
+
+        self.compiled = compiled(forward)
         self.build(step, batch)
 
     @staticmethod
-    def obstacle(step: Any, batch: Any, options: Any) -> str | None:
+    def obstacle(step: Any, batch: Any, pilot: Any) -> str | None:
         """It is for nets that are called once a step, with what a batch holds."""
         if not isinstance(step, StepRunner) or type(step).forward is not StepRunner.forward:
             return "compiled net: a forward of your own"
@@ -128,6 +136,16 @@ class CompiledNet(Plain):
     def __call__(self, step: Any, batch: Any) -> Any:
         """One training step."""
         return self.run(step, batch)
+
+
+def compiled(function: Callable[..., Any], **options: Any) -> Any:
+    """A function compiled for one set of shapes.
+
+    torch counts what it compiled of a piece of code, over all nets, and gives up after eight: a copy is counted anew.
+    """
+    copy = types.FunctionType(function.__code__.replace(), function.__globals__, function.__name__,
+                              function.__defaults__, function.__closure__)
+    return torch.compile(copy, dynamic=False, options=OPTIONS, **options)
 
 
 def shapes_of(batch: Any) -> list[Any]:

@@ -18,9 +18,10 @@ from torch.func import functional_call, grad_and_value
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
+from torchkeras.data.tree import map_tree
 from torchkeras.engine.ending import NonFiniteLoss
 from torchkeras.engine.step import StepRunner
-from torchkeras.engine.ways import Plain, shapes_of
+from torchkeras.engine.ways import Plain, compiled
 from torchkeras.engine.words import StepOutput
 from torchkeras.metrics.base import Metric
 
@@ -69,6 +70,15 @@ def fits(batch: Any) -> bool:
     return isinstance(batch, (list, tuple)) and len(batch) == 2 and all(type(one) is Tensor for one in batch)
 
 
+class OtherNumbers(Exception):
+    """A compiled graph does not compute what it was made from."""
+
+
+def copied(tree: Any) -> Any:
+    """A copy of nested tensors."""
+    return map_tree(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, tree)
+
+
 class WholeStep(Plain):
     """The graph of one step, for batches of one shape.
 
@@ -78,11 +88,11 @@ class WholeStep(Plain):
     """
 
     name = "one graph a step"
-    compiles = True
+    compiles = 1
 
-    def __init__(self, step: StepRunner, batch: Any) -> None:
+    def __init__(self, step: StepRunner, batch: Any, pilot: Any = None) -> None:
         optimizer: Any = step.optimizer
-        self.shapes, self.optimizer = shapes_of(batch), optimizer
+        self.shapes, self.optimizer = [(one.shape, one.dtype) for one in batch], optimizer
         names = {id(weight): name for name, weight in step.net.named_parameters()}
         learning = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
         # aliases of the same memory, of which autograd knows nothing
@@ -94,16 +104,14 @@ class WholeStep(Plain):
                         for group in self.groups]
         self.counters = {name: metric for name, metric in step.metrics_dict.items()
                          if isinstance(metric, Metric) and metric.sums and not metric.lists}
-        # the same random numbers as without a graph, for dropout
-        self.graph: Any = torch.compile(self.traced(step), fullgraph=True, dynamic=False,
-                                        options={"fallback_random": True, "size_asserts": False,
-                                                 "alignment_asserts": False})
-        self.build(step, batch)
+        self.one = self.traced(step)
+        self.graph: Any = compiled(self.one, fullgraph=True)
+        self.rehearse(self.graph, self.one, *batch)
 
     @staticmethod
-    def obstacle(step: Any, batch: Any, options: Any) -> str | None:
+    def obstacle(step: Any, batch: Any, pilot: Any) -> str | None:
         """It is for what the function below can write as one graph."""
-        why = unfit(step, batch, options)
+        why = unfit(step, batch, pilot.options)
         return None if why is None else f"a graph does not go with {why}"
 
     def traced(self, step: StepRunner) -> Callable[..., Any]:
@@ -111,59 +119,93 @@ class WholeStep(Plain):
         net, loss_fn, limit = step.net, step.loss_fn, step.config.clip_grad_norm
         counters, groups = list(self.counters.values()), self.groups
 
-        def whole(weights: Any, fixed: Any, states: Any, numbers: Any, features: Tensor, labels: Tensor) -> Any:
+        def whole(weights: Any, fixed: Any, states: Any, numbers: Any, features: Tensor, labels: Tensor,
+                  alive: Tensor | None = None) -> Any:
             def loss_of(weights: Any, fixed: Any) -> Any:
                 preds = functional_call(net, (weights, fixed), (features,))
                 return loss_fn(preds, labels), preds
 
+            written = [*weights.values(), *(one for state in states for column in state for one in column
+                                            if isinstance(one, Tensor))]
+            before = [one.clone() for one in written]
+            buffers = [] if alive is None else [(one, one.clone()) for one in fixed.values()]
             gradients, (loss, preds) = grad_and_value(loss_of, has_aux=True)(weights, fixed)
-            if limit is not None:
-                norm = torch.linalg.vector_norm(torch.stack([one.norm() for one in gradients.values()]))
-                share = (limit / (norm + 1e-6)).clamp(max=1.0)
-                gradients = {name: one * share for name, one in gradients.items()}
-            sound = loss.isfinite()  # a loss that is not spoils neither weights nor the optimizer's memory
-            gradients = {name: torch.where(sound, one, torch.zeros_like(one)) for name, one in gradients.items()}
+            gradients = gradients if limit is None else clipped(gradients, limit)
             for group, state, moving in zip(groups, states, numbers, strict=True):
                 group.update([weights[name] for name in group.names], [gradients[name] for name in group.names],
                              state, *moving)
+            sound = loss.isfinite() if alive is None else loss.isfinite() & alive
+            # after a loss that is not finite, all stays as it was
+            for one, old in zip(written, before, strict=True):
+                one.copy_(torch.where(sound, one, old))
+            for one, old in buffers:
+                one.copy_(torch.where(cast(Tensor, alive), one, old))
             preds = preds.detach()
-            return loss, preds, [metric.count(preds, labels) for metric in counters]
+            return loss, preds, [metric.count(preds, labels) for metric in counters], sound
 
         return whole
 
-    def build(self, step: StepRunner, batch: Any) -> None:
-        """Compile it, by running it on copies of all that it writes to."""
-        states = [[[one.clone() if isinstance(one, Tensor) else one for one in column] for column in group.state]
-                  for group in self.groups]
-        weights, fixed = ({name: value.clone() for name, value in one.items()} for one in (self.weights, self.fixed))
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    def rehearse(self, graph: Any, plain: Any, *data: Tensor) -> None:
+        """Compile a graph by running it on copies of all that it writes to; it must give what is not compiled gives.
+
+        What draws random numbers can come to draw them in another order.
+        """
+        self.tell(self.optimizer)
+        with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch says about its own inner parts
-            self.graph(weights, fixed, states, self.numbers, *batch)
+            found: list[Tensor] = []
+            for run in (graph, plain):
+                with torch.random.fork_rng(devices=[]):
+                    found.append(run(*copied(self.held()), self.numbers, *data)[0])
+        if not torch.allclose(found[0], found[1], rtol=1e-3, atol=1e-5, equal_nan=True):
+            raise OtherNumbers
+
+    def held(self) -> tuple[Any, Any, Any]:
+        """All that a graph reads and writes besides the data."""
+        return self.weights, self.fixed, [group.state for group in self.groups]
+
+    def tell(self, optimizer: Any) -> None:
+        """Write the numbers that may change from step to step to where a graph reads them."""
+        for tensors, group, now in zip(self.numbers, self.groups, optimizer.param_groups, strict=True):
+            for tensor, number in zip(tensors, group.moving(now), strict=True):
+                tensor.fill_(number)
 
     def takes(self, batch: Any) -> bool:
         """Whether batch and optimizer are as they were when the graph was built."""
-        return shapes_of(batch) == self.shapes and all(
+        return fits(batch) and [(one.shape, one.dtype) for one in batch] == self.shapes and all(
             group.unchanged(now) for group, now in zip(self.groups, self.optimizer.param_groups, strict=True))
+
+    def call(self, graph: Any, step: StepRunner, *data: Tensor) -> Any:
+        """Run a graph on what the net and the optimizer hold now."""
+        self.tell(step.optimizer)
+        step.learning_rate = step.optimizer.param_groups[0]["lr"]
+        with torch.no_grad():
+            return graph(*self.held(), self.numbers, *data)
+
+    def count(self, added: list[Any]) -> None:
+        """Add to the metrics what the graph has counted."""
+        for metric, more in zip(self.counters.values(), added, strict=True):
+            metric.absorb(more)
 
     def __call__(self, step: StepRunner, batch: Any) -> StepOutput:
         """Run the graph, then what is not in it."""
-        for tensors, group, now in zip(self.numbers, self.groups, step.optimizer.param_groups, strict=True):
-            for tensor, number in zip(tensors, group.moving(now), strict=True):
-                tensor.fill_(number)
-        step.learning_rate = step.optimizer.param_groups[0]["lr"]
-        with torch.no_grad():
-            loss, preds, added = self.graph(self.weights, self.fixed, [group.state for group in self.groups],
-                                            self.numbers, *batch)
+        loss, preds, added, _ = self.call(self.graph, step, *batch)
         if loss.is_cpu and not math.isfinite(value := loss.item()):
             raise NonFiniteLoss(f"{step.stage}_loss is {value}")
         if step.lr_scheduler is not None:
             step.lr_scheduler.step()
-        for metric, more in zip(self.counters.values(), added, strict=True):
-            metric.absorb(more)
+        self.count(added)
         for name, metric in step.metrics_dict.items():
             if name not in self.counters:
                 metric.update(preds, batch[1])
         return StepOutput({f"{step.stage}_loss": loss}, {"lr": step.learning_rate})
+
+
+def clipped(gradients: dict[str, Tensor], limit: float) -> dict[str, Tensor]:
+    """Gradients with a norm of at most ``limit``, as torch.nn.utils.clip_grad_norm_ scales them."""
+    norm = torch.linalg.vector_norm(torch.stack([one.norm() for one in gradients.values()]))
+    share = (limit / (norm + 1e-6)).clamp(max=1.0)
+    return {name: one * share for name, one in gradients.items()}
 
 
 class Group:
