@@ -46,20 +46,25 @@ def measure(contender: Contender, workload: Workload, seed: int = 0, data: Path 
     accuracy = train(contender.run, checked, seed)
     if {len(job.times) - job.epochs, len(checked.times) - checked.epochs} != {0}:
         raise RuntimeError(f"reported {len(job.times)} epochs of {job.epochs}")
-    return {"times": job.times, "steps": -(-len(job.x) // job.batch_size),
-            "difference": distance(checked.weights, reference.weights), "moved": distance(reference.weights, before),
-            "accuracy": accuracy, "expected_accuracy": expected}
+    apart, moved = (differences(checked.weights, reference.weights), differences(reference.weights, before))
+    return {"times": job.times, "steps": -(-len(job.x) // job.batch_size), "difference": largest(apart),
+            "apart": apart.norm().item(), "moved": moved.norm().item(), "accuracy": accuracy,
+            "expected_accuracy": expected}
 
 
-def distance(weights: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> float:
+def differences(weights: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> torch.Tensor:
+    """How each weight differs, all in one row."""
+    return torch.cat([(weights[name].double() - others[name].double()).reshape(-1) for name in others])
+
+
+def largest(apart: torch.Tensor) -> float:
     """The largest difference of any weight; infinite where a weight is not a finite number."""
-    differences = [(weights[name].double() - others[name].double()).abs().max().item() for name in others]
-    return max(differences) if all(map(math.isfinite, differences)) else math.inf
+    return apart.abs().max().item() if apart.isfinite().all() else math.inf
 
 
 def is_right(found: dict[str, Any]) -> bool:
     """Whether a measurement has passed the gate; without that its times mean nothing."""
-    if not 0 < found["moved"] < math.inf or found["difference"] > TOLERANCE * found["moved"]:
+    if not 0 < found["moved"] < math.inf or not found["apart"] <= TOLERANCE * found["moved"]:
         return False
     same = (found["accuracy"] is None) == (found["expected_accuracy"] is None)
     return same and abs((found["accuracy"] or 0) - (found["expected_accuracy"] or 0)) < 0.01

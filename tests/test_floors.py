@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "torchkeras"
 FLOORS = [  # a file imports from its own floor and those below; the first match counts
-    ("engine.checks engine.words engine.ending engine.forking engine.together", 0),
+    ("engine.checks engine.allocator engine.words engine.ending engine.forking engine.together", 0),
     ("data metrics losses names outputs functional summary display.text display.plot display.screen", 1),
     ("engine.config engine.history engine.monitor engine.run engine.state engine.means engine.modes", 2),
     ("engine.weighing engine.preflight engine.interrupt engine.joining", 3),

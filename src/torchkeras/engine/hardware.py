@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from torchkeras.engine.allocator import keep_freed_memory
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.together import Alone
 
@@ -40,7 +41,10 @@ def start(*, mixed_precision: str = "no", cpu: bool = False, accumulation: int =
     with ONE_AT_A_TIME:
         for state in (AcceleratorState, GradientState, *(() if launched() else (PartialState,))):
             state._shared_state = type(state._shared_state)()
-        return Accelerator(mixed_precision=mixed_precision, cpu=cpu, gradient_accumulation_steps=accumulation)
+        accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, gradient_accumulation_steps=accumulation)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
+    return accelerator
 
 
 def launched() -> bool:
