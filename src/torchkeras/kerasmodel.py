@@ -143,8 +143,8 @@ class KerasModel(nn.Module):
             clip_grad_value: the largest size of any gradient, before each update.
             lr_interval: when the scheduler moves: "step" (each update), "epoch", or "auto": OneCycleLR and CyclicLR
                 each update, ReduceLROnPlateau with the monitored number, the rest each epoch.
-            speed: "exact" (bit for bit the plain loop), or "fast": changes in rounding are allowed for fused optimizers
-                and for steps compiled to one graph, where the steps that remain pay for compiling.
+            speed: "exact" (bit for bit the plain loop), or "fast": rounding may change, for fused optimizers,
+                channels last and compiled nets and steps, where they are faster and the steps that remain pay for it.
             seed: seeds Python, numpy and torch as the run begins.
             sync_batchnorm: in several processes on accelerators, BatchNorm takes its means over the whole batch
                 instead of each process's part.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import types
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -107,10 +108,8 @@ class CompiledNet(Plain):
         """Compile forward and backward by a run of both, which leaves no trace in net and random numbers."""
         buffers = [(one, one.clone()) for one in self.net.buffers()]
         learning = [one for one in self.net.parameters() if one.requires_grad]
-        devices = [] if learning[0].is_cpu else [learning[0].device]
         try:
-            with torch.random.fork_rng(devices), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what torch says about its own inner parts
+            with without_trace(learning[0].device):
                 found: list[Any] = []
                 with step.autocast():
                     features, *_ = batches.split(batch)
@@ -136,6 +135,14 @@ class CompiledNet(Plain):
     def __call__(self, step: Any, batch: Any) -> Any:
         """One training step."""
         return self.run(step, batch)
+
+
+@contextmanager
+def without_trace(device: torch.device) -> Iterator[None]:
+    """For a run that only compiles: random numbers stay, and what torch says of its inner parts is not heard."""
+    with torch.random.fork_rng([] if device.type == "cpu" else [device]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def compiled(function: Callable[..., Any], **options: Any) -> Any:

@@ -8,7 +8,6 @@ can follow one another, and what a checkpoint or a callback sees is the same.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -21,7 +20,7 @@ from torch.optim.sgd import sgd
 from torchkeras.data.tree import map_tree
 from torchkeras.engine.ending import NonFiniteLoss
 from torchkeras.engine.step import StepRunner
-from torchkeras.engine.ways import Plain, compiled
+from torchkeras.engine.ways import Plain, compiled, without_trace
 from torchkeras.engine.words import StepOutput
 from torchkeras.metrics.base import Metric
 
@@ -148,15 +147,14 @@ class WholeStep(Plain):
     def rehearse(self, graph: Any, plain: Any, *data: Tensor) -> None:
         """Compile a graph by running it on copies of all that it writes to; it must give what is not compiled gives.
 
-        What draws random numbers can come to draw them in another order.
+        What draws random numbers can come to draw them in another order. The second run shows what the first wrote.
         """
         self.tell(self.optimizer)
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch says about its own inner parts
-            found: list[Tensor] = []
-            for run in (graph, plain):
-                with torch.random.fork_rng(devices=[]):
-                    found.append(run(*copied(self.held()), self.numbers, *data)[0])
+        found: list[Tensor] = []
+        for run in (graph, plain):
+            with torch.no_grad(), without_trace(data[0].device):
+                held = copied(self.held())
+                found.append(torch.stack([run(*held, self.numbers, *data)[0] for _ in range(2)]))
         if not torch.allclose(found[0], found[1], rtol=1e-3, atol=1e-5, equal_nan=True):
             raise OtherNumbers
 
