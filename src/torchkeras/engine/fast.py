@@ -61,6 +61,8 @@ class Pilot:
         """One training step, whichever way."""
         if self.decided:
             return self.way(step, batch) if self.way.takes(batch) else step(batch)
+        if self.way.waiting:
+            return self.trial(step, batch)
         if self.usual is None:
             self.usual = shapes_of(batch)
         if shapes_of(batch) != self.usual or not self.way.takes(batch):
