@@ -431,3 +431,26 @@ def test_more_nets_than_torch_likes_can_be_compiled_one_after_another(monkeypatc
     compile_all(lambda function: compiled(function, fullgraph=True))
     with pytest.raises(FailOnRecompileLimitHit):
         compile_all(lambda function: plain(function, backend="eager", fullgraph=True, dynamic=False))  # control
+
+
+@needs_compiler
+@pytest.mark.parametrize("change", [
+    lambda net: net[0].requires_grad_(False), lambda net: setattr(net[0].weight, "data", net[0].weight.data * 2)])
+def test_weights_that_a_callback_freezes_or_replaces_are_trained_as_in_plain_steps(in_threes, change):
+    def last(speed, change):
+        class Change:
+            def on_epoch_start(self, model):
+                if model.run.epoch == 4:
+                    change(model.net)
+
+            def on_step_end(self, model):
+                self.weights = weights_of(model)
+
+        seen = Change()
+        model, _ = blocks(speed, seen, epochs=5)
+        assert speed == "exact" or model.run.notes[-1].startswith("fast: one graph a step")
+        return seen.weights
+
+    exact = last("exact", change)
+    torch.testing.assert_close(last("fast", change), exact, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(last("fast", lambda net: None), exact, rtol=1e-2, atol=1e-2)  # control

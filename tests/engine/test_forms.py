@@ -71,6 +71,7 @@ def kept(optimizer, net, **options):
 
 @pytest.mark.parametrize(("make", "form"), [
     (lambda weights: optim.Adam(weights, foreach=False, fused=True), {"foreach": False, "fused": True}),
+    (lambda weights: optim.Adam(weights, foreach=False), {"foreach": False, "fused": None}),
     (lambda weights: optim.Adam(weights, lr=torch.tensor(0.01)), {"foreach": None, "fused": None}),
     (lambda weights: optim.NAdam(weights), {"foreach": None, "fused": None}),
     (lambda weights: optim.SGD(weights, lr=0.1), {"foreach": None, "fused": None})])
@@ -107,3 +108,20 @@ def test_an_error_in_the_run_leaves_the_optimizer_as_it_was():
         KerasModel(net, "cross_entropy", optimizer=optimizer).fit((X, Y), ckpt_path=None, quiet=True,
                                                                   callbacks=[Failing()])
     assert optimizer.param_groups[0]["foreach"] is None
+
+
+@pytest.mark.parametrize("speed", ["exact", "fast"])
+def test_a_callback_may_add_a_group_in_mid_run(speed):
+    net = net_of()
+    optimizer = optim.Adam([*net[2].parameters(), *net[3].parameters()])
+
+    class Thaw:
+        def on_epoch_start(self, model):
+            if model.run.epoch == 2:
+                model.optimizer.add_param_group({"params": list(net[0].parameters())})
+
+    before = net[0].weight.detach().clone()
+    KerasModel(net, "cross_entropy", optimizer=optimizer).fit((X, Y), epochs=3, ckpt_path=None, quiet=True, speed=speed,
+                                                              callbacks=[Thaw()])
+    assert [group["foreach"] for group in optimizer.param_groups] == [None, None]
+    assert not torch.equal(net[0].weight, before)

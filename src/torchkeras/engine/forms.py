@@ -17,7 +17,6 @@ from torchkeras.engine.run import Run
 SAME_BITS = (optim.Adam, optim.AdamW, optim.RMSprop, optim.Adadelta, optim.Adamax)  # of these two forms, on a CPU
 FUSED = (optim.Adam, optim.AdamW, optim.SGD, optim.Adagrad)
 FEW = 50_000  # numbers in all weights; many do not stay in the processor's cache from one operation to the next
-CHOICES = ("fused", "foreach", "capturable", "differentiable")
 
 
 @contextmanager
@@ -35,7 +34,7 @@ def form(run: Run, optimizer: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        for group, old in zip(optimizer.param_groups, before, strict=True):
+        for group, old in zip(optimizer.param_groups, before, strict=False):  # a callback may have added groups
             group.update(old)
 
 
@@ -43,7 +42,8 @@ def quickest(run: Run, optimizer: Any) -> dict[str, bool]:
     """The settings of that form; none where the optimizer is best left alone."""
     groups, fast = optimizer.param_groups, run.config.speed == "fast"
     weights = [weight for group in groups for weight in group["params"]]
-    chosen = any(group.get(name) for group in groups for name in CHOICES)
+    chosen = any(group.get("fused") is not None or group.get("foreach") is not None or group.get("capturable")
+                 or group.get("differentiable") for group in groups)
     ordinary = all(weight.is_floating_point() and weight.is_cpu for weight in weights)
     if chosen or not ordinary or run.config.fsdp or run.config.mixed_precision == "fp16":
         return {}

@@ -99,6 +99,8 @@ class WholeStep(Plain):
                       (*step.net.named_parameters(), *step.net.named_buffers()) if id(value) not in learning}
         self.groups = [UPDATES[type(optimizer)](group, optimizer, names) for group in optimizer.param_groups]
         self.weights = {name: weight.detach() for name, weight in step.net.named_parameters() if id(weight) in learning}
+        self.aliases = [(weight, (self.weights | self.fixed)[name], weight.requires_grad)
+                        for name, weight in step.net.named_parameters()]
         self.numbers = [[torch.tensor(0.0, dtype=torch.float64) for _ in group.moving(group.options)]
                         for group in self.groups]
         self.counters = {name: metric for name, metric in step.metrics_dict.items()
@@ -169,9 +171,12 @@ class WholeStep(Plain):
                 tensor.fill_(number)
 
     def takes(self, batch: Any) -> bool:
-        """Whether batch and optimizer are as they were when the graph was built."""
-        return fits(batch) and [(one.shape, one.dtype) for one in batch] == self.shapes and all(
-            group.unchanged(now) for group, now in zip(self.groups, self.optimizer.param_groups, strict=True))
+        """Whether batch, optimizer and weights are as when the graph was built: a callback may freeze some."""
+        return (fits(batch) and [(one.shape, one.dtype) for one in batch] == self.shapes
+                and len(self.groups) == len(self.optimizer.param_groups)
+                and all(map(Group.unchanged, self.groups, self.optimizer.param_groups))
+                and all(weight.requires_grad == learns and weight.data_ptr() == alias.data_ptr()
+                        for weight, alias, learns in self.aliases))
 
     def call(self, graph: Any, step: StepRunner, *data: Tensor) -> Any:
         """Run a graph on what the net and the optimizer hold now."""
