@@ -38,6 +38,8 @@ from torchkeras.engine.session import session
 from torchkeras.engine.state import Untouched, same_stream
 from torchkeras.engine.step import StepRunner
 from torchkeras.engine.together import Alone, join_job
+from torchkeras.engine.wholeblock import follows
+from torchkeras.metrics.buffered import buffered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -233,7 +235,7 @@ class KerasModel(nn.Module):
         mode, why = direction(config.monitor, config.mode, self.higher_is_better(config.monitor))
         together = join_job(accelerator)
         run = Run(config=config, accelerator=accelerator, monitor=Monitor(config.monitor, mode, config.patience),
-                  together=together, tools=self.tools(config, accelerator, together),
+                  together=together, tools=self.tools(config, accelerator, together, listeners),
                   notes=[*notes, f"monitor: {config.monitor}, {mode} ({why})"])
         train.device = accelerator.device
         if val is not None:
@@ -249,7 +251,7 @@ class KerasModel(nn.Module):
         frame.attrs["stop_reason"] = run.stop_reason
         return frame
 
-    def tools(self, config: FitConfig, accelerator: Accelerator, together: Alone) -> Tools:
+    def tools(self, config: FitConfig, accelerator: Accelerator, together: Alone, listeners: list[Any]) -> Tools:
         """Metrics for each stage; optimizer and scheduler, wrapped where precision or a user's own step needs it."""
         train_metrics = joinable(self.metrics_dict, together.world)
         metrics = {"train": train_metrics, "val": copy.deepcopy(train_metrics)}
@@ -259,6 +261,8 @@ class KerasModel(nn.Module):
         ours = issubclass(self.StepRunner, StepRunner) and self.StepRunner.__call__ is StepRunner.__call__
         if not ours or config.mixed_precision != "no":
             optimizer, step_scheduler = hardware.wrap(accelerator, optimizer, step_scheduler)
+        if ours and together.world == 1 and not any(map(follows, listeners)):
+            metrics = {stage: buffered(one) for stage, one in metrics.items()}
         return Tools(metrics, optimizer, step_scheduler, epoch_scheduler)
 
     def learners(self) -> list[nn.Module]:
