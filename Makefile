@@ -4,13 +4,16 @@ PYTHON ?= python3
 BIN = .venv/bin
 DATA ?=
 
-.PHONY: demo test bench lint types clean
+.PHONY: demo test faults bench lint types clean
 
 demo: .venv/.demo
 	$(BIN)/python examples/mnist_cnn.py $(if $(DATA),--data $(DATA)) $(ARGS)
 
 test: lint types
 	$(BIN)/python -m pytest
+
+faults: .venv/.dev
+	$(BIN)/python -m tests.faults $(ARGS)
 
 bench: .venv/.dev
 	$(BIN)/python -m benchmarks $(if $(DATA),--data $(DATA)) $(ARGS)

@@ -7,12 +7,14 @@ from typing import Any
 
 from torchkeras import data, metrics
 from torchkeras.engine.callback import Callback
+from torchkeras.engine.ending import CheckpointCorruptError
 from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.hardware import devices
 from torchkeras.engine.history import History
 from torchkeras.engine.run import Run
 from torchkeras.engine.step import StepRunner
 from torchkeras.kerasmodel import KerasModel
+from torchkeras.saving import load_checkpoint, load_weights, save_checkpoint
 from torchkeras.summary import flop_summary, summary
 from torchkeras.utils import printlog, seed_everything
 
@@ -20,6 +22,7 @@ __version__ = "5.0.0a1"
 
 __all__ = [
     "Callback",
+    "CheckpointCorruptError",
     "EpochRunner",
     "History",
     "KerasModel",
@@ -29,8 +32,11 @@ __all__ = [
     "data",
     "devices",
     "flop_summary",
+    "load_checkpoint",
+    "load_weights",
     "metrics",
     "printlog",
+    "save_checkpoint",
     "seed_everything",
     "summary",
 ]

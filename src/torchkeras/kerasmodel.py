@@ -22,6 +22,7 @@ from torchkeras.arguments import (
 )
 from torchkeras.data import Batches, batches
 from torchkeras.engine import checkpoint, hardware, loop, preflight
+from torchkeras.engine.archive import archive
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.checks import bad_type
 from torchkeras.engine.config import FitConfig
@@ -30,6 +31,7 @@ from torchkeras.engine.fast import piloted
 from torchkeras.engine.forms import form
 from torchkeras.engine.history import History
 from torchkeras.engine.joining import joinable
+from torchkeras.engine.keeper import kept
 from torchkeras.engine.lockstep import lockstep
 from torchkeras.engine.monitor import Monitor, direction
 from torchkeras.engine.run import Run, Tools
@@ -40,6 +42,8 @@ from torchkeras.engine.step import StepRunner
 from torchkeras.engine.together import Alone, join_job
 from torchkeras.engine.wholeblock import follows
 from torchkeras.metrics.buffered import buffered
+from torchkeras.saving import LoadReport, Rename, put_matching
+from torchkeras.verify import ResumeReport, verify_resume
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,7 +108,7 @@ class KerasModel(nn.Module):
             class_weight: Mapping[int, float] | None = None, steps_per_epoch: int | None = None,
             validation_steps: int | None = None, initial_epoch: int = 0, clip_grad_norm: float | None = None,
             clip_grad_value: float | None = None, lr_interval: str = "auto", speed: str = "exact",
-            seed: int | None = None,
+            seed: int | None = None, resume: bool = False, save_every: int | str | None = None, keep: int = 2,
             sync_batchnorm: bool = False, find_unused_parameters: bool = False, fsdp: bool = False,
             num_processes: int = 1, quiet: bool = False) -> pd.DataFrame:
         """Train, watch a number, stop when it no longer improves, and keep the best weights.
@@ -148,6 +152,12 @@ class KerasModel(nn.Module):
             speed: "exact" (bit for bit the plain loop), or "fast": rounding may change, for fused optimizers,
                 channels last and compiled nets and steps, where they are faster and the steps that remain pay for it.
             seed: seeds Python, numpy and torch as the run begins.
+            resume: go on where the last run with this ``ckpt_path`` was stopped, in the middle of an epoch too, bit for
+                bit; with no saved state, begin. The state is kept in the folder ``<ckpt_path>.state``.
+            save_every: how often the state is written: after so many training steps, after a time ("10min", "30s",
+                "2h"), or "epoch", at the end of each. Ctrl-C and SIGTERM write it too. Default: "epoch" with
+                ``resume=True``, else never.
+            keep: how many states are kept.
             sync_batchnorm: in several processes on accelerators, BatchNorm takes its means over the whole batch
                 instead of each process's part.
             find_unused_parameters: in several processes, look in every step for parameters that got no gradient.
@@ -180,7 +190,7 @@ class KerasModel(nn.Module):
             gradient_accumulation_steps=gradient_accumulation_steps, validation_freq=validation_freq,
             class_weight=class_weight, clip_grad_norm=clip_grad_norm, clip_grad_value=clip_grad_value,
             lr_interval=lr_interval, speed=speed, seed=seed, sync_batchnorm=sync_batchnorm,
-            find_unused_parameters=find_unused_parameters, fsdp=fsdp)
+            find_unused_parameters=find_unused_parameters, fsdp=fsdp, resume=resume, save_every=save_every, keep=keep)
         train_data, val_data = with_validation(train_data, val_data, validation_split)
         train = batches(train_data, name="train_data", batch_size=batch_size,
                         shuffle=shufflable(train_data) if shuffle is None else shuffle, steps=steps_per_epoch)
@@ -224,6 +234,36 @@ class KerasModel(nn.Module):
         """
         return self.fit(*args, num_processes=num_processes, **kwargs)
 
+    def verify_resume(self, train_data: Any, val_data: Any = None, *, steps: int = 20, **options: Any) -> ResumeReport:
+        """Find out on your own net and data whether a run that is stopped goes on exactly.
+
+        A copy of this model trains without a break; another is stopped twice in mid-epoch and goes on from what was
+        saved; all that is left of both is compared bit for bit. This model, the data's and the global random state
+        stay as they are.
+
+        Args:
+            train_data: what :meth:`fit` takes, other than a generator.
+            val_data: the same.
+            steps: training steps to compare, in two epochs of half as many. At least 4.
+            **options: further arguments of :meth:`fit`, such as ``batch_size`` or ``callbacks``.
+
+        Returns:
+            A report: ``identical``, ``steps``, ``differences`` and ``notes``; print it.
+
+        Raises:
+            TypeError: ``train_data`` can be read only once.
+            ValueError: what :meth:`fit` refuses.
+
+        Example:
+            >>> import torch
+            >>> net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
+            >>> model = KerasModel(net, loss_fn="mse")
+            >>> x = torch.randn(100, 3)
+            >>> print(model.verify_resume((x, x[:, :1]), batch_size=10))
+            stopped and resumed twice within 20 training steps: bit for bit the same
+        """
+        return verify_resume(self, train_data, val_data, steps, options)
+
     def fit_run(self, config: FitConfig, listeners: list[Any], train: Batches, val: Batches | None) -> pd.DataFrame:
         """One run as asked: the last checks, then the loop, then the history as a frame."""
         if self.active:
@@ -241,11 +281,14 @@ class KerasModel(nn.Module):
         if val is not None:
             val.device = accelerator.device
         before = Untouched(*self.learners())
+        best = checkpoint.Best(self, config.ckpt_path, before.weights)
         callbacks = CallbackList(listeners, self, together.main)
-        with (session(self, run, callbacks, before, train.last_batch), lockstep(self, run, train, val),
-              form(run, self.optimizer), piloted(run, self, callbacks, train)):
+        with (archive(self, run, train, val) as (vault, saved),
+              session(self, run, callbacks, before, train.last_batch), lockstep(self, run, train, val),
+              kept(self, run, callbacks, best, train, val, vault, saved), form(run, self.optimizer),
+              piloted(run, self, callbacks, train)):
             self.optimizer.zero_grad()
-            loop.fit(self, run, callbacks, checkpoint.Best(self, config.ckpt_path, before.weights), train, val)
+            loop.fit(self, run, callbacks, best, train, val)
         self.from_scratch = True
         frame = run.history.to_frame()
         frame.attrs["stop_reason"] = run.stop_reason
@@ -420,24 +463,31 @@ class KerasModel(nn.Module):
             >>> model = KerasModel(nn.Linear(2, 1), loss_fn="mse")
             >>> with tempfile.TemporaryDirectory() as folder:
             ...     model.save_ckpt(os.path.join(folder, "best.pt"))
-            ...     model.load_ckpt(os.path.join(folder, "best.pt"))
+            ...     print(model.load_ckpt(os.path.join(folder, "best.pt")))
+            2 of 2 weights loaded
         """
         path = checkpoint.check_writable(ckpt_path)
         if path is None:
             raise bad_type("ckpt_path", received="None", expected="a path")
         checkpoint.save_weights(self.net, path)
 
-    def load_ckpt(self, ckpt_path: str | os.PathLike[str] = "checkpoint") -> None:
+    def load_ckpt(self, ckpt_path: str | os.PathLike[str] = "checkpoint", *, strict: bool = True,
+                  rename: Rename | None = None) -> LoadReport:
         """Read weights that ``save_ckpt`` or plain torch wrote into the net, all or nothing; no code in it is run.
 
         Args:
             ckpt_path: the file.
+            strict: False takes those that match by name and shape: a warm start.
+            rename: from names in the file to names in the net, see :func:`torchkeras.load_weights`.
+
+        Returns:
+            A report of what was loaded and what was not.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the weights are another net's; the message lists what differs.
         """
-        checkpoint.load_weights(self.net, checkpoint.read_weights(ckpt_path))
+        return put_matching(self.net, ckpt_path, strict, rename, "ckpt_path")
 
     # The names that callbacks written for older versions read.
 

@@ -12,7 +12,7 @@ import torch
 from torchkeras.data import Batches
 from torchkeras.engine import launch
 from torchkeras.engine.config import FitConfig
-from torchkeras.engine.run import Tools
+from torchkeras.engine.run import Keeps, Tools
 from torchkeras.engine.state import put_random_states, random_states
 from torchkeras.engine.together import Alone
 
@@ -45,7 +45,8 @@ def fitted(model: KerasModel, config: FitConfig, callbacks: list[Any], train_dat
     """In each process: the run, and what is to be brought back of it."""
     frame = model.fit_run(config, callbacks, train_data, val_data)
     run: Any = model.run
-    bare: Any = dataclasses.replace(run, accelerator=None, tools=Tools({}), together=Alone(), running=dict, logs={})
+    bare: Any = dataclasses.replace(run, accelerator=None, tools=Tools({}), together=Alone(), keeper=Keeps(),
+                                    running=dict, logs={})
     states = [part.state_dict() if part is not None else None for part in (model.optimizer, model.lr_scheduler)]
     return {"frame": frame, "run": bare, "weights": [module.state_dict() for module in model.learners()],
             "optimizer": states[0], "lr_scheduler": states[1], "callbacks": [kept(one) for one in callbacks]}

@@ -90,6 +90,8 @@ def test_a_wish_of_one_process_ends_the_run_of_all_alike(jobs, name):
     ("stop after training", [20], [1, 2]),
     ("stop after an epoch", [20], [1, 2]),
     ("stop in a long measuring", [20], [1]),
+    ("stop after an uneven measuring", [13, 14], [1]),
+    ("stop in an uneven measuring", [20], [1]),
 ])
 def test_a_run_ends_where_it_was_asked_to(jobs, name, trained, epochs):
     told = jobs["in order"].told[0][name]

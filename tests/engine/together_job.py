@@ -98,6 +98,9 @@ CASES = {
     "NaN": dict(loss_fn=Bad(rank=1, step=13)),
     "NaN in accumulation": dict(loss_fn=Bad(rank=1, step=13), gradient_accumulation_steps=4),
     "stop in a long measuring": dict(val_data=Slow(samples=120), callbacks=[At(stop, step=2, stage="val")]),
+    # of three batches one process measures two and the other one
+    "stop after an uneven measuring": dict(val_data=Slow(samples=12), callbacks=[At(stop, step=3)]),
+    "stop in an uneven measuring": dict(val_data=Slow(samples=12), callbacks=[At(stop, step=1, stage="val", rank=0)]),
     # these end the program
     "SIGTERM": dict(callbacks=[At(send(signal.SIGTERM), step=3)]),
     "exception": dict(callbacks=[At(fail, step=3)]),

@@ -8,6 +8,7 @@ those of the loader itself.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -34,12 +35,12 @@ class InMemory:
     def __iter__(self) -> Iterator[Any]:
         return self.batches(self.loader.batch_sampler)
 
-    def batches(self, batch_sampler: Any) -> Iterator[Any]:
-        """One pass in the order of a batch sampler."""
+    def batches(self, batch_sampler: Any, skip: int = 0) -> Iterator[Any]:
+        """One pass in the order of a batch sampler, from a batch on."""
         tensors = leaves(self.tree)
         samples: int = len(self.loader.dataset)  # type: ignore[arg-type]
         row = sum(one[:1].numel() * one.element_size() for one in tensors)
-        blocks = index_blocks(batch_sampler, samples, tensors[0].device, row)
+        blocks = index_blocks(batch_sampler, samples, tensors[0].device, row, skip)
         if not (self.seeded and self.loader.persistent_workers):
             # a loader draws a seed for its workers, whether it has some or not
             torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)
@@ -77,7 +78,8 @@ def filled(tree: Any, tensors: Iterable[Tensor]) -> Any:
     return map_tree(lambda _: next(waiting), tree)
 
 
-def index_blocks(batch_sampler: Any, samples: int, device: torch.device, row: int) -> Iterator[tuple[Index, int]]:
+def index_blocks(batch_sampler: Any, samples: int, device: torch.device, row: int,
+                 skip: int = 0) -> Iterator[tuple[Index, int]]:
     """The positions of the next batches, as a slice where they follow one another, and the size of a batch.
 
     Small batches are fetched together, ``row`` bytes a sample: a selection costs more than what it selects.
@@ -85,13 +87,13 @@ def index_blocks(batch_sampler: Any, samples: int, device: torch.device, row: in
     sampler: Any = getattr(batch_sampler, "sampler", None)
     sequential, random = type(sampler) is SequentialSampler, type(sampler) is RandomSampler and not sampler.replacement
     if type(batch_sampler) is not BatchSampler or not (sequential or random):
-        yield from ((index, len(index)) for index in lists(iter(batch_sampler), samples))
+        yield from ((index, len(index)) for index in lists(islice(batch_sampler, skip, None), samples))
         return
     order = drawn(sampler).to(device) if random else None
     size, end = batch_sampler.batch_size, len(sampler)
     end = end // size * size if batch_sampler.drop_last else end
     step = size * max(min(BATCHES_AT_ONCE, BYTES_AT_ONCE // (size * row or 1)), 1)
-    for begin in range(0, end, step):
+    for begin in range(skip * size, end, step):
         block = slice(begin, min(begin + step, end))
         yield block if order is None else order[block], size
 

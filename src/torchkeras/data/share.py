@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from torchkeras.data.batch import size
 from torchkeras.data.fingerprint import digest
 from torchkeras.data.memory import InMemory
+from torchkeras.data.start import Start, numbered
 from torchkeras.data.tree import rebuild
 from torchkeras.engine.checks import bad_type, bad_value
 
@@ -45,12 +45,14 @@ class Numbers:
         self.waiting: deque[Share] = deque()  # the shares of batches that loader workers are still reading
         self.given = 0  # batches of this pass, of all processes together
         self.divide = False
+        self.start = Start()
 
     def __iter__(self) -> Iterator[list[Any]]:
         self.waiting.clear()
-        self.given = 0
+        start, self.start = self.start, Start()
+        self.given = start.skip
         pick = self.part if self.divide else self.card
-        for number, keys in enumerate(self.order()):
+        for number, keys in enumerate(start.rest(self.order()), start=start.skip):
             self.given = number + 1
             picked = pick(number, list(keys))
             if picked is not None:
@@ -100,7 +102,7 @@ class Sharing:
         self.source, self.name, self.steps, self.together, self.memory = source, name, steps, together, memory
         self.numbers: Numbers | None = None
         self.streamed = 0  # batches of this pass, where there are no numbers
-        if reads_by_number(source):
+        if numbered(source):
             self.numbers = Numbers(source.batch_sampler, steps, together)  # type: ignore[attr-defined]
             self.loader: Any = copy.copy(source) if memory is None else None
             if memory is None:
@@ -112,22 +114,22 @@ class Sharing:
         """Batches that this pass gave so far, to all processes together."""
         return self.streamed if self.numbers is None else self.numbers.given
 
-    def shares(self, divide: bool) -> Iterator[tuple[Share, Any]]:
+    def shares(self, divide: bool, start: Start | None = None) -> Iterator[tuple[Share, Any]]:
         """This process's batches with their shares: a part of every batch, or every so many-th batch whole."""
         if self.numbers is None:
-            yield from self.stream(divide)
+            yield from self.stream(divide, start or Start())
             return
-        self.numbers.divide = divide
+        self.numbers.divide, self.numbers.start = divide, start or Start()
         for batch in self.loader if self.memory is None else self.memory.batches(self.numbers):
             yield self.numbers.waiting.popleft(), batch
 
-    def stream(self, divide: bool) -> Iterator[tuple[Share, Any]]:
+    def stream(self, divide: bool, start: Start) -> Iterator[tuple[Share, Any]]:
         """From a source that every process reads whole."""
         rank, world = self.together.rank, self.together.world
-        self.streamed = 0
-        for number, batch in enumerate(islice(self.source, self.steps)):
+        self.streamed = start.skip
+        for number, batch in enumerate(islice(start.of(self.source), start.left(self.steps)), start=start.skip):
             self.streamed = number + 1
-            if number == 0:
+            if number == start.skip:
                 self.check_same(batch)
             if not divide:
                 if number % world == rank:
@@ -178,12 +180,6 @@ def take(batch: Any, whole: int, part: slice, name: str) -> Any:
 def is_container(value: Any) -> bool:
     """Whether a value can hold samples itself."""
     return isinstance(value, (Tensor, np.ndarray, Mapping, tuple, list))
-
-
-def reads_by_number(source: Any) -> bool:
-    """Whether a source is a DataLoader whose batches are lists of sample numbers first."""
-    return (isinstance(source, DataLoader) and type(source).__iter__ is DataLoader.__iter__
-            and source.batch_sampler is not None and not isinstance(source.dataset, IterableDataset))
 
 
 def refuse_distributed_sampler(source: Any, name: str) -> None:

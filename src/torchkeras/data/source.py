@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -14,6 +14,7 @@ from torchkeras.data.kinds import loader_of
 from torchkeras.data.memory import in_memory, leaves
 from torchkeras.data.resident import Mover, fits
 from torchkeras.data.share import Share, Sharing
+from torchkeras.data.start import Start
 from torchkeras.engine.checks import bad_value, message, whole_number
 
 
@@ -108,6 +109,13 @@ class Batches:
         self.sharing: Sharing | None = None
         self.divide = False
         self.share: Share | None = None
+        self.current = source  # what a pass goes through
+        self.start = Start()  # where the next pass begins
+        self.given = 0  # batches that this pass gave
+        self.total = 0  # batches that all passes gave
+        self.between: Callable[[], None] | None = None  # called before each batch is read, when all is done before it
+        self.begins: Callable[[], None] | None = None  # called as a pass begins, before anything is drawn for it
+        self.used = False  # whether there was a pass before this one
         self._has_given = False
 
     def share_between(self, together: Any, *, divide: bool) -> None:
@@ -116,6 +124,12 @@ class Batches:
         self.settle()
         if together.world > 1 and (self.sharing is None or self.sharing.together is not together):
             self.sharing = Sharing(self.source, self.name, self.steps, together, self.near)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the epoch to whatever in the data asks for it: samplers and datasets with a ``set_epoch``."""
+        for holder in holders(self.source):
+            if callable(tell := getattr(holder, "set_epoch", None)):
+                tell(epoch)
 
     def settle(self) -> None:
         """Let data in memory live on the device where there is room, once; decide how other batches get there."""
@@ -138,24 +152,57 @@ class Batches:
         return len(range(self.sharing.together.rank, self.length, self.sharing.together.world))
 
     def __iter__(self) -> Iterator[Any]:
-        has_given_now = False
         self.settle()
+        start, self.start = self.start, Start()
+        self.given, self.used = start.skip, self._has_given
+        start.first()
+        if self.begins is not None:
+            self.begins()
         mover = self.mover
         # an iterator that is not used would draw random numbers too
-        for batch in self._whole() if self.sharing is None else self._shared(self.sharing):
-            has_given_now = self._has_given = True
+        for batch in self._whole(start) if self.sharing is None else self._shared(self.sharing, start):
+            self._has_given = True
+            self.given += 1
+            self.total += 1
             yield batch if mover is None else mover(batch)
-        if not (has_given_now if self.sharing is None else self.sharing.given):
+            if self.between is not None:
+                self.between()
+        start.then()
+        if not (self.given if self.sharing is None else self.sharing.given):
             raise _out_of_data(self.name) if self._has_given else _no_batch(self.name, self.source)
         self._has_given = True
 
-    def _whole(self) -> Iterator[Any]:
-        return islice(self.near or self.source, self.steps)
+    def _whole(self, start: Start) -> Iterator[Any]:
+        if self.near is not None and start.skip:
+            return islice(start.in_memory(self.near), start.left(self.steps))
+        if self.near is not None:
+            return islice(self.near, self.steps)
+        source = start.of(self.current)
+        if getattr(source, "persistent_workers", False):
+            self.current = source  # its workers live on
+        return islice(source, start.left(self.steps))
 
-    def _shared(self, sharing: Sharing) -> Iterator[Any]:
-        for share, batch in sharing.shares(self.divide):
+    def _shared(self, sharing: Sharing, start: Start) -> Iterator[Any]:
+        for share, batch in sharing.shares(self.divide, start):
             self.share = share
             yield batch
+
+    def position(self) -> dict[str, Any]:
+        """What is to be known of this data to go on with it in another process."""
+        own: Any = self.source if stateful(self.source) else None
+        return {"total": self.total, "given": self._has_given, "used": self.used,
+                "state": None if own is None else own.state_dict()}
+
+    def go_on(self, position: dict[str, Any], skip: int, first: Callable[[], None], then: Callable[[], None]) -> None:
+        """Let the next pass begin where the run was that told its :meth:`position`."""
+        begun = position["used"] if skip else position["given"]
+        again = begun and getattr(self.source, "persistent_workers", False)
+        self.total, self._has_given = position["total"], begun
+        for memory in (self.memory, self.near) if again else ():
+            if memory is not None:
+                memory.seeded = True
+        self.start = Start(skip, first, then, position["state"], again=again,
+                           total=self.total if isinstance(self.source, Iterator) and self.total else None)
 
     def __len__(self) -> int:
         if self.length is None:
@@ -171,6 +218,24 @@ class Batches:
         if attribute == "source" or attribute.startswith("__"):
             raise AttributeError(attribute)
         return getattr(self.source, attribute)
+
+
+def holders(source: Any) -> Iterator[Any]:
+    """A source of batches and what it is made of: samplers and datasets, each once."""
+    waiting, seen = [source], set()
+    while waiting:
+        one = waiting.pop(0)
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        parts = getattr(one, "__dict__", {})
+        waiting += [parts.get(name) for name in ("batch_sampler", "sampler", "dataset", "data_source")]
+
+
+def stateful(source: Any) -> bool:
+    """Whether a source tells where it is, and can be put there."""
+    return callable(getattr(source, "state_dict", None)) and callable(getattr(source, "load_state_dict", None))
 
 
 def _size_set_by_user(source: Any) -> int | None:

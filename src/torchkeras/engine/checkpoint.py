@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import secrets
 import tempfile
@@ -29,8 +30,12 @@ def plain(net: nn.Module) -> nn.Module:
 
 def save_weights(net: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write a net's weights to one file that plain torch can load; safetensors when the name ends so."""
+    write_weights({name: value for name, value in plain(net).state_dict().items() if isinstance(value, Tensor)}, path)
+
+
+def write_weights(weights: dict[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """Write named weights to such a file."""
     target = Path(path).expanduser()
-    weights = {name: value for name, value in plain(net).state_dict().items() if isinstance(value, Tensor)}
     if target.suffix == ".safetensors":
         from safetensors.torch import save
 
@@ -79,20 +84,6 @@ def beside(missing: Path) -> str:
         return f"The folder {str(missing.parent)!r} does not exist."
     names = sorted(child.name for child in missing.parent.iterdir())[:8]
     return f"The folder holds: {', '.join(names) or 'nothing'}."
-
-
-def load_weights(net: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Put weights into a net, all or nothing, whatever wrapper either side wears."""
-    target = plain(net)
-    named = {strip(name): value for name, value in weights.items()}
-    own = target.state_dict()
-    wrong = [f"{name}: {shape_of(named.get(name))} in the file, {shape_of(own.get(name))} in the net"
-             for name in sorted(own.keys() | named.keys()) if shape_of(named.get(name)) != shape_of(own.get(name))]
-    if wrong:
-        more = f" ... and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise bad_value("ckpt_path", received="weights of another net: " + "; ".join(wrong[:5]) + more,
-                        expected="the same names and shapes as the net's", fix="Build the net that was saved.")
-    target.load_state_dict(named)
 
 
 def strip(name: str) -> str:
@@ -185,6 +176,18 @@ class Best:
         elif together.main:  # the file may be on the disk of process 0 only
             self.model.load_ckpt(self.path)
         hardware.same_weights(together, *self.weights.modules)
+
+    def named(self) -> list[dict[str, Any]]:
+        """The best weights under the names that they have in bare modules."""
+        return [{strip(name): value for name, value in copies.items()} for copies in self.weights.copies]
+
+    def take(self, saved: list[dict[str, Any]], kept: bool) -> None:
+        """Those of a run that goes on; their file is written again if it is gone."""
+        for number, (module, weights) in enumerate(zip(self.weights.modules, saved, strict=True)):
+            self.weights.copies[number] = {name: copy.deepcopy(weights[strip(name)]) for name in module.state_dict()}
+        self.kept = kept
+        if kept and self.path is not None and self.model.run.together.main and not Path(self.path).exists():
+            write_weights({name: value for name, value in saved[0].items() if isinstance(value, Tensor)}, self.path)
 
     @property
     def loads_itself(self) -> bool:

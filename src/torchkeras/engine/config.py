@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from numbers import Integral
 
 from torchkeras.engine.checks import bad_type, bad_value, one_of, positive_number, whole_number
+from torchkeras.engine.when import parse
 
 PRECISIONS = ("no", "fp16", "bf16")
 
@@ -34,6 +35,9 @@ class FitConfig:
     find_unused_parameters: bool = False
     fsdp: bool = False
     speed: str = "exact"
+    resume: bool = False
+    save_every: int | str | None = None
+    keep: int = 2
 
     def __post_init__(self) -> None:
         whole_number("epochs", self.epochs, least=1)
@@ -55,6 +59,26 @@ class FitConfig:
             raise bad_value("initial_epoch", received=f"{self.initial_epoch} with epochs={self.epochs}",
                             expected="fewer finished epochs than epochs", fix="Pass a larger epochs.")
         check_class_weight(self.class_weight)
+        whole_number("keep", self.keep, least=1)
+        self.check_keeping()
+
+    def check_keeping(self) -> None:
+        """Refuse to keep the state of a run where that cannot be done."""
+        parse(self.save_every)
+        if not isinstance(self.resume, bool):
+            raise bad_type("resume", received=repr(self.resume), expected="True or False",
+                           fix="The state is found by ckpt_path: give the one that the run was started with.")
+        if self.keeps_state and self.ckpt_path is None:
+            raise bad_value("ckpt_path", received="None with resume or save_every", expected="a path",
+                            fix="The run's state is kept in the folder <ckpt_path>.state.")
+        if self.keeps_state and self.fsdp:
+            raise bad_value("fsdp", received="True with resume or save_every", expected="False there",
+                            fix="The state of a divided net cannot be kept yet.")
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether the state of the run is written."""
+        return self.resume or self.save_every is not None
 
 
 def check_class_weight(weights: Mapping[int, float] | None) -> None:

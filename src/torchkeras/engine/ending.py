@@ -21,6 +21,10 @@ class ProcessFailed(RuntimeError):
     """Another process of the job failed, so this one had to end too."""
 
 
+class CheckpointCorruptError(ValueError):
+    """A saved state is not what was written: damaged, cut short, or never one of ours."""
+
+
 class Request(NamedTuple):
     """A wish to end the run, as one process has it."""
 

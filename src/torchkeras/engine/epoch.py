@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -86,6 +85,7 @@ class EpochRunner:
                 if self.stage == "train":
                     self.weigh(counts[:position + 1], scale, last=position + 1 == len(window))
                 yield batch, counts[position]
+        self.step_runner.finish()
         if self.stage == "train":
             hardware.micro_batch(self.accelerator, size, last=True)
 
@@ -154,7 +154,8 @@ class Watched:
     def __init__(self, step: Callable[[Any], Any], run: Run, callbacks: CallbackList) -> None:
         self.step, self.run, self.callbacks = step, run, callbacks
         self.together, self.idle = run.together, False
-        self.steers = run.pilot.step if run.pilot is not None and run.stage == "train" and run.epoch > 0 else None
+        self.learning = run.stage == "train" and run.epoch > 0  # epoch 0 measures
+        self.steers = run.pilot.step if run.pilot is not None and self.learning else None
         hardware.place_in_pass(run.accelerator, 0)
 
     def alarm(self, error: NonFiniteLoss) -> None:
@@ -165,13 +166,12 @@ class Watched:
 
     def __call__(self, batch: Any) -> StepOutput:
         """Run the step, count it, tell of it."""
-        run = self.run
-        if (request := run.together.gate()) is not None:
+        run, learning = self.run, self.learning
+        if (request := run.together.gate(shared=learning)) is not None:
             raise run.ended_by(request)
         if run.stage == "train" and run.step + 1 == run.steps:
             hardware.close_window(run.accelerator)
         losses, metrics = self.ordinary(batch) if self.steers is None else self.steers(self.step, batch)
-        learning = run.stage == "train" and run.epoch > 0  # epoch 0 measures
         if learning and run.updates == 0 and self.together.world > 1 and run.accelerator.sync_gradients:
             gradients.check_shared(self.step)
         run.step += 1
@@ -180,22 +180,19 @@ class Watched:
         run.logs = losses | metrics
         self.callbacks.announce("on_step_end")
         hardware.place_in_pass(run.accelerator, run.step)
-        if run.stop_reason is not None and run.step != run.steps and not (run.pilot and run.pilot.way.waiting):
+        if run.stop_reason is not None and run.step != run.steps and not (
+                (run.pilot and run.pilot.way.waiting) or run.keeper.ends_passes):
             raise PassEnded
         return StepOutput(losses, metrics)
 
+    def finish(self) -> None:
+        """The batches of a pass are over in this process; one that measures ends early in all of them or in none."""
+        if not self.learning and (request := self.together.finished(True)) is not None:
+            raise self.run.ended_by(request)
+
     def ordinary(self, batch: Any) -> Any:
         """The step as it is."""
-        return self.stand_in(batch) if self.idle else self.step(batch)
-
-    def stand_in(self, batch: Any) -> StepOutput:
-        """A step for the sake of the other processes, which wait for its gradients: it counts nowhere."""
-        step: Any = self.step
-        metrics, step.metrics_dict = step.metrics_dict, copy.deepcopy(step.metrics_dict)
-        try:
-            return self.step(batch)
-        finally:
-            step.metrics_dict = metrics
+        return joining.stand_in(self.step, batch) if self.idle else self.step(batch)
 
     def __getattr__(self, name: str) -> Any:
         if name == "step" or name.startswith("__"):  # copying asks before there is a step

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from torchkeras.engine.allocator import keep_freed_memory
+from torchkeras.engine.attempt import join_attempt
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.together import Alone
 
@@ -36,6 +37,8 @@ def start(*, mixed_precision: str = "no", cpu: bool = False, accumulation: int =
     if mixed_precision == "fp16" and (cpu or not torch.accelerator.is_available()):
         raise bad_value("mixed_precision", received="'fp16' on the CPU", expected="'no' or 'bf16' there",
                         fix="fp16 needs an accelerator.")
+    if launched():
+        join_attempt(group_backend(cpu))
     # accelerate keeps the first precision, device and accumulation of a process for good; a fresh dict for each
     # Accelerator leaves those that are still at work with the state they were made with
     with ONE_AT_A_TIME:
@@ -50,6 +53,12 @@ def start(*, mixed_precision: str = "no", cpu: bool = False, accumulation: int =
 def launched() -> bool:
     """Whether torchrun, accelerate or ``fit_ddp`` started this process as one of a job."""
     return "LOCAL_RANK" in os.environ
+
+
+def group_backend(cpu: bool) -> str:
+    """How the processes of a job talk on the devices that they compute on, as accelerate chooses it."""
+    kind = None if cpu else torch.accelerator.current_accelerator()
+    return {"cuda": "nccl", "xpu": "xccl"}.get("cpu" if kind is None else kind.type, "gloo")
 
 
 def has_device_for_each() -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from torchkeras.engine.ending import Request
+from torchkeras.engine.ending import PassEnded, Request
 from torchkeras.engine.run import Run
 
 
@@ -38,3 +38,14 @@ def signals(run: Run) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+@contextmanager
+def workers_interrupted(run: Run) -> Iterator[None]:
+    """Ctrl-C reaches the workers of a DataLoader too, and they leave at once: that ends the pass as any other."""
+    try:
+        yield
+    except RuntimeError as error:
+        if run.interrupted and "DataLoader worker" in str(error):
+            raise (PassEnded if run.together.world == 1 else KeyboardInterrupt) from error
+        raise

@@ -121,3 +121,12 @@ def batchwise(lists: list[list[Any]], counted: list[list[int]]) -> list[Any]:
     for number, item in zip(numbers, items, strict=True):
         groups.setdefault(number, []).append(item)
     return [outputs.join(group) if len(group) > 1 else group[0] for group in groups.values()]
+
+
+def stand_in(step: Any, batch: Any) -> Any:
+    """A step for the sake of the other processes, which wait for its gradients: it counts nowhere."""
+    metrics, step.metrics_dict = step.metrics_dict, copy.deepcopy(step.metrics_dict)
+    try:
+        return step(batch)
+    finally:
+        step.metrics_dict = metrics

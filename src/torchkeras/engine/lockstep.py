@@ -70,7 +70,7 @@ def sharded(model: Any, run: Run) -> Iterator[None]:
 def check_same(model: Any, run: Run, train: Batches, val: Batches | None) -> None:
     """Refuse a job whose processes were given different things."""
     weights = {name: tuple(value.shape) for name, value in model.net.state_dict().items() if hasattr(value, "shape")}
-    own = {"fit": repr(replace(run.config, ckpt_path=None)), "net": repr(weights),
+    own = {"fit": repr(replace(run.config, ckpt_path="")), "net": repr(weights),
            "metrics_dict": repr(list(model.metrics_dict)), "train_data": facts(train), "val_data": facts(val)}
     for rank, other in enumerate(run.together.gather(own)[1:], start=1):
         for argument, value in run.together.from_main(own).items():

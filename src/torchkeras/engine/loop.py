@@ -15,6 +15,7 @@ from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.checkpoint import Best
 from torchkeras.engine.ending import NonFiniteLoss, PassEnded, Request
 from torchkeras.engine.epoch import Watched
+from torchkeras.engine.interrupt import workers_interrupted
 from torchkeras.engine.modes import evaluating
 from torchkeras.engine.monitor import check_monitor
 from torchkeras.engine.run import Run
@@ -33,10 +34,12 @@ def fit(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batche
         run.history.open(epoch)
         try:
             one_epoch(model, run, callbacks, best, train, val)
+            run.keeper.epoch_done()
         except (PassEnded, OutOfData) as end:
             run.history.discard()  # the row of an epoch that was not finished
             run.diverged = isinstance(end, NonFiniteLoss)
             run.heed(Request(where(run, end)))
+            run.keeper.stopped()
     if best.kept or run.diverged:
         best.restore()
     callbacks.announce("on_fit_end")
@@ -47,10 +50,13 @@ def one_epoch(model: Any, run: Run, callbacks: CallbackList, best: Best, train: 
     callbacks.announce("on_epoch_start")
     if run.stop_reason is not None:
         raise PassEnded
-    row = train_pass(model, run, callbacks, train)
-    run.history.record(row)
-    callbacks.announce("on_train_epoch_end")
+    row = run.keeper.row_of_training()
+    if row is None:
+        row = train_pass(model, run, callbacks, train)
+        run.history.record(row)
+        callbacks.announce("on_train_epoch_end")
     run.heed(run.together.agree())
+    run.keeper.trained(row)
     if val is not None and run.validates and run.stop_reason is None:
         row |= measure_pass(model, run, callbacks, "val", val)
         run.history.record(row)
@@ -82,17 +88,14 @@ def one_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, data: 
              learning: bool) -> dict[str, float]:
     """A step for each batch; the numbers of the pass."""
     data.share_between(run.together, divide=learning or run.config.fsdp)
+    data.set_epoch(run.epoch)
     run.stage, run.step, run.steps, run.logs = stage, 0, data.own_length, {}
     step = build_step(model, run, stage, learning)
     epoch_runner = model.EpochRunner(Watched(step, run, callbacks), True)
     run.running = getattr(epoch_runner, "running", dict)
-    try:
+    run.keeper.begin_pass(epoch_runner)
+    with workers_interrupted(run):
         row = epoch_runner(data)
-    except RuntimeError as error:
-        if run.interrupted and "DataLoader worker" in str(error):
-            # Ctrl-C reaches the workers too, and they leave at once
-            raise (PassEnded if run.together.world == 1 else KeyboardInterrupt) from error
-        raise
     if (request := run.together.agree()) is not None:
         end = run.ended_by(request)
         if request.diverged:
@@ -104,9 +107,8 @@ def build_step(model: Any, run: Run, stage: Stage, learning: bool) -> Any:
     """A step for one pass, ours or the user's: the keywords are a contract with steps that users have written."""
     tools = run.tools
     parts = {"net": model.net, "loss_fn": model.loss_fn, **(tools.replicas() if learning or run.config.fsdp else {})}
-    alone = run.together.world == 1
-    step = model.StepRunner(**parts, accelerator=run.accelerator if alone else hardware.InAStep(run.accelerator),
-                            stage=stage,
+    accelerator = run.accelerator if run.together.world == 1 else hardware.InAStep(run.accelerator)
+    step = model.StepRunner(**parts, accelerator=accelerator, stage=stage,
                             metrics_dict=tools.metrics[stage], optimizer=tools.optimizer if learning else None,
                             lr_scheduler=tools.step_scheduler if learning else None, **model.step_objects)
     if isinstance(step, StepRunner):
@@ -132,7 +134,7 @@ def judge(run: Run, row: dict[str, float], best: Best) -> None:
 
 def first_epoch(model: Any, run: Run) -> int:
     """Epochs count from 1; a model that says it is not from scratch has an epoch 0, which only measures."""
-    return run.config.initial_epoch + (1 if model.from_scratch else 0)
+    return run.keeper.epoch or run.config.initial_epoch + (1 if model.from_scratch else 0)
 
 
 def where(run: Run, end: Exception) -> str:

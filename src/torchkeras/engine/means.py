@@ -50,8 +50,8 @@ class Means:
             values = column([losses[name] for losses, _ in self.waiting])
             values = values.where(counts != 0, 0.0)  # measured over no label at all: 0/0, and weighs nothing
             self.check(name, values)
-            self.totals[name] = self.totals.get(name, 0.0) + float((values if self.summed else values * counts).sum())
-        self.weight += float(counts.sum())
+            self.totals[name] = added(self.totals.get(name, 0.0), values if self.summed else values * counts)
+        self.weight = added(self.weight, counts)
         self.done += len(self.waiting)
         self.waiting.clear()
 
@@ -76,6 +76,13 @@ class Means:
         names = dict.fromkeys(name for totals, _ in parts for name in totals)
         return {name: sum(totals.get(name, 0.0) for totals, _ in parts) / share if share else math.nan
                 for name in names}
+
+
+def added(total: float, values: Tensor) -> float:
+    """A sum taken one after the other, so that it is the same however often it was asked for on the way."""
+    for value in values.tolist():
+        total += value
+    return total
 
 
 def column(values: list[Any]) -> Tensor:

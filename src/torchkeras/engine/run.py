@@ -22,6 +22,33 @@ def nothing() -> None:
     """What settles a net that was trained itself."""
 
 
+class Keeps:
+    """What the loop tells whoever keeps the state of the run; this one keeps nothing."""
+
+    epoch: int | None = None  # where the run goes on, if it is one that was stopped
+
+    @property
+    def ends_passes(self) -> bool:
+        """Whether a pass ends between two steps, not inside of one, when a stop was asked for."""
+        return False
+
+    def begin_pass(self, epoch_runner: Any) -> None:
+        """A pass is about to start."""
+
+    def row_of_training(self) -> dict[str, float] | None:
+        """The numbers of this epoch's training pass, where it was done before the run was stopped."""
+        return None
+
+    def trained(self, row: dict[str, float]) -> None:
+        """The training pass is over, and the validation has not begun."""
+
+    def epoch_done(self) -> None:
+        """An epoch is over."""
+
+    def stopped(self) -> None:
+        """A pass was ended before its end."""
+
+
 class Tools(NamedTuple):
     """What the steps of a run are given besides net and loss."""
 
@@ -55,6 +82,7 @@ class Run:
     interrupted: bool = False  # by Ctrl-C
     diverged: bool = False  # a loss was not finite, so the weights of this moment are worth nothing
     pilot: Any = None  # with speed="fast": who chooses how a training step is run
+    keeper: Keeps = field(default_factory=Keeps)
     exit_code: int = 0  # how the program ends once the run has, on SIGTERM
     active: bool = False
     started: float = field(default_factory=time.perf_counter)

@@ -52,8 +52,16 @@ class Alone:
         """An error in one process is raised in all."""
         yield
 
-    def gate(self) -> Request | None:
-        """Before each step: the request to end here, once all processes have agreed on it."""
+    def gate(self, shared: bool = True) -> Request | None:
+        """Before each step: the request to end here, once all processes have agreed on it.
+
+        Steps that are not shared, those that measure, are not the same number in all processes: there a process leaves
+        as soon as it hears of a request, and the others where they are; all meet in :meth:`finished`.
+        """
+        return None
+
+    def finished(self, done: bool) -> Request | None:
+        """At the end of a pass that measures, or on leaving it early: the request that ended it in any process."""
         return None
 
     def agree(self) -> Request | None:
@@ -146,8 +154,12 @@ class Together(Alone):
                 other.add_note(f"Raised in process {rank} of {self.world}.")
                 raise other
 
-    def gate(self) -> Request | None:
+    def gate(self, shared: bool = True) -> Request | None:
         """Before each step: the request to end here, once all processes have agreed on it."""
+        if not shared:
+            if self.failure is not None:
+                raise ProcessFailed(self.failure)
+            return self.finished(False) if self.heard else None
         with self.lock:
             if self.request is None and self.promise is None:
                 self.position += 1
@@ -159,6 +171,19 @@ class Together(Alone):
             return Request(*json.loads(self.store.get("stop")))
         self.position += 1
         return None
+
+    def finished(self, done: bool) -> Request | None:
+        """At the end of a pass that measures, or on leaving it early: the request that ended it in any process."""
+        known = self.request or (Request(*json.loads(self.store.get("stop"))) if self.heard and not done else None)
+        parts = self.gather((done, known))
+        if all(one for one, _ in parts):
+            return None
+        return next(request for _, request in parts if request is not None)
+
+    @property
+    def heard(self) -> bool:
+        """Whether this process wants to end, or has heard that another does."""
+        return self.request is not None or self.promise is not None
 
     def promise_and_tell(self) -> None:
         """Post this process's wish, if it has one, and promise to begin no further step unless all do."""

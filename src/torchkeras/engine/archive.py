@@ -1,0 +1,114 @@
+"""A run's state and the vault it lies in: found, looked at, unpacked; packed and handed over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch.optim.lr_scheduler import OneCycleLR
+
+from torchkeras.data import Batches
+from torchkeras.engine import snapshot
+from torchkeras.engine.checks import bad_value
+from torchkeras.engine.ending import CheckpointCorruptError
+from torchkeras.engine.packing import Packer, unpack
+from torchkeras.engine.run import Run
+from torchkeras.engine.vault import Saved, Vault
+
+
+@contextmanager
+def archive(model: Any, run: Run, train: Batches, val: Batches | None) -> Iterator[tuple[Vault | None, Any]]:
+    """The vault of a run, in the process that writes to it, and the state to go on from, in all; checked, nothing set.
+
+    One run at a time has a vault: the lock is given back at the end.
+    """
+    config, together = run.config, run.together
+    if not config.keeps_state:
+        yield None, None
+        return
+    vault = Vault(Path(f"{config.ckpt_path}.state"), config.keep)
+    try:
+        saved = None
+        with together.same_fate():
+            if together.main:
+                saved = found(vault, run)
+        saved = together.from_main(saved)
+        with together.same_fate():
+            if saved is not None:
+                run.notes += checked(model, run, train, val, saved)
+        yield vault if together.main else None, saved
+    finally:
+        vault.close()
+
+
+def found(vault: Vault, run: Run) -> Any:
+    """The newest sound state, unpacked; None where the run is to begin anew."""
+    vault.open()
+    if not run.config.resume:
+        return None
+    newest, notes = vault.newest()
+    run.notes += notes
+    if newest is None:
+        run.notes.append(f"resume: no saved state in {str(vault.folder)!r}, the run begins anew")
+        return None
+    return opened(newest)
+
+
+def opened(saved: Saved) -> dict[str, Any]:
+    """A state as values and tensors; of another make, it is refused."""
+    try:
+        state: dict[str, Any] = unpack(saved.facts["state"], saved.tensors["state.safetensors"])
+        state["net"] = [unpack(saved.facts["weights"], saved.tensors["weights.safetensors"]), *state["net"]]
+        state["best"] = unpack(saved.facts["best"], saved.tensors["best.safetensors"])
+        state["number"] = saved.number
+        if not {"position", "facts", "ranks", "data", "history"} <= set(state):
+            raise CheckpointCorruptError("parts are missing")
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointCorruptError(f"state {saved.number} is none of a run: {error}") from error
+    return state
+
+
+def checked(model: Any, run: Run, train: Batches, val: Batches | None, state: dict[str, Any]) -> list[str]:
+    """Compare a state with the run that is to go on from it; what is worth saying."""
+    position, inside = state["position"], state["position"]["phase"] == "train"
+    now = snapshot.facts(model, run.config, train, val, run.together.world)
+    snapshot.check_parts(state["facts"], now)
+    snapshot.check_optimizer(model.optimizer, model.learners(), state["optimizer"])
+    notes = snapshot.check_data(state["facts"], now, inside)
+    epochs, done = run.config.epochs, position["epoch"] - 1
+    if done >= epochs:
+        return [*notes, f"resume: the run is at the end of epoch {done} of {epochs}; pass a larger epochs to go on"]
+    check_schedule(state, run, train)
+    where = f", step {position['step']}" if inside else ", its validation" if position["phase"] == "validation" else ""
+    return [*notes, f"resume: the run goes on in epoch {position['epoch']}{where} (state {state['number']})"]
+
+
+def check_schedule(state: dict[str, Any], run: Run, train: Batches) -> None:
+    """Refuse a OneCycleLR that would be over before the run is: it keeps the length that it began with."""
+    saved = state["lr_scheduler"]
+    if state["facts"]["lr_scheduler"] != OneCycleLR.__name__ or train.length is None or "total_steps" not in saved:
+        return
+    windows = -(-train.length // run.config.gradient_accumulation_steps)
+    done = -(-state["position"]["step"] // run.config.gradient_accumulation_steps)
+    left = windows * (run.config.epochs - state["position"]["epoch"] + 1) - (
+        windows if state["position"]["phase"] == "validation" else done)
+    if run.tools.step_scheduler is not None and left > saved["total_steps"] - saved["last_epoch"]:
+        raise bad_value("epochs", received=f"{run.config.epochs}, which needs {left} more updates",
+                        expected=f"at most the {saved['total_steps'] - saved['last_epoch']} that the stopped run's "
+                        "OneCycleLR has left", fix="Its length is fixed as it is built: use another schedule.")
+
+
+def files(state: dict[str, Any], vault: Vault) -> tuple[Any, dict[str, Any], bool]:
+    """A state as JSON and the tensors of each file; best weights that were written before are left out."""
+    weights, best, rest = Packer(), Packer(), Packer()
+    owner = state["best"]
+    new = vault.best_owner is not owner.weights or not vault.best_is_there()
+    if new:
+        vault.best_facts, vault.best_owner = best.pack(owner.named(), "best"), owner.weights
+    others = {name: value for name, value in state.items() if name != "best"}
+    facts = {"weights": weights.pack(state["net"][0], ""), "best": vault.best_facts,
+             "state": rest.pack({**others, "net": state["net"][1:]}, "")}
+    return facts, {"weights.safetensors": weights.tensors, "best.safetensors": best.tensors,
+                   "state.safetensors": rest.tensors}, new

@@ -1,0 +1,354 @@
+"""Keeps the state of a run on disk, so that the same script goes on where it was stopped, whatever stopped it."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torchkeras.data import Batches, seeded
+from torchkeras.data.source import holders, stateful
+from torchkeras.data.start import numbered
+from torchkeras.engine import hardware
+from torchkeras.engine.archive import files
+from torchkeras.engine.callback import CallbackList
+from torchkeras.engine.checkpoint import Best
+from torchkeras.engine.ending import CheckpointCorruptError, PassEnded
+from torchkeras.engine.epoch import EpochRunner
+from torchkeras.engine.generators import drawn, put_drawn
+from torchkeras.engine.means import number
+from torchkeras.engine.metricstate import counted, put_counted
+from torchkeras.engine.packing import Packer
+from torchkeras.engine.run import Keeps, Run
+from torchkeras.engine.snapshot import put_whole, whole
+from torchkeras.engine.vault import Vault
+from torchkeras.engine.when import When
+
+ASK_EVERY = 16  # steps after which several processes ask the first one what the time is
+
+
+@contextmanager
+def kept(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batches, val: Batches | None,
+         vault: Vault | None, saved: dict[str, Any] | None) -> Iterator[None]:
+    """While the loop runs, write its state as often as was asked; begin from a saved one, if there is one."""
+    if not run.config.keeps_state:
+        yield
+        return
+    keeper = Keeper(model, run, callbacks, best, train, val, vault)
+    if saved is not None:
+        with undone(model, run, saved):
+            keeper.go_on(saved)
+    run.keeper = keeper
+    train.begins, train.between = keeper.begins, keeper.between
+    try:
+        keeper.begin_run(fresh=saved is None)
+        yield
+    finally:
+        run.keeper = Keeps()
+        train.begins = train.between = None
+        keeper.wait()
+
+
+@contextmanager
+def undone(model: Any, run: Run, saved: dict[str, Any]) -> Iterator[None]:
+    """If a state turns out not to fit after all, nothing stays half put back; the session undoes the weights."""
+    parts = [one for one in (model.optimizer, model.lr_scheduler) if one is not None]
+    before = [copy.deepcopy(one.state_dict()) for one in parts]
+    learning = [(weight, weight.requires_grad) for module in model.learners() for weight in module.parameters()]
+    try:
+        yield
+    except Exception as error:
+        for part, state in zip(parts, before, strict=True):
+            part.load_state_dict(state)
+        for weight, learns in learning:
+            weight.requires_grad_(learns)
+        run.trained = run.updates = 0
+        raise CheckpointCorruptError(f"state {saved['number']} does not fit this run "
+                                     f"({type(error).__name__}: {error})") from error
+
+
+class Keeper(Keeps):
+    """Takes down the state of a run at the boundaries between steps, and writes it.
+
+    At a boundary a step is counted, its listeners have heard of it, and the next batch is not read yet.
+    """
+
+    def __init__(self, model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batches,
+                 val: Batches | None, vault: Vault | None) -> None:
+        self.model, self.run, self.best, self.vault = model, run, best, vault
+        self.train, self.val = train, val
+        self.sources = [one.source for one in (train, val) if one is not None]
+        self.listeners = [one for one in callbacks.listeners if remembers(one)]
+        self.when = When(run.config.save_every, run.trained)
+        self.phase = "epoch"  # what a state of this moment would begin with: a whole epoch, or the rest of one
+        self.epoch_runner: Any = None
+        self.began: Any = None  # the generators, as this pass began
+        self.here: tuple[int, Any, Any] | None = None  # step, generators and listeners at a boundary that is behind
+        self.row: dict[str, float] = {}  # of the training pass, when it is over
+        self.unsaved: list[str] = []  # why nothing is saved in mid-epoch
+        self.cut = False  # whether a stop was asked for at its end, so that the validation is left out
+        self.saved: Any = None  # the state that the run goes on from
+        self.stopped_inside = False  # whether it is put back once more when the epoch that was stopped has begun
+        self.writer: threading.Thread | None = None
+        self.failure: Exception | None = None
+        # a thread that writes while loader workers are forked could leave them with its locks
+        self.aside = run.together.world == 1 and not any(getattr(one, "num_workers", 0) for one in self.sources)
+
+    def begin_run(self, fresh: bool) -> None:
+        """Find out what cannot be saved before any step; say what will not be exact.
+
+        States of an earlier run that is not gone on with are replaced at once: nobody shall go on with them.
+        """
+        self.unsaved = unsaved_metrics(self.run.tools.metrics["train"])
+        position = {"phase": "epoch", "epoch": 1, "step": 0, "row": {}}
+        part = [self.own_part("epoch")]
+        Packer().pack({**whole(self.model, self.run, self.best, self.train, self.val, position, part), "best": None},
+                      "the state of the run")
+        self.run.notes += [f"save_every: {text}" for text in (*self.unsaved, *inexact(self.train))]
+        if fresh and self.vault is not None and self.vault.numbers():
+            self.vault.forget = True
+        if fresh and self.run.together.from_main(self.vault is not None and self.vault.forget):
+            self.save("epoch", self.run.config.initial_epoch + 1)
+
+    # what the loop tells
+
+    def begin_pass(self, epoch_runner: Any) -> None:
+        """A pass is about to start."""
+        if self.run.stage == "train" and self.run.epoch > 0:
+            self.epoch_runner, self.phase, self.here = epoch_runner, "train", None
+
+    def begins(self) -> None:
+        """A training pass begins, and nothing has been drawn for it."""
+        self.began = drawn(self.train.source)
+
+    def between(self) -> None:
+        """A batch was given, and all is done with it, or it waits for others of its window."""
+        run = self.run
+        if not self.at_boundary():
+            return
+        if run.together.world > 1:
+            self.here = run.step, drawn(*self.sources), self.remembered()
+        if self.ends_passes and run.stop_reason is not None:
+            self.save("train", run.epoch)
+            raise PassEnded
+        if self.due():
+            self.save("train", run.epoch)
+
+    def at_boundary(self) -> bool:
+        """Whether all batches that were given are done with, and more are to come."""
+        run = self.run
+        return (self.phase == "train" and run.stage == "train" and self.follows and run.step == self.train.given
+                and run.step != run.steps and not (run.pilot and run.pilot.way.waiting))
+
+    @property
+    def ends_passes(self) -> bool:
+        """Whether the pass that runs ends here, at a boundary, when a stop was asked for."""
+        return (self.phase == "train" and self.run.stage == "train" and self.follows
+                and self.run.together.world == 1)
+
+    @property
+    def follows(self) -> bool:
+        """Whether the numbers of a pass so far can be known: a user's own EpochRunner keeps them to itself."""
+        return type(self.epoch_runner).__call__ is EpochRunner.__call__ and not self.unsaved
+
+    def due(self) -> bool:
+        """Whether it is time; of several processes, the first one's clock counts."""
+        run = self.run
+        if run.together.world == 1 or self.when.seconds is None:
+            return self.when.due(run.trained)
+        return run.trained % ASK_EVERY == 0 and bool(run.together.from_main(self.when.due(run.trained)))
+
+    def row_of_training(self) -> dict[str, float] | None:
+        """The numbers of the training pass, where it was done before the run was stopped."""
+        if not self.stopped_inside or self.saved["position"]["phase"] != "validation":
+            return None
+        self.row = self.saved["position"]["row"]
+        self.run.stage, self.phase = "train", "validation"
+        self.put_back()
+        self.run.history.record(self.row)
+        return self.row
+
+    def trained(self, row: dict[str, float]) -> None:
+        """The training pass is over, and the validation has not begun."""
+        self.phase, self.row = "validation", row
+        self.here = self.run.step, drawn(*self.sources), self.remembered()
+        self.cut = self.run.stop_reason is not None and self.val is not None and self.run.validates
+        if self.cut:
+            self.save("validation", self.run.epoch)
+
+    def epoch_done(self) -> None:
+        """An epoch is over."""
+        run = self.run
+        self.phase, self.here = "epoch", None
+        last = run.stop_reason is not None or run.epoch == run.config.epochs
+        if not (run.diverged or self.cut) and run.epoch > 0 and (last or self.when.each_epoch or self.due()):
+            self.save("epoch", run.epoch + 1)
+
+    def stopped(self) -> None:
+        """A pass was ended before its end."""
+        run = self.run
+        if run.diverged or self.phase == "epoch" or (self.phase == "train" and self.when.trained == run.trained):
+            return
+        if self.phase == "validation" or (self.here is not None and self.here[0] == run.step) or (
+                run.together.world == 1 and self.follows and run.config.gradient_accumulation_steps == 1):
+            self.save(self.phase, run.epoch)
+
+    # writing
+
+    def save(self, phase: str, epoch: int) -> None:
+        """Take down the state of this moment, or of the boundary that is kept in ``here``, and write it."""
+        run = self.run
+        run.tools.settle()
+        ranks = run.together.gather(self.own_part(phase))
+        self.wait()
+        if self.vault is not None:
+            step = run.step if phase == "train" else 0
+            position = {"phase": phase, "epoch": epoch, "step": step, "row": self.row if phase == "validation" else {}}
+            state = whole(self.model, run, self.best, self.train, self.val, position, ranks)
+            self.write(self.vault, *files(state, self.vault))
+        self.when.done(run.trained)
+
+    def own_part(self, phase: str) -> dict[str, Any]:
+        """What of several processes each has its own of."""
+        now, memory = drawn(*self.sources), self.remembered()
+        if phase == "validation" or (self.here is not None and phase == "train" and self.here[0] == self.run.step):
+            _, now, memory = self.here or (0, now, memory)
+        part = {"now": now, "began": self.began if phase == "train" else None, "callbacks": memory, "sums": None}
+        if phase == "train":
+            runner = self.epoch_runner
+            totals, weight = runner.losses.sums()
+            part["sums"] = {"totals": dict(totals), "weight": weight, "done": runner.losses.done,
+                            "counted": list(runner.counted),
+                            "last": {name: number(name, value) for name, value in runner.last.items()},
+                            "metrics": {name: counted(metric) for name, metric in runner.metrics_dict.items()}}
+            part["buffers"] = dict(self.model.net.named_buffers()) if self.run.together.world > 1 else {}
+        return part
+
+    def remembered(self) -> list[Any]:
+        """What the listeners that have a state say of it."""
+        return [[type(one).__name__, copy.deepcopy(one.state_dict())] for one in self.listeners]
+
+    def write(self, vault: Vault, *content: Any) -> None:
+        """Write a state, beside the training where that is safe; an error is kept until somebody can be told."""
+        def put_down() -> None:
+            try:
+                vault.write(*content)
+            except OSError as error:
+                self.failure = error
+
+        self.writer = threading.Thread(target=put_down, name="torchkeras-keeper")
+        self.writer.start()
+        if not self.aside:
+            self.wait()
+
+    def wait(self) -> None:
+        """Until what was being written is on the disk; if it could not be, say so and let the run go on."""
+        if self.writer is not None:
+            self.writer.join()
+            self.writer = None
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            text = f"the state of the run could not be saved ({type(failure).__name__}: {failure}); the run goes on"
+            self.run.notes.append(f"save_every: {text}")
+            warnings.warn(text, stacklevel=2)
+
+    # going on
+
+    def go_on(self, saved: dict[str, Any]) -> None:
+        """Begin where the run was stopped: everything is put back now, and once more when its epoch has begun."""
+        run, position = self.run, saved["position"]
+        self.saved, self.epoch, self.stopped_inside = saved, position["epoch"], position["phase"] != "epoch"
+        own = self.own_of(saved)
+        put_whole(self.model, run, self.best, saved)
+        inside = position["phase"] == "train"
+        first = (lambda: put_drawn(own["began"], self.train.source)) if inside else rewinding(self.train.source)
+        self.train.go_on(saved["data"]["train"], position["step"], first, self.put_back if inside else nothing)
+        if self.val is not None and saved["data"]["val"] is not None:
+            self.val.go_on(saved["data"]["val"], 0, rewinding(self.val.source), nothing)
+        self.put_own(own)
+        self.when.done(run.trained)
+        if run.monitor.exhausted:
+            run.stop_reason = f"{run.monitor.name} without improvement in {run.monitor.misses} epoch, early stopping"
+
+    def own_of(self, saved: dict[str, Any]) -> Any:
+        """This process's part of a state; where there are more processes than there were, the first one's."""
+        ranks = saved["ranks"]
+        return ranks[self.run.together.rank if len(ranks) == self.run.together.world else 0]
+
+    def put_own(self, own: Any) -> None:
+        """Put back generators and listeners; a process that was not there keeps a stream of its own."""
+        if len(self.saved["ranks"]) == self.run.together.world or self.run.together.main:
+            put_drawn(own["now"], *self.sources)
+        for listener, (kind, state) in zip(self.listeners, own["callbacks"], strict=False):
+            if type(listener).__name__ == kind:
+                listener.load_state_dict(copy.deepcopy(state))
+
+    def put_back(self) -> None:
+        """The epoch that was stopped has begun again, and its data is where it was: so is everything else."""
+        run, own = self.run, self.own_of(self.saved)
+        self.stopped_inside = False
+        put_whole(self.model, run, self.best, self.saved, history=False)
+        self.put_own(own)
+        run.step = self.saved["position"]["step"]
+        hardware.place_in_pass(run.accelerator, run.step)
+        if own["sums"] is not None:
+            self.put_sums(own)
+
+    def put_sums(self, own: Any) -> None:
+        """Put back what this pass has counted."""
+        sums, runner = own["sums"], self.epoch_runner
+        runner.losses.totals, runner.losses.weight = dict(sums["totals"]), sums["weight"]
+        runner.losses.done, runner.counted, runner.last = sums["done"], list(sums["counted"]), dict(sums["last"])
+        for name, metric in runner.metrics_dict.items():
+            put_counted(metric, sums["metrics"][name])
+        for name, buffer in self.model.net.named_buffers() if own["buffers"] else ():
+            buffer.copy_(own["buffers"][name])
+
+
+def unsaved_metrics(metrics: dict[str, Any]) -> list[str]:
+    """Why the state of a run cannot be written in mid-epoch, if it cannot."""
+    found = []
+    for name, metric in metrics.items():
+        try:
+            Packer().pack(counted(metric), f"metrics_dict[{name!r}]")
+        except (TypeError, ValueError) as error:
+            found.append(f"at the end of epochs only, because of what a metric keeps: {error}")
+    return found
+
+
+def inexact(train: Batches) -> list[str]:
+    """What of the data will not come out the same in an epoch that was stopped."""
+    source: Any = train.source
+    if train.memory is not None or isinstance(source, list) or stateful(source):
+        return []
+    if not numbered(source):
+        return [f"{train.name} does not tell where it is: in a run that goes on it is read again up to there"]
+    if source.num_workers and not any(isinstance(one, seeded) for one in holders(source)):
+        return ["random numbers that a Dataset draws in loader workers are others in an epoch that was stopped; "
+                "torchkeras.data.seeded(dataset) makes them the same"]
+    return []
+
+
+def remembers(listener: Any) -> bool:
+    """Whether a listener has a state that it can say and take."""
+    return callable(getattr(listener, "state_dict", None)) and callable(getattr(listener, "load_state_dict", None))
+
+
+def rewinding(source: Any) -> Any:
+    """A function that takes down where the generators are, and when it is called again puts them back there."""
+    moments: list[Any] = []
+
+    def rewind() -> None:
+        if moments:
+            put_drawn(moments[0], source)
+        else:
+            moments.append(drawn(source))
+
+    return rewind
+
+
+def nothing() -> None:
+    """What is put back where an epoch begins."""

@@ -1,0 +1,131 @@
+"""Values as JSON and tensors: what a saved state may hold, and nothing that could run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchkeras.engine.checks import bad_type
+from torchkeras.engine.ending import CheckpointCorruptError
+
+ALLOWED = "None, bools, numbers, text, tensors, arrays, and lists, tuples and dicts of these"
+
+
+class Packer:
+    """Takes values apart into what JSON can say and copies of the tensors in them.
+
+    Example:
+        >>> packer = Packer()
+        >>> packer.pack({"lr": 0.1, "betas": (0.9, 0.99)}, "options")
+        {'dict': [['lr', 0.1], ['betas', {'tuple': [0.9, 0.99]}]]}
+    """
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self.owners: dict[tuple[Any, ...], str] = {}
+        self.held: list[Tensor] = []
+
+    def pack(self, value: Any, name: str) -> Any:
+        """The value in JSON; its tensors are copied to main memory under the name."""
+        if value is None or type(value) in (bool, int, float, str):
+            return value
+        if isinstance(value, (Tensor, np.ndarray, np.generic, bytes)):
+            return self.pack_numbers(value, name)
+        if type(value) is list:
+            return [self.pack(one, under(name, number)) for number, one in enumerate(value)]
+        if type(value) is tuple:
+            return {"tuple": [self.pack(one, under(name, number)) for number, one in enumerate(value)]}
+        if isinstance(value, dict):
+            tag = "counter" if isinstance(value, Counter) else "dict"
+            return {tag: [[self.key(key, name), self.pack(one, under(name, key))] for key, one in value.items()]}
+        raise bad_type(name, received=f"a {type(value).__name__}", expected=f"what can be saved: {ALLOWED}",
+                       fix="Leave it out of the state_dict, or turn it into one of these.")
+
+    def pack_numbers(self, value: Any, name: str) -> Any:
+        """Tensors, arrays and bytes: a copy, and where it is."""
+        if isinstance(value, bytes):
+            return {"bytes": self.keep(torch.frombuffer(bytearray(value) or bytearray(1), dtype=torch.uint8)
+                                       [:len(value)], name)}
+        if isinstance(value, Tensor):
+            if type(value) not in (Tensor, torch.nn.Parameter) or value.layout != torch.strided or value.is_quantized:
+                raise bad_type(name, received=f"a {type(value).__name__} of layout {value.layout}",
+                               expected="an ordinary tensor")
+            return {"tensor": self.keep(value.detach(), name)}
+        array = np.asarray(value)
+        if array.dtype.kind not in "biufc":
+            raise bad_type(name, received=f"an array of {array.dtype}", expected=f"what can be saved: {ALLOWED}")
+        kind = "array" if isinstance(value, np.ndarray) else "number"
+        return {kind: self.keep(torch.from_numpy(np.array(array)), name)}
+
+    def keep(self, tensor: Tensor, name: str) -> str:
+        """Copy a tensor, unless the same memory was met under another name."""
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        if tensor.numel() and place in self.owners:
+            return self.owners[place]
+        while name in self.tensors:
+            name += "'"
+        self.tensors[name] = tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
+        self.owners[place] = name
+        self.held.append(tensor)  # else another could come to lie where it lay
+        return name
+
+    def key(self, key: Any, name: str) -> Any:
+        """A dict's key."""
+        if key is None or type(key) in (bool, int, float, str):
+            return key
+        if type(key) is tuple:
+            return {"tuple": [self.key(one, name) for one in key]}
+        raise bad_type(name, received=f"a key of type {type(key).__name__}", expected="keys of text or numbers")
+
+
+def under(name: str, key: Any) -> str:
+    """The name of what lies in something that has a name."""
+    return f"{name}.{key}" if name else str(key)
+
+
+def unpack(node: Any, tensors: dict[str, Tensor]) -> Any:
+    """The value that was packed."""
+    if isinstance(node, list):
+        return [unpack(one, tensors) for one in node]
+    if not isinstance(node, dict):
+        return node
+    if len(node) != 1:
+        raise CheckpointCorruptError(f"a value of {len(node)} kinds")
+    (tag, inner), = node.items()
+    if tag in ("tensor", "array", "number", "bytes"):
+        return numbers(tag, found(inner, tensors))
+    if not isinstance(inner, list):
+        raise CheckpointCorruptError(f"a {tag} that is no list")
+    if tag == "tuple":
+        return tuple(unpack(one, tensors) for one in inner)
+    if tag in ("dict", "counter"):
+        items = {unpack(key, tensors): unpack(one, tensors) for key, one in map(pair, inner)}
+        return Counter(items) if tag == "counter" else items
+    raise CheckpointCorruptError(f"a value of the unknown kind {tag!r}")
+
+
+def pair(item: Any) -> tuple[Any, Any]:
+    """A dict's item."""
+    if not isinstance(item, list) or len(item) != 2 or isinstance(item[0], list):
+        raise CheckpointCorruptError("a dict whose items are no pairs")
+    return item[0], item[1]
+
+
+def found(name: Any, tensors: dict[str, Tensor]) -> Tensor:
+    """The tensor of a name."""
+    if not isinstance(name, str) or name not in tensors:
+        raise CheckpointCorruptError(f"the tensor {name!r} is missing")
+    return tensors[name]
+
+
+def numbers(tag: str, tensor: Tensor) -> Any:
+    """A tensor as what it was."""
+    if tag == "tensor":
+        return tensor
+    if tag == "bytes":
+        return tensor.numpy().tobytes()
+    return tensor.numpy().copy() if tag == "array" else tensor.numpy()[()]

@@ -1,0 +1,263 @@
+"""Weights from elsewhere into a net, in part or under other names; several nets and optimizers in one file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchkeras.engine.checkpoint import beside, plain, read_weights, shape_of, strip, write_whole
+from torchkeras.engine.checks import bad_type, bad_value
+from torchkeras.engine.ending import CheckpointCorruptError
+from torchkeras.engine.packing import Packer, unpack
+from torchkeras.engine.snapshot import check_optimizer, optimizer_state, put_optimizer, put_weights, weights_in
+from torchkeras.engine.vault import FACTS_LIMIT, HEADER_LIMIT, parsed
+
+FORMAT = "torchkeras-checkpoint 1"
+SHOWN = 5  # names of a kind that a report lists
+Rename = Mapping[str, str] | Callable[[str], str | None]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of weights that were to be loaded, as lists of names: ``loaded``, ``missing``, and so on."""
+
+    loaded: list[str]
+    missing: list[str]
+    unexpected: list[str]
+    unlike: list[str]  # of another shape, with both shapes
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.loaded)} of {len(self.loaded) + len(self.missing) + len(self.unlike)} weights loaded"]
+        for kind in ("missing", "unexpected", "unlike"):
+            names = getattr(self, kind)
+            more = f" ... and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            lines += [f"{kind}: {', '.join(names[:SHOWN])}{more}"] if names else []
+        return "\n  ".join(lines)
+
+
+def load_weights(net: nn.Module, source: str | os.PathLike[str] | Mapping[str, Tensor], *, strict: bool = True,
+                 rename: Rename | None = None) -> LoadReport:
+    """Start from weights of another net: all of them, or those that match by name and shape.
+
+    No code in a file is run. When anything is refused, the net is as it was.
+
+    Args:
+        net: takes the weights; wrappers of DataParallel, DDP and torch.compile are seen through, on both sides.
+        source: a weights file (torch's format, or safetensors by its suffix), or names and tensors.
+        strict: True refuses weights that do not match all of the net's; False takes those that do.
+        rename: from names in the source to names in the net: a dict of prefixes (``{"encoder.": "backbone."}``; the
+            longest that fits counts), or a function that gives the new name, or None to leave a weight out.
+
+    Returns:
+        A report: ``loaded``, ``missing``, ``unexpected`` and ``unlike``, lists of names; print it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: with ``strict``, names or shapes differ; two weights come to the same name; or nothing matches.
+
+    Example:
+        >>> old = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 10))
+        >>> new = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+        >>> print(load_weights(new, old.state_dict(), strict=False))
+        2 of 4 weights loaded
+          unlike: 1.bias: [10] in the source, [2] in the net, 1.weight: [10, 4] in the source, [2, 4] in the net
+    """
+    return put_matching(net, source, strict, rename, "source")
+
+
+def put_matching(net: nn.Module, source: Any, strict: bool, rename: Rename | None, argument: str) -> LoadReport:
+    """The same under the name that the argument has for whoever called."""
+    given = read_weights(source) if isinstance(source, (str, os.PathLike)) else source
+    if not isinstance(given, Mapping):
+        raise bad_type(argument, received=f"a {type(given).__name__}", expected="a weights file, or names and tensors")
+    named = renamed({strip(name): value for name, value in given.items()}, rename)
+    own = plain(net).state_dict()
+    alike = {name: value for name, value in named.items() if name in own and shape_of(value) == shape_of(own[name])}
+    report = LoadReport(
+        sorted(alike), sorted(own.keys() - named.keys()), sorted(named.keys() - own.keys()),
+        [f"{name}: {list(shape_of(named[name]))} in the source, {list(shape_of(own[name]))} in the net"
+         for name in sorted(named.keys() & own.keys() - alike.keys())])
+    if not alike or (strict and (report.missing or report.unexpected or report.unlike)):
+        raise bad_value(argument, received=f"weights of another net: {report}", expected="the names and shapes of the "
+                        "net's", fix="Pass strict=False to take what matches, or rename=... for other names.")
+    plain(net).load_state_dict({**own, **alike})
+    return report
+
+
+def renamed(weights: Mapping[str, Tensor], rename: Rename | None) -> dict[str, Tensor]:
+    """Weights under the names that they are to have."""
+    if rename is None:
+        return dict(weights)
+    change = rename if callable(rename) else prefixes(rename)
+    found: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        new = change(name)
+        if new in found:
+            raise bad_value("rename", received=f"two weights that come to the name {new!r}", expected="one of each")
+        if new is not None:
+            found[new] = value
+    return found
+
+
+def prefixes(table: Mapping[str, str]) -> Callable[[str], str]:
+    """A function that changes the longest prefix it knows."""
+    def change(name: str) -> str:
+        fits = [old for old in table if name.startswith(old)]
+        longest = max(fits, key=len, default=None)
+        return name if longest is None else table[longest] + name[len(longest):]
+
+    return change
+
+
+def save_checkpoint(path: str | os.PathLike[str], **parts: Any) -> None:
+    """Keep several nets, optimizers, schedules and numbers of your own loop in one file, whole or not at all.
+
+    The file is safetensors with JSON in its header: reading it never runs code. For runs of ``fit`` there is
+    ``fit(..., resume=True)``.
+
+    Args:
+        path: the file.
+        **parts: what to keep, by names of your choice: modules, optimizers, anything with ``state_dict`` and
+            ``load_state_dict``, or values (numbers, text, tensors, arrays, and lists, tuples and dicts of these).
+
+    Raises:
+        TypeError: something in it cannot be saved; the message says where.
+
+    Example:
+        >>> import tempfile
+        >>> net = nn.Linear(2, 1)
+        >>> optimizer = torch.optim.Adam(net.parameters())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_checkpoint(f"{folder}/all.safetensors", net=net, optimizer=optimizer, epoch=3)
+        ...     load_checkpoint(f"{folder}/all.safetensors", net=net, optimizer=optimizer)
+        {'epoch': 3}
+    """
+    from safetensors.torch import save
+
+    if not parts:
+        raise bad_value("parts", received="nothing", expected="at least one", fix="save_checkpoint(path, net=net)")
+    modules = modules_in(parts)
+    packer = Packer()
+    facts = {name: [kind_of(part), packer.pack(state_of(part, modules), name)] for name, part in parts.items()}
+    text = json.dumps(facts, separators=(",", ":"))
+    about = {"format": FORMAT, "parts": text, "sha256": checksum(text, packer.tensors)}
+    content = save(packer.tensors or {"nothing": torch.zeros(0)}, metadata=about)
+    write_whole(Path(path).expanduser(), lambda temporary: temporary.write_bytes(content))
+
+
+def load_checkpoint(path: str | os.PathLike[str], **parts: Any) -> dict[str, Any]:
+    """Put what :func:`save_checkpoint` kept back into nets, optimizers and schedules, all or nothing.
+
+    Args:
+        path: the file.
+        **parts: where to put things, under the names that they were kept by. Not all need be given.
+
+    Returns:
+        The values that were kept, by name: numbers, text, tensors.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointCorruptError: it is damaged, or was not written by :func:`save_checkpoint`.
+        ValueError: a part is not in it, or does not fit; nothing has been changed.
+    """
+    kept, tensors = read_checkpoint(Path(path).expanduser())
+    states = {name: unpack(node, tensors) for name, (_, node) in kept.items()}
+    for name in parts:
+        if name not in kept or kept[name][0] == "value":
+            raise bad_value(name, received="a name that nothing was kept by" if name not in kept else "a name of a "
+                            "value, which is given back", expected=f"one of {sorted(kept)}")
+    modules = modules_in(parts)
+    for name, part in parts.items():
+        check_fits(name, part, states[name], modules)
+    for name, part in parts.items():
+        put_state(part, states[name])
+    return {name: state for name, state in states.items() if kept[name][0] == "value"}
+
+
+def modules_in(parts: Mapping[str, Any]) -> list[nn.Module]:
+    """The modules among things, whose parameters optimizers name."""
+    return [part for part in parts.values() if isinstance(part, nn.Module)]
+
+
+def kind_of(part: Any) -> str:
+    """How a part is kept."""
+    if isinstance(part, nn.Module):
+        return "module"
+    if isinstance(part, torch.optim.Optimizer):
+        return "optimizer"
+    return "state" if hasattr(part, "state_dict") and hasattr(part, "load_state_dict") else "value"
+
+
+def state_of(part: Any, modules: list[nn.Module]) -> Any:
+    """What is kept of a part."""
+    kind = kind_of(part)
+    if kind == "optimizer":
+        return optimizer_state(part, modules)
+    return weights_in(part) if kind == "module" else part.state_dict() if kind == "state" else part
+
+
+def check_fits(name: str, part: Any, state: Any, modules: list[nn.Module]) -> None:
+    """Refuse what does not fit before anything is put back."""
+    if isinstance(part, nn.Module):
+        own = {key: shape_of(value) for key, value in weights_in(part).items()}
+        wrong = [key for key in {**own, **state} if own.get(key) != shape_of(state.get(key))]
+        if wrong:
+            raise bad_value(name, received=f"a net that differs in {', '.join(wrong[:SHOWN])}",
+                            expected="the names and shapes that were kept")
+    elif isinstance(part, torch.optim.Optimizer):
+        if state["kind"] != type(part).__name__:
+            raise bad_value(name, received=f"{type(part).__name__}", expected=f"{state['kind']}, which was kept")
+        check_optimizer(part, modules, state)
+
+
+def put_state(part: Any, state: Any) -> None:
+    """Put a part's state back."""
+    if isinstance(part, nn.Module):
+        put_weights(part, state)
+    elif isinstance(part, torch.optim.Optimizer):
+        put_optimizer(part, state)
+    else:
+        part.load_state_dict(state)
+
+
+def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the JSON and all tensors."""
+    found = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        found.update(f"{name} {list(tensors[name].shape)} {tensors[name].dtype}".encode())
+        found.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The facts and tensors of a file, checked."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(f"path: received {str(path)!r}; expected a checkpoint. {beside(path)}")
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if header > HEADER_LIMIT:
+        raise CheckpointCorruptError(f"{path.name} has a header of {header} bytes")
+    try:
+        with safe_open(path, "pt") as content:
+            about = content.metadata() or {}
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (it is no dict)
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise CheckpointCorruptError(f"{path.name}: {error}") from error
+    tensors.pop("nothing", None)
+    text = about.get("parts", "")
+    if about.get("format") != FORMAT or len(text) > FACTS_LIMIT or about.get("sha256") != checksum(text, tensors):
+        raise CheckpointCorruptError(f"{path.name} is damaged, or not written by save_checkpoint")
+    facts = parsed(text.encode(), path.name)
+    if not isinstance(facts, dict) or not all(isinstance(one, list) and len(one) == 2 for one in facts.values()):
+        raise CheckpointCorruptError(f"{path.name} holds no parts")
+    return facts, tensors
