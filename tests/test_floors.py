@@ -22,7 +22,7 @@ FLOORS = [  # a file imports from its own floor and those below; the first match
     ("arguments launched kerasmodel model lightmodel vlog kerascallbacks", 7),
 ]
 LAZY = {"matplotlib", "IPython", "rich", "pandas", "lightning", "pytorch_lightning", "torchmetrics", "wandb", "plotext",
-        "accelerate", "sklearn", "safetensors", "cloudpickle"}
+        "accelerate", "sklearn", "safetensors", "cloudpickle", "PIL"}
 
 
 def files() -> list[Path]:
