@@ -10,6 +10,7 @@ from torch import nn
 
 from torchkeras import KerasModel
 from torchkeras.engine import fast
+from torchkeras.engine.weighing import mean_over
 from torchkeras.losses import L1L2, FocalLoss, L1Loss, L2Loss, LayerPenalty, PenalizedLoss, regularized
 
 
@@ -126,6 +127,30 @@ def test_a_fit_with_penalties_is_the_plain_loop(speed, monkeypatch):
     assert not torch.allclose(net[0].weight, net_of(3, 4, 1)[0].weight, atol=1e-3)  # control
     if speed == "fast":  # a graph of the whole step would lose the gradient of the penalties
         assert model.run.notes[-1].startswith("fast: plain steps")
+
+
+def test_two_processes_add_a_penalty_once():
+    x, y = data()
+
+    def weights(processes, alpha=0.1):
+        net = net_of(3, 4, 1)
+        model = KerasModel(net, nn.BCEWithLogitsLoss() + L2Loss(net, alpha), None, torch.optim.SGD(net.parameters(), 1))
+        history = model.fit((x, y), epochs=2, batch_size=15, shuffle=False, ckpt_path=None, quiet=True, cpu=True,
+                            num_processes=processes)
+        return torch.cat([net[0].weight.flatten(), torch.tensor(history["train_loss"].to_numpy())])
+
+    alone = weights(1)
+    assert torch.allclose(weights(2), alone, atol=1e-6)
+    assert not torch.allclose(weights(1, alpha=0.2), alone, atol=1e-3)  # control
+
+
+def test_labels_that_do_not_count_and_class_weights_are_seen_through_a_penalty():
+    net = net_of(3, 2)
+    loss_fn = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0]), ignore_index=7) + L2Loss(net, 0.1)
+    labels = torch.tensor([0, 1, 1, 7])
+    assert mean_over(loss_fn, (torch.randn(4, 3), labels)) == 7.0
+    assert mean_over(nn.CrossEntropyLoss(ignore_index=7) + L2Loss(net, 0.1), (torch.randn(4, 3), labels)) == 3
+    assert mean_over(nn.MSELoss() + L2Loss(net, 0.1), (torch.randn(4, 3), labels)) == 4  # control
 
 
 def test_a_penalty_inside_a_function_transform_says_that_it_would_be_lost():

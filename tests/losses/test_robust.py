@@ -7,7 +7,7 @@ from torch import nn
 
 from torchkeras import KerasModel
 from torchkeras.engine.weighing import per_sample, weighted_loss
-from torchkeras.losses import FocalLoss, Loss, SCELoss
+from torchkeras.losses import FocalLoss, L1Loss, L2Loss, Loss, SCELoss
 
 EASY, HARD, LABELS = torch.tensor([[0.9], [0.1]]), torch.tensor([[0.5], [0.5]]), torch.tensor([[1.0], [0.0]])
 
@@ -128,6 +128,30 @@ def test_a_model_trains_with_focal_loss_and_reads_its_probabilities():
     preds = model.predict((x, y), output="classes")
     assert torch.equal(preds, (net(x) >= 0.5).long())
     assert 0 < preds.sum() < 200  # control: both classes
+
+
+def rings(inner, outer):
+    """Points on a ring of radius 5 (label 1) and on one of radius 8 (label 0)."""
+    g = generator()
+    radius = torch.cat([torch.full((inner, 1), 5.0), torch.full((outer, 1), 8.0)])
+    radius = radius + torch.randn(inner + outer, 1, generator=g)
+    angle = 2 * torch.pi * torch.rand(inner + outer, 1, generator=g)
+    order = torch.randperm(inner + outer, generator=g)
+    return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[order], (order < inner).float()[:, None]
+
+
+def test_focal_loss_with_penalties_tells_rare_points_from_many():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1), nn.Sigmoid())
+    loss_fn = FocalLoss() + L1Loss(net, 1e-4) + L2Loss(net, 1e-4)
+    model = KerasModel(net, loss_fn, ["accuracy", "auc"], torch.optim.Adam(net.parameters(), lr=0.02))
+    history = model.fit(rings(1000, 6000), validation_split=0.25, epochs=4, batch_size=150, monitor="val_auc",
+                        ckpt_path=None, quiet=True)
+    assert history["val_auc"].max() > 0.90
+    assert history["val_accuracy"].max() > 0.90
+    with torch.no_grad():
+        net[0].weight.zero_()
+    assert model.evaluate(rings(100, 600))["val_auc"] == 0.5  # control
 
 
 def test_a_loss_of_your_own_needs_its_values_only():

@@ -246,7 +246,7 @@ class KLDivergence(Loss):
         0.3681
     """
 
-    task, from_logits = "classes", False
+    task, from_logits, axis = "classes", False, -1
 
     def values(self, preds: Tensor, labels: Tensor) -> Tensor:
         """The divergence of each sample."""

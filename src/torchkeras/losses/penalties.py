@@ -92,7 +92,7 @@ class L1Loss(Penalty):
 
     def value(self) -> Tensor:
         """Beta times the sum of absolute weights."""
-        return self.beta * total(weight.abs().sum() for weight in weights_of(self.model))
+        return self.beta * total([weight.abs().sum() for weight in weights_of(self.model)])
 
 
 class L2Loss(Penalty):
@@ -125,7 +125,7 @@ class L2Loss(Penalty):
 
     def value(self) -> Tensor:
         """Half of alpha times the sum of squares."""
-        return 0.5 * self.alpha * total(weight.square().sum() for weight in weights_of(self.model))
+        return 0.5 * self.alpha * total([weight.square().sum() for weight in weights_of(self.model)])
 
 
 class PenalizedLoss(nn.Module):
@@ -266,7 +266,7 @@ class LayerPenalty(Penalty):
 
     def value(self) -> Tensor:
         """The penalties of all marked layers."""
-        return total(self.terms())
+        return total(list(self.terms()))
 
     def terms(self) -> Iterator[Tensor]:
         """The penalty of each weight that has one; a shared weight as often as layers ask."""
@@ -288,7 +288,6 @@ def is_bias(name: str) -> bool:
     return "bias" in name.rsplit(".", 1)[-1]
 
 
-def total(terms: Any) -> Tensor:
+def total(terms: list[Tensor]) -> Tensor:
     """A sum of scalars, 0 where there is none."""
-    found = list(terms)
-    return torch.stack([one.to(found[0].device) for one in found]).sum() if found else torch.zeros(())
+    return torch.stack([one.to(terms[0].device) for one in terms]).sum() if terms else torch.zeros(())
