@@ -81,7 +81,8 @@ def test_a_text_dataset_holds_tokens_and_float_labels():
     (lambda: Vocabulary(["a", "b", "a"]), ValueError, "words: received 'a' more than once"),
     (lambda: Vocabulary(["a"]).decode([3]), ValueError, "tokens: received numbers from 3 to 3; .*from 0 to 2"),
     (lambda: pad(torch.tensor([1]), 0), ValueError, "length: received 0"),
-    (lambda: text_dataset(["a"], [1, 0], Vocabulary(["a"])), ValueError, "labels: received 2 labels for 1 texts")])
+    (lambda: text_dataset(["a"], [1, 0], Vocabulary(["a"])), ValueError, r"received labels of shape \(2,\) for 1"),
+    (lambda: Vocabulary(["a"]).rows(["a"], 0), ValueError, "length: received 0")])
 def test_bad_input_is_refused_with_its_name(call, kind, text):
     with pytest.raises(kind, match=text):
         call()
@@ -112,6 +113,9 @@ def test_a_model_learns_from_generated_texts():
     train, val = (text_dataset(texts[part], kinds[part], vocabulary, 10) for part in (slice(150), slice(150, None)))
     model, history = fitted(train, val, len(vocabulary), epochs=20, batch_size=10)
     assert history["val_acc"].max() == 1.0
+    new = vocabulary.rows(["The film was LOVELY, number 999!", "the film was awful, number 999"], 10)
+    good = model.predict(new, output="classes")
+    assert good.tolist() == [[1], [0]]
     other = text_dataset(texts[150:], kinds[150:][::-1], vocabulary, 10)
     assert model.evaluate(other)["val_acc"] < 0.8  # control
 

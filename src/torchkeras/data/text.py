@@ -128,6 +128,30 @@ class Vocabulary:
         """
         return torch.tensor([self.numbers.get(word, UNKNOWN) for word in self.tokenize(text)], dtype=torch.int64)
 
+    def rows(self, texts: Iterable[str], length: int = 200) -> Tensor:
+        """The tokens of several texts as one tensor, for instance to predict with.
+
+        Args:
+            texts: the texts.
+            length: the tokens of each: padded on the left, or the last ones; see :func:`pad`.
+
+        Returns:
+            An int64 tensor ``(texts, length)``.
+
+        Raises:
+            TypeError: a text is no str.
+            ValueError: ``length`` is below 1.
+
+        Example:
+            >>> Vocabulary(["good", "film"]).rows(["good film", "film"], length=3)
+            tensor([[1, 2, 3],
+                    [1, 1, 3]])
+        """
+        whole_number("length", length, least=1)
+        found = texts_in("texts", texts)
+        return torch.stack([pad(self.encode(text), length) for text in found]) if found else torch.zeros(
+            (0, length), dtype=torch.int64)
+
     def decode(self, tokens: Iterable[int] | Tensor) -> str:
         """The words of numbers, to see what a net sees; padding is left out.
 
@@ -195,13 +219,12 @@ def text_dataset(texts: Iterable[str], labels: Any, vocabulary: Vocabulary, leng
         >>> dataset[0]
         (tensor([1, 2, 5, 3]), tensor([1.]))
     """
-    whole_number("length", length, least=1)
-    found = texts_in("texts", texts)
+    tokens = vocabulary.rows(texts, length)
     truth = ArrayDataset({"labels": labels}).tree["labels"]
-    if len(found) != len(truth):
-        raise bad_value("labels", received=f"{len(truth)} labels for {len(found)} texts", expected="one label a text")
-    tokens = torch.stack([pad(vocabulary.encode(text), length) for text in found])
-    return ArrayDataset((tokens, truth.reshape(len(found), -1).to(torch.get_default_dtype())))
+    if truth.numel() != len(tokens):
+        raise bad_value("labels", received=f"labels of shape {tuple(truth.shape)} for {len(tokens)} texts",
+                        expected="one number a text")
+    return ArrayDataset((tokens, truth.reshape(-1, 1).to(torch.get_default_dtype())))
 
 
 def texts_in(argument: str, texts: Iterable[str]) -> list[str]:
