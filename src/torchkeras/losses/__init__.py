@@ -5,18 +5,21 @@ A loss is called as ``loss_fn(preds, labels)`` and has a ``reduction``, so that 
 
 from torchkeras.losses.base import Loss
 from torchkeras.losses.decay import decay_groups
-from torchkeras.losses.keras import (
-    BinaryCrossentropy,
-    CategoricalCrossentropy,
+from torchkeras.losses.distances import (
     CosineSimilarity,
     Huber,
-    KLDivergence,
     MeanAbsoluteError,
     MeanAbsolutePercentageError,
     MeanSquaredError,
+)
+from torchkeras.losses.entropies import (
+    BinaryCrossentropy,
+    CategoricalCrossentropy,
+    KLDivergence,
     SparseCategoricalCrossentropy,
 )
-from torchkeras.losses.penalties import L1L2, L1Loss, L2Loss, LayerPenalty, PenalizedLoss, Penalty, regularized
+from torchkeras.losses.layers import L1L2, LayerPenalty, regularized
+from torchkeras.losses.penalties import L1Loss, L2Loss, PenalizedLoss, Penalty
 from torchkeras.losses.robust import FocalLoss, SCELoss
 
 __all__ = ["L1L2", "BinaryCrossentropy", "CategoricalCrossentropy", "CosineSimilarity", "FocalLoss", "Huber",

@@ -10,6 +10,7 @@ from torchkeras.metrics.shapes import layout
 REDUCTIONS = ("mean", "sum", "none")
 FAMILIES = {("binary", True): "sigmoid", ("binary", False): "given",
             ("classes", True): "softmax", ("classes", False): "shares"}
+EPSILON = 1e-7  # Keras's keras.config.epsilon()
 
 
 class Loss(nn.Module):
@@ -57,6 +58,23 @@ class Loss(nn.Module):
         return None if self.task is None else FAMILIES[self.task, self.from_logits]
 
 
+class ElementLoss(Loss):
+    """A loss of each number; a sample's is the mean over its last dimension, so "none" gives one dimension less.
+
+    Predictions and labels pair as in Keras: ``(N, 1)`` goes with ``(N,)``, and ``(N,)`` with ``(N,)`` reads as
+    ``(N, 1)``.
+    """
+
+    def forward(self, preds: Tensor, labels: Tensor) -> Tensor:
+        """The losses of a batch, reduced."""
+        elements = self.elements(*in_rows(preds, labels))
+        return elements.mean() if self.reduction == "mean" else reduced(elements.mean(-1), self.reduction)
+
+    def elements(self, preds: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each number."""
+        raise NotImplementedError
+
+
 def reduced(losses: Tensor, reduction: str) -> Tensor:
     """One number of many, or all of them."""
     if reduction == "mean":
@@ -70,6 +88,26 @@ def like(preds: Tensor, labels: Tensor) -> Tensor:
     if preds.shape != labels.shape and layout(preds) != layout(labels):
         raise mismatch(preds, labels, "one label a prediction, such as (N, 1) with labels (N,)")
     return labels.reshape(preds.shape).to(preds.dtype)
+
+
+def in_rows(preds: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Predictions and labels of one shape and type, with at least two dimensions."""
+    check_tensors(preds, labels)
+    if preds.shape != labels.shape:
+        if layout(preds) != layout(labels):
+            raise mismatch(preds, labels, "one label a prediction, such as (N, 1) with labels (N,)")
+        shape = min(preds.shape, labels.shape, key=len)
+        preds, labels = preds.reshape(shape), labels.reshape(shape)
+    if preds.dim() < 2:
+        preds, labels = preds.reshape(-1, 1), labels.reshape(-1, 1)
+    return preds, labels.to(preds.dtype)
+
+
+def vectors(preds: Tensor, labels: Tensor) -> None:
+    """Refuse what are no vectors of one shape."""
+    check_tensors(preds, labels)
+    if preds.shape != labels.shape or preds.dim() < 2:
+        raise mismatch(preds, labels, "vectors of one shape, (N, ..., D)")
 
 
 def check_tensors(preds: Tensor, labels: Tensor) -> None:
