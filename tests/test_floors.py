@@ -23,7 +23,7 @@ FLOORS = [  # a file imports from its own floor and those below; the first match
     ("arguments launched saving verify kerasmodel model lightmodel vlog kerascallbacks", 7),
 ]
 LAZY = {"matplotlib", "IPython", "rich", "pandas", "lightning", "pytorch_lightning", "torchmetrics", "wandb", "plotext",
-        "accelerate", "sklearn", "safetensors", "cloudpickle", "filelock"}
+        "accelerate", "sklearn", "safetensors", "cloudpickle", "filelock", "PIL"}
 
 
 def files() -> list[Path]:

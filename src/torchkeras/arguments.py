@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Adam
 from torch.utils.data import IterableDataset
 
-from torchkeras import names
+from torchkeras import names, outputs
 from torchkeras.data import Batches, split_validation
 from torchkeras.data.kinds import array_tree, is_map_dataset
 from torchkeras.engine import preflight
@@ -46,7 +46,7 @@ def named_metrics(metrics: Any, loss_fn: Any) -> dict[str, Any]:
                        expected='a dict of name to metric, or a list of names', fix='Such as {"acc": "accuracy"}.')
     for name in metrics:
         preflight.check_metric_name(name)
-    from_logits = preflight.name_of(loss_fn) not in ("BCELoss", "binary_cross_entropy")
+    from_logits = outputs.takes_logits(loss_fn)
     return {name: names.as_metric(name, value, from_logits=from_logits) for name, value in metrics.items()}
 
 

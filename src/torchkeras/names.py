@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from torchkeras import metrics
+from torchkeras import losses, metrics
 from torchkeras.engine.checks import bad_type, bad_value, did_you_mean, instance_not_class
 from torchkeras.metrics.function import Accumulating, FunctionMetric
 
@@ -35,6 +35,30 @@ LOSSES: dict[str, Callable[[], nn.Module]] = {
     "poisson_nll": nn.PoissonNLLLoss, "soft_margin": nn.SoftMarginLoss, "hinge_embedding": nn.HingeEmbeddingLoss,
     "multi_margin": nn.MultiMarginLoss, "multilabel_margin": nn.MultiLabelMarginLoss,
     "multilabel_soft_margin": nn.MultiLabelSoftMarginLoss,
+    "focal": losses.FocalLoss, "focal_with_logits": functools.partial(losses.FocalLoss, from_logits=True),
+}
+KERAS_ENTROPIES: dict[str, Callable[..., losses.Loss]] = {  # these need to know whether scores are logits
+    "binary_crossentropy": losses.BinaryCrossentropy, "categorical_crossentropy": losses.CategoricalCrossentropy,
+    "sparse_categorical_crossentropy": losses.SparseCategoricalCrossentropy,
+}
+KERAS_LOSSES: dict[str, Callable[..., losses.Loss]] = {
+    "mse": losses.MeanSquaredError, "mean_squared_error": losses.MeanSquaredError,
+    "mae": losses.MeanAbsoluteError, "mean_absolute_error": losses.MeanAbsoluteError,
+    "mape": losses.MeanAbsolutePercentageError, "mean_absolute_percentage_error": losses.MeanAbsolutePercentageError,
+    "huber": losses.Huber, "kl_divergence": losses.KLDivergence, "kld": losses.KLDivergence,
+    "cosine_similarity": losses.CosineSimilarity,
+}
+KERAS_DECISIONS: dict[str, Callable[..., metrics.Metric]] = {
+    "accuracy": metrics.AccuracyByShape, "acc": metrics.AccuracyByShape, "binary_accuracy": metrics.BinaryAccuracy,
+    "precision": metrics.Precision, "recall": metrics.Recall, "f1": metrics.F1, "f1_score": metrics.F1,
+}
+KERAS_METRICS: dict[str, Callable[..., metrics.Metric]] = {
+    "categorical_accuracy": metrics.CategoricalAccuracy,
+    "sparse_categorical_accuracy": metrics.SparseCategoricalAccuracy,
+    "top_k_categorical_accuracy": metrics.TopKCategoricalAccuracy,
+    "sparse_top_k_categorical_accuracy": metrics.SparseTopKCategoricalAccuracy, "auc": metrics.AUC,
+    "mse": metrics.MSE, "mean_squared_error": metrics.MSE, "mae": metrics.MAE, "mean_absolute_error": metrics.MAE,
+    "rmse": metrics.RMSE, "root_mean_squared_error": metrics.RMSE, "r2_score": metrics.R2,
 }
 
 
@@ -59,6 +83,8 @@ def metric(name: str, from_logits: bool = True) -> metrics.Metric:
 def loss(name: str) -> nn.Module:
     """Get a loss by its name, such as "cross_entropy" or "mse", with torch's own defaults.
 
+    Keras's names that torch does not have, such as "sparse_categorical_crossentropy", are those of :func:`keras_loss`.
+
     Args:
         name: in any case, with or without ``-`` and ``_``. "bce" takes probabilities, "bce_with_logits" logits.
 
@@ -69,7 +95,68 @@ def loss(name: str) -> nn.Module:
         >>> loss("cross-entropy")
         CrossEntropyLoss()
     """
-    return look_up("loss_fn", name, LOSSES)()
+    return look_up("loss_fn", name, beside(LOSSES, KERAS_ENTROPIES | KERAS_LOSSES))()
+
+
+def keras_loss(name: str, from_logits: bool = False) -> nn.Module:
+    """Get a loss by the name and with the values it has in Keras, such as "binary_crossentropy" or "mape".
+
+    Names that Keras does not have are those of :func:`loss`.
+
+    Args:
+        name: in any case, with or without ``-`` and ``_``.
+        from_logits: for the cross entropies: True when the net puts out logits, False when it puts out probabilities.
+
+    Raises:
+        ValueError: there is no such loss (the message lists those that there are), or it knows no logits.
+
+    Example:
+        >>> keras_loss("binary_crossentropy", from_logits=True).from_logits
+        True
+    """
+    found: Callable[..., nn.Module] = look_up("loss", name, beside(KERAS_ENTROPIES | KERAS_LOSSES, LOSSES))
+    if found in KERAS_ENTROPIES.values():
+        return found(from_logits=from_logits)
+    if from_logits:
+        raise bad_value("from_logits", received=f"True for {name}", expected="one of " + ", ".join(KERAS_ENTROPIES))
+    return found()
+
+
+def keras_metric(name: str, from_logits: bool = False) -> metrics.Metric:
+    """Get a fresh metric by the name it has in Keras, such as "accuracy", "AUC" or "sparse_categorical_accuracy".
+
+    "accuracy" goes by the shapes of predictions and labels; a loss's name gives its mean; "cosine_similarity" is higher
+    for what is more alike, as Keras has it for metrics. Names that Keras does not have are those of :func:`metric`.
+
+    Args:
+        name: in any case, with or without ``-`` and ``_``.
+        from_logits: True when the net's outputs are logits, False when they are probabilities.
+
+    Raises:
+        ValueError: there is no such metric; the message lists those that there are.
+
+    Example:
+        >>> keras_metric("sparse_categorical_accuracy")
+        SparseCategoricalAccuracy()
+    """
+    tables: Any = (KERAS_DECISIONS | KERAS_METRICS, KERAS_ENTROPIES | KERAS_LOSSES, DECISIONS | OTHERS)
+    known = beside(*tables)
+    found = look_up("metrics", name, known)
+    if found in KERAS_ENTROPIES.values() or found in KERAS_LOSSES.values():
+        return metrics.MeanLoss(keras_loss(name, from_logits and found in KERAS_ENTROPIES.values()),
+                                negate=found is losses.CosineSimilarity)
+    with_logits = found in (*KERAS_DECISIONS.values(), *DECISIONS.values())
+    made: metrics.Metric = found(from_logits=from_logits) if with_logits else found()
+    return made
+
+
+def beside(*tables: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
+    """Several tables as one, in which a name means what the first table that has it says."""
+    joined: dict[str, Callable[..., Any]] = {}
+    for table in tables:
+        taken = {key_of(name) for name in joined}
+        joined |= {name: value for name, value in table.items() if key_of(name) not in taken}
+    return joined
 
 
 def optimizer(name: str, params: Iterable[Any]) -> torch.optim.Optimizer:

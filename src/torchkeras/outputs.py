@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchkeras.data.tree import map_tree, rebuild
 from torchkeras.engine.checks import bad_value, one_of
+from torchkeras.losses import Loss, PenalizedLoss
 
 READINGS = ("raw", "probabilities", "classes")
 
@@ -21,10 +22,11 @@ def read(preds: Any, loss_fn: Any, output: str) -> Any:
         return preds
     preds = logits_of(preds)
     kind = family(loss_fn)
-    if output == "classes" and kind in ("softmax", "log"):
-        return preds.argmax(dim=1)
-    known: dict[str, Any] = {"softmax": functools.partial(torch.softmax, dim=1), "sigmoid": torch.sigmoid,
-                             "log": torch.exp, "given": torch.as_tensor}
+    dim = getattr(inner(loss_fn), "axis", 1)
+    if output == "classes" and kind in ("softmax", "log", "shares"):
+        return preds.argmax(dim=dim)
+    known: dict[str, Any] = {"softmax": functools.partial(torch.softmax, dim=dim), "sigmoid": torch.sigmoid,
+                             "log": torch.exp, "given": torch.as_tensor, "shares": torch.as_tensor}
     probabilities = known[kind](preds)
     return (probabilities >= 0.5).long() if output == "classes" else probabilities
 
@@ -37,6 +39,9 @@ def logits_of(output: Any) -> Any:
 
 def family(loss_fn: Any) -> str:
     """Which function makes probabilities of a net's outputs, by the loss it was trained with."""
+    loss_fn = inner(loss_fn)
+    if isinstance(loss_fn, Loss) and loss_fn.family is not None:
+        return loss_fn.family
     name = type(loss_fn).__name__ if isinstance(loss_fn, torch.nn.Module) else getattr(loss_fn, "__name__", "")
     families = {"CrossEntropyLoss": "softmax", "cross_entropy": "softmax", "NLLLoss": "log", "nll_loss": "log",
                 "BCEWithLogitsLoss": "sigmoid", "binary_cross_entropy_with_logits": "sigmoid",
@@ -46,6 +51,20 @@ def family(loss_fn: Any) -> str:
                         expected="one of the losses " + ", ".join(families),
                         fix="Use output='raw' and read the outputs yourself.")
     return families[name]
+
+
+def inner(loss_fn: Any) -> Any:
+    """The loss that a penalty was added to; another loss as it is."""
+    return loss_fn.module if isinstance(loss_fn, PenalizedLoss) else loss_fn
+
+
+def takes_logits(loss_fn: Any) -> bool:
+    """Whether a loss is one of logits, as most are, or of probabilities."""
+    loss_fn = inner(loss_fn)
+    if isinstance(loss_fn, Loss):
+        return loss_fn.from_logits
+    name = type(loss_fn).__name__ if isinstance(loss_fn, torch.nn.Module) else getattr(loss_fn, "__name__", "")
+    return name not in ("BCELoss", "binary_cross_entropy")
 
 
 def check_reading(loss_fn: Any, output: str) -> None:

@@ -5,11 +5,22 @@ that batch. Before the first sample ``compute()`` is NaN. Absent classes never m
 """
 
 from torchkeras.metrics.base import Metric
+from torchkeras.metrics.categorical import (
+    AccuracyByShape,
+    BinaryAccuracy,
+    CategoricalAccuracy,
+    SparseCategoricalAccuracy,
+    SparseTopKCategoricalAccuracy,
+    TopKCategoricalAccuracy,
+)
 from torchkeras.metrics.classification import F1, Accuracy, Precision, Recall, TopK
 from torchkeras.metrics.function import FunctionMetric
+from torchkeras.metrics.lossmetric import MeanLoss
 from torchkeras.metrics.ranking import AUC, AUCPR, AUCROC, KS
 from torchkeras.metrics.regions import IOU
 from torchkeras.metrics.regression import MAE, MAPE, MSE, R2, RMSE
 
 __all__ = ["AUC", "AUCPR", "AUCROC", "F1", "IOU", "KS", "MAE", "MAPE", "MSE", "R2", "RMSE", "Accuracy",
-           "FunctionMetric", "Metric", "Precision", "Recall", "TopK"]
+           "AccuracyByShape", "BinaryAccuracy", "CategoricalAccuracy", "FunctionMetric", "MeanLoss", "Metric",
+           "Precision", "Recall", "SparseCategoricalAccuracy", "SparseTopKCategoricalAccuracy", "TopK",
+           "TopKCategoricalAccuracy"]

@@ -1,0 +1,163 @@
+"""Images in folders, one folder a class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from torchkeras.engine.checks import bad_type, bad_value, one_of, whole_number
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+MODES = ("RGB", "L", "RGBA")
+
+
+class ImageFolder(Dataset[Any]):
+    """Train on images that lie in one folder a class, with a few random changes, without further packages.
+
+    ``folder/cat/1.jpg, folder/cat/2.jpg, folder/dog/1.jpg`` has the classes ``["cat", "dog"]``, in the order of the
+    alphabet. Random changes are drawn from torch's global random state, which DataLoader workers are seeded from.
+
+    Args:
+        folder: the folder of the class folders; images lie in them at any depth.
+        size: (height, width) to which images are resized; an int for squares; None leaves them as they are, which goes
+            with batches only when all have one size.
+        flip: mirror left and right, with a probability of 0.5.
+        rotation: turn by an angle drawn between minus and plus so many degrees; corners become black.
+        transform: takes the image (of PIL, after the changes above) and gives what the net is to see, such as those of
+            torchvision. None: a float tensor ``(channels, height, width)`` from 0 to 1.
+        target_transform: takes the class number and gives the label. None: the number as it is.
+        mode: "RGB", "L" (grey, one channel) or "RGBA".
+
+    Attributes:
+        classes: the names of the classes.
+        class_to_idx: the number of each.
+        samples: path and class number of each image.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: there is no such folder, it has no class folders, a class has no images, or an argument cannot be;
+            on reading, a file is no image.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("cat", "dog"):
+        ...         (Path(folder) / name).mkdir()
+        ...         Image.new("RGB", (30, 20)).save(Path(folder) / name / "1.png")
+        ...     train = ImageFolder(folder, size=(16, 24), flip=True, rotation=10)
+        ...     image, label = train[1]
+        >>> train.classes, image.shape, label
+        (['cat', 'dog'], torch.Size([3, 16, 24]), 1)
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, size: int | tuple[int, int] | None = None,
+                 flip: bool = False, rotation: float = 0.0, transform: Callable[[Image], Any] | None = None,
+                 target_transform: Callable[[int], Any] | None = None, mode: str = "RGB") -> None:
+        one_of("mode", mode, MODES)
+        for argument, function in (("transform", transform), ("target_transform", target_transform)):
+            if isinstance(function, type) or not (function is None or callable(function)):
+                raise bad_type(argument, received=repr(function), expected="a function or None")
+        self.folder, self.mode = Path(folder), mode
+        self.size, self.flip, self.rotation = checked_size(size), bool(flip), checked_angle(rotation)
+        self.transform, self.target_transform = transform, target_transform
+        self.classes = class_folders(self.folder)
+        self.class_to_idx = {name: number for number, name in enumerate(self.classes)}
+        self.samples = [(path, number) for name, number in self.class_to_idx.items()
+                        for path in images_in(self.folder / name)]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        path, number = self.samples[index]
+        image: Any = self.changed(read_image(path, self.mode))
+        image = image if self.transform is None else self.transform(image)
+        label = number if self.target_transform is None else self.target_transform(number)
+        return as_tensor(image), label
+
+    def changed(self, image: Image) -> Image:
+        """The image resized, mirrored and turned, as asked."""
+        from PIL import Image as images
+
+        if self.size is not None and image.size != self.size[::-1]:
+            image = image.resize(self.size[::-1], resample=images.Resampling.BILINEAR)
+        if self.flip and torch.rand(()) < 0.5:
+            image = image.transpose(images.Transpose.FLIP_LEFT_RIGHT)
+        if self.rotation:
+            angle = (2 * torch.rand(()).item() - 1) * self.rotation
+            image = image.rotate(angle, resample=images.Resampling.BILINEAR)
+        return image
+
+
+def class_folders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, but for hidden ones."""
+    if not folder.is_dir():
+        raise bad_value("folder", received=str(folder), expected="a folder that exists",
+                        fix="Check the path and the working directory.")
+    names = sorted(one.name for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
+    if not names:
+        raise bad_value("folder", received=f"{folder}, with no folders in it", expected="a folder for each class")
+    return names
+
+
+def images_in(folder: Path) -> Iterable[Path]:
+    """The images of a class, in order."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
+                   and not path.name.startswith("."))
+    if not found:
+        raise bad_value("folder", received=f"the class folder {folder} without images",
+                        expected="files that end in " + ", ".join(sorted(SUFFIXES)), fix="Remove it or fill it.")
+    return found
+
+
+def read_image(path: Path, mode: str) -> Image:
+    """An image, upright as its camera says."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as file:
+            return ImageOps.exif_transpose(file).convert(mode)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise bad_value("folder", received=f"{path}, which cannot be read ({error})", expected="an image",
+                        fix="Remove the file or fetch it again.") from error
+
+
+def as_tensor(image: Any) -> Any:
+    """An image of PIL as floats from 0 to 1, channels first; anything else as it is."""
+    if not hasattr(image, "getbands"):
+        return image
+    values = torch.from_numpy(np.array(image, dtype=np.uint8))
+    pixels: Tensor = values[:, :, None] if values.dim() == 2 else values
+    return pixels.permute(2, 0, 1).contiguous().to(torch.get_default_dtype()) / 255
+
+
+def checked_size(size: Any) -> tuple[int, int] | None:
+    """Height and width."""
+    if size is None:
+        return None
+    pair = (size, size) if isinstance(size, int) else size
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise bad_type("size", received=repr(size), expected="(height, width), an int or None")
+    for length in pair:
+        whole_number("size", length, least=1)
+    return int(pair[0]), int(pair[1])
+
+
+def checked_angle(rotation: Any) -> float:
+    """Degrees."""
+    if isinstance(rotation, bool) or not isinstance(rotation, (int, float)):
+        raise bad_type("rotation", received=f"{rotation!r} ({type(rotation).__name__})", expected="degrees, 0 to 180")
+    if not 0 <= rotation <= 180:
+        raise bad_value("rotation", received=rotation, expected="degrees, 0 to 180")
+    return float(rotation)

@@ -1,0 +1,28 @@
+"""Losses and penalties beside torch's own: for rare and wrong labels, under Keras's names, on weights.
+
+A loss is called as ``loss_fn(preds, labels)`` and has a ``reduction``, so that sample weights go with it.
+"""
+
+from torchkeras.losses.base import Loss
+from torchkeras.losses.decay import decay_groups
+from torchkeras.losses.distances import (
+    CosineSimilarity,
+    Huber,
+    MeanAbsoluteError,
+    MeanAbsolutePercentageError,
+    MeanSquaredError,
+)
+from torchkeras.losses.entropies import (
+    BinaryCrossentropy,
+    CategoricalCrossentropy,
+    KLDivergence,
+    SparseCategoricalCrossentropy,
+)
+from torchkeras.losses.layers import L1L2, LayerPenalty, regularized
+from torchkeras.losses.penalties import L1Loss, L2Loss, PenalizedLoss, Penalty
+from torchkeras.losses.robust import FocalLoss, SCELoss
+
+__all__ = ["L1L2", "BinaryCrossentropy", "CategoricalCrossentropy", "CosineSimilarity", "FocalLoss", "Huber",
+           "KLDivergence", "L1Loss", "L2Loss", "LayerPenalty", "Loss", "MeanAbsoluteError",
+           "MeanAbsolutePercentageError", "MeanSquaredError", "PenalizedLoss", "Penalty", "SCELoss",
+           "SparseCategoricalCrossentropy", "decay_groups", "regularized"]

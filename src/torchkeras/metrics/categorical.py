@@ -1,0 +1,200 @@
+"""Accuracy as Keras names it: by what the labels are, or by the shapes."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from torchkeras.engine.checks import whole_number
+from torchkeras.metrics.classification import Accuracy, TopK
+from torchkeras.metrics.shapes import is_class_scores, layout, mismatch, paired
+
+
+class BinaryAccuracy(Accuracy):
+    """See the share of right answers where each prediction is a yes or a no.
+
+    Args:
+        threshold: the probability from which on a prediction is positive; labels are positive from 0.5 on.
+        from_logits: True when the net's outputs are logits, False when they are probabilities.
+
+    Raises:
+        ValueError: ``threshold`` is not between 0 and 1, or predictions and labels differ in shape.
+
+    Example:
+        >>> import torch
+        >>> metric = BinaryAccuracy(from_logits=False)
+        >>> metric.update(torch.tensor([[0.9, 0.2], [0.4, 0.6]]), torch.tensor([[1, 0], [1, 1]]))
+        >>> metric.compute().item()
+        0.75
+    """
+
+    def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
+        """Right answers and all answers."""
+        return super().count(*paired(preds, labels))
+
+
+class CategoricalAccuracy(Accuracy):
+    """See how often the highest score is that of the true class, told by one-hot labels.
+
+    Args:
+        axis: the dimension of the classes: the last, as in Keras; 1 for ``(N, C, H, W)``.
+
+    Raises:
+        ValueError: predictions and labels differ in shape.
+
+    Example:
+        >>> import torch
+        >>> metric = CategoricalAccuracy()
+        >>> metric.update(torch.tensor([[0.2, 0.8], [0.7, 0.3]]), torch.tensor([[0, 1], [0, 1]]))
+        >>> metric.compute().item()
+        0.5
+    """
+
+    def __init__(self, axis: int = -1) -> None:
+        super().__init__()
+        whole_number("axis", axis, least=-10, most=10)
+        self.axis = axis
+
+    def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
+        """Right answers and all answers."""
+        return super().count(*of_one_hot(preds, labels, self.axis))
+
+
+class SparseCategoricalAccuracy(Accuracy):
+    """See how often the highest score is that of the true class, told by its number.
+
+    Places with a negative label are left out.
+
+    Args:
+        axis: the dimension of the classes: the last, as in Keras; 1 for ``(N, C, H, W)``.
+
+    Raises:
+        ValueError: labels are not one number for each row of scores.
+
+    Example:
+        >>> import torch
+        >>> metric = SparseCategoricalAccuracy()
+        >>> metric.update(torch.tensor([[0.2, 0.8], [0.7, 0.3]]), torch.tensor([1, 1]))
+        >>> metric.compute().item()
+        0.5
+    """
+
+    def __init__(self, axis: int = -1) -> None:
+        super().__init__()
+        whole_number("axis", axis, least=-10, most=10)
+        self.axis = axis
+
+    def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
+        """Right answers and all answers."""
+        return super().count(*of_numbers(preds, labels, self.axis))
+
+
+class TopKCategoricalAccuracy(TopK):
+    """See how often the true class, told by one-hot labels, is among the net's k best guesses.
+
+    Args:
+        k: the number of guesses.
+        axis: the dimension of the classes: the last, as in Keras; 1 for ``(N, C, H, W)``.
+
+    Raises:
+        ValueError: ``k`` is below 1 or above the number of classes, or predictions and labels differ in shape.
+
+    Example:
+        >>> import torch
+        >>> metric = TopKCategoricalAccuracy(k=2)
+        >>> metric.update(torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[0, 1, 0]]))
+        >>> metric.compute().item()
+        1.0
+    """
+
+    def __init__(self, k: int = 5, axis: int = -1) -> None:
+        super().__init__(k)
+        whole_number("axis", axis, least=-10, most=10)
+        self.axis = axis
+
+    def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
+        """Labels that fewer than k other classes come before."""
+        return super().count(*of_one_hot(preds, labels, self.axis))
+
+
+class SparseTopKCategoricalAccuracy(TopK):
+    """See how often the true class, told by its number, is among the net's k best guesses.
+
+    Places with a negative label are left out.
+
+    Args:
+        k: the number of guesses.
+        axis: the dimension of the classes: the last, as in Keras; 1 for ``(N, C, H, W)``.
+
+    Raises:
+        ValueError: ``k`` is below 1 or above the number of classes, or labels are not one number for each row.
+
+    Example:
+        >>> import torch
+        >>> metric = SparseTopKCategoricalAccuracy(k=2)
+        >>> metric.update(torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([1]))
+        >>> metric.compute().item()
+        1.0
+    """
+
+    def __init__(self, k: int = 5, axis: int = -1) -> None:
+        super().__init__(k)
+        whole_number("axis", axis, least=-10, most=10)
+        self.axis = axis
+
+    def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
+        """Labels that fewer than k other classes come before."""
+        return super().count(*of_numbers(preds, labels, self.axis))
+
+
+class AccuracyByShape(Accuracy):
+    """See the share of right answers of the kind that shapes tell, which is what "accuracy" means in Keras.
+
+    Predictions ``(N,)`` or ``(..., 1)`` are yes or no each. Of others the highest score along the last dimension is the
+    answer, compared with class numbers when labels have a dimension less (or a last one of size 1), and with the
+    highest of one-hot labels when they have the same shape. Scores ``(N, C, ...)`` with the classes second are known by
+    labels ``(N, ...)``. Unlike ``Accuracy``, this takes labels of several columns as one-hot.
+
+    Args:
+        threshold: the probability from which on a binary prediction is positive; labels are positive from 0.5 on.
+        from_logits: True when the net's outputs are logits, False when they are probabilities.
+
+    Raises:
+        ValueError: ``threshold`` is not between 0 and 1, or shapes do not belong together.
+
+    Example:
+        >>> import torch
+        >>> metric = AccuracyByShape()
+        >>> metric.update(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([[1, 0], [1, 0]]))
+        >>> metric.compute().item()
+        0.5
+    """
+
+    def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
+        """Right answers and all answers."""
+        if preds.dim() < 2 or preds.shape[-1] == 1:
+            return super().count(*paired(preds, labels))
+        if layout(labels) == layout(preds[..., 0]):
+            return super().count(*of_numbers(preds, labels, -1))
+        if is_class_scores(preds, labels):
+            return super().count(preds, labels)
+        return super().count(*of_one_hot(preds, labels, -1))
+
+
+def of_one_hot(preds: Tensor, labels: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Scores ``(M, C)`` and class numbers ``(M,)`` from scores and one-hot labels of one shape."""
+    if preds.shape != labels.shape or preds.dim() < 2:
+        raise mismatch(preds, labels, "one-hot labels of the shape of the predictions, or class numbers "
+                       "for a sparse metric")
+    return rows(preds, axis), rows(labels, axis).argmax(1)
+
+
+def of_numbers(preds: Tensor, labels: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Scores ``(M, C)`` and class numbers ``(M,)`` from scores and one class number for each row of them."""
+    if preds.dim() < 2 or layout(labels) != layout(preds.select(axis, 0)):
+        raise mismatch(preds, labels, f"one class number for the scores along dimension {axis}")
+    return rows(preds, axis), labels.reshape(-1)
+
+
+def rows(tensor: Tensor, axis: int) -> Tensor:
+    """A row of scores for each place."""
+    return tensor.movedim(axis, -1).reshape(-1, tensor.shape[axis])

@@ -1,0 +1,57 @@
+"""A loss as a metric."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchkeras.engine.checks import bad_type
+from torchkeras.metrics.base import Metric, State
+from torchkeras.metrics.shapes import wide
+
+
+class MeanLoss(Metric):
+    """Watch a loss that you do not train with, exact at any batch size: the mean of its numbers over all samples.
+
+    Args:
+        loss_fn: a loss with a ``reduction``, such as those of ``torchkeras.losses``; with "none" each of its numbers
+            must count alike.
+        negate: give minus the mean, of which more is better, as for a similarity.
+
+    Raises:
+        TypeError: the loss has no ``reduction``.
+
+    Example:
+        >>> metric = MeanLoss(torch.nn.HuberLoss())
+        >>> metric.update(torch.tensor([1.0, 2.0]), torch.tensor([1.5, 5.0]))
+        >>> metric.compute().item()
+        1.3125
+    """
+
+    cheap = True
+    loss_fn: Callable[..., Any]
+
+    def __init__(self, loss_fn: Any, negate: bool = False) -> None:
+        super().__init__()
+        if not callable(loss_fn) or isinstance(loss_fn, type) or not hasattr(loss_fn, "reduction"):
+            raise bad_type("loss_fn", received=repr(loss_fn), expected="a loss object with a reduction",
+                           fix="A plain function can be a metric as it is.")
+        single = copy.copy(loss_fn)
+        single.reduction = "none"
+        self.__dict__["loss_fn"] = single  # no submodule: weights of a loss belong to no one who holds the metric
+        self.higher_is_better, self.sign = negate, -1 if negate else 1
+        self.add_sum("total", dtype=torch.float64)
+        self.add_sum("seen")
+
+    def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
+        """Losses added up, and how many."""
+        losses: Tensor = self.loss_fn(preds, labels)
+        return {"total": wide(losses).sum(), "seen": losses.numel()}
+
+    def value(self, state: State) -> Tensor:
+        """The mean."""
+        return self.sign * state["total"].double() / state["seen"]
