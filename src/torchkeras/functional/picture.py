@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def to_svg(net: FunctionalModel, path: str | os.PathLike[str] | None = None) -> 
     Example:
         >>> from torchkeras.functional import Input, build
         >>> x = Input((3,))
-        >>> to_svg(build(x, nn.Linear(3, 1)(x)))[:4]
+        >>> to_svg(build(x, x.relu() + x))[:4]
         '<svg'
     """
     if not isinstance(net, FunctionalModel):
@@ -52,17 +52,16 @@ def to_svg(net: FunctionalModel, path: str | os.PathLike[str] | None = None) -> 
 def lines(net: FunctionalModel, node: Node) -> list[str]:
     """What stands in a box: the name and kind, then the shapes and the parameters."""
     part = getattr(net, node.target) if node.kind == "module" else None
-    kind = {"input": "Input", "tensor": "tensor"}.get(node.kind) or (
-        type(part).__name__ if part is not None else node.target.rpartition(".")[2])
     count = sum(one.numel() for one in part.parameters()) if part is not None else 0
-    shapes = "  ".join(shape_words(shape) for shape in node.shapes[:3]) + ("  ..." if len(node.shapes) > 3 else "")
-    return [f"{node.name} · {kind}", shapes + (f" · {count:,} parameters" if count else "")]
+    shapes = "  ".join(map(shape_words, node.shapes[:3])) + ("  ..." if len(node.shapes) > 3 else "")
+    again = "shared" if node.name != node.target else f"{count:,} parameters"
+    return [" · ".join(dict.fromkeys([node.name, node.label(part)])), shapes + (f" · {again}" if count else "")]
 
 
-def shape_words(shape: Iterable[int]) -> str:
+def shape_words(shape: Sequence[int]) -> str:
     """A shape with its batch by name."""
-    return "(" + ", ".join("batch" if size == -1 else f"{-size}*batch" if size < 0 else str(size)
-                           for size in shape) + ")"
+    sizes = ["batch" if size == -1 else f"{-size}*batch" if size < 0 else str(size) for size in shape]
+    return "(" + ", ".join(sizes) + ("," if len(sizes) == 1 else "") + ")"
 
 
 def levels(names: list[str], arrows: list[tuple[str, str]]) -> dict[str, int]:

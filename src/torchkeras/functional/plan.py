@@ -48,6 +48,13 @@ class Node:
     shapes: tuple[tuple[int, ...], ...] = ()
     dtype: torch.dtype | None = None
 
+    def label(self, part: nn.Module | None) -> str:
+        """What kind of node it is, in a word; ``part`` is the layer of a module's node."""
+        if part is not None:
+            return type(part).__name__
+        return {"input": "Input", "tensor": "Parameter" if self.target.startswith("parameter") else "Tensor"}.get(
+            self.kind, self.name)
+
     def sources(self) -> list[str]:
         """The nodes it takes values from."""
         return list(dict.fromkeys(one.name for one in leaves((self.args, self.kwargs)) if isinstance(one, Ref)))
