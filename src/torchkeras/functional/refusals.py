@@ -13,6 +13,7 @@ from torchkeras.engine.checks import bad_type, bad_value
 from torchkeras.functional.echo import CALL
 from torchkeras.functional.symbol import BATCH, READ, Symbol, drawn_at, leaves, shape_text, size_text
 
+DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
 KEPT = (bool, int, float, complex, str, torch.dtype, torch.device, torch.layout, torch.memory_format, Tensor,
         type(None), type(...), torch.Size)
 
@@ -28,10 +29,10 @@ def refuse(name: str, short: str, args: tuple[Any, ...], kwargs: dict[str, Any])
         raise bad_value(short, received=f"a change of {first(args)} in place", expected="a new value",
                         fix=f"Write x = x.{short.strip('_').removesuffix('item')}(...), "
                             f"or torch.where to set a part. {drawn_at()}")
-    if name == "torch.nn.functional.dropout" and len(args) < 3 and "training" not in kwargs:
-        raise bad_value(short, received="no word on training, for which it drops in evaluation too",
+    if name.startswith("torch.nn.functional.") and short in DROPOUTS and kwargs.get("training", True):
+        raise bad_value(short, received="training=True, its default, for which it drops in evaluation too",
                         expected="a layer that follows train() and eval()",
-                        fix=f"Use nn.Dropout()(x), or pass training=True. {drawn_at()}")
+                        fix=f"Use nn.Dropout()(x), or torch.dropout(x, p, True) to drop always. {drawn_at()}")
     if short in ("__iter__", "unbind") and isinstance(args[0], Symbol) and args[0].value.shape[:1] == (BATCH,) and not (
             len(args) > 1 and args[1]) and not kwargs.get("dim"):
         raise bad_value(short, received=f"{first(args)}, whose first dimension is the batch",
