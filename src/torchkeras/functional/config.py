@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 import operator
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -13,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchkeras.engine.checks import bad_type, bad_value, did_you_mean
+from torchkeras.engine.checks import bad_value, did_you_mean
 from torchkeras.functional import layers
 from torchkeras.functional.building import build
+from torchkeras.functional.data import dtype_of, meant, told
 from torchkeras.functional.drawing import Input
 from torchkeras.functional.model import FunctionalModel
-from torchkeras.functional.plan import INFIX, SWAPPED, Node, Ref
+from torchkeras.functional.plan import INFIX, SWAPPED, Node
 from torchkeras.functional.symbol import READ
 
 OWN = {name: kind for name, kind in vars(layers).items()
@@ -99,70 +99,6 @@ def recordable() -> dict[str, Callable[..., Any]]:
     return {name: function for function in listed if (name := torch.overrides.resolve_name(function)) is not None}
 
 
-def dtype_of(name: str) -> torch.dtype:
-    """``torch.float32`` for "float32"."""
-    found = getattr(torch, name, None) if isinstance(name, str) else None
-    if not isinstance(found, torch.dtype):
-        raise bad_value("config", received=f"the dtype {name!r}", expected="a dtype such as 'float32'")
-    return found
-
-
-WRITERS: list[tuple[Any, Callable[[Any], Any]]] = [
-    (Ref, lambda value: {"ref": value.name, "path": list(value.path)}),
-    ((torch.dtype, torch.memory_format, torch.layout), lambda value: {"torch": str(value).removeprefix("torch.")}),
-    (torch.device, lambda value: {"device": str(value)}),
-    (dict, lambda value: {"dict": [[key, told(item)] for key, item in value.items()]}),
-    (tuple, lambda value: {"tuple": [told(item) for item in value]}),
-    (list, lambda value: {"list": [told(item) for item in value]}),
-    (slice, lambda value: {"slice": [told(item) for item in (value.start, value.stop, value.step)]}),
-    (type(...), lambda value: {"ellipsis": True}),
-    (float, lambda value: value if math.isfinite(value) else {"float": str(value)}),
-    ((bool, int, str, type(None)), lambda value: value),
-]
-
-
-def told(value: Any) -> Any:
-    """A value as JSON can hold it."""
-    for kind, write in WRITERS:
-        if isinstance(value, kind):
-            return write(value)
-    raise bad_type("get_config", received=f"an argument of type {type(value).__name__}",
-                   expected="numbers, texts, dtypes, devices and containers of them",
-                   fix="Give the layer a get_config() that returns its arguments.")
-
-
-READERS: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
-    "torch": lambda name, given: torch_word(name),
-    "device": lambda name, given: torch.device(name),
-    "dict": lambda items, given: {key: meant(item, given) for key, item in items},
-    "tuple": lambda items, given: tuple(meant(item, given) for item in items),
-    "list": lambda items, given: [meant(item, given) for item in items],
-    "slice": lambda items, given: slice(*(meant(item, given) for item in items)),
-    "ellipsis": lambda _, given: ...,
-    "float": lambda text, given: float(text),
-}
-
-
-def meant(value: Any, given: Mapping[str, Any]) -> Any:
-    """What :func:`told` was given."""
-    if not isinstance(value, dict):
-        return value
-    if "ref" in value:
-        return functools.reduce(lambda found, key: found[key], value["path"], given[value["ref"]])
-    kind = next(iter(value), "")
-    if kind not in READERS:
-        raise bad_value("config", received=f"a value of kind {kind!r}", expected=", ".join(READERS))
-    return READERS[kind](value[kind], given)
-
-
-def torch_word(name: str) -> Any:
-    """A dtype, memory format or layout by its name."""
-    found = getattr(torch, str(name), None)
-    if not isinstance(found, (torch.dtype, torch.memory_format, torch.layout)):
-        raise bad_value("config", received=f"torch.{name}", expected="a dtype, memory format or layout")
-    return found
-
-
 def describe(module: nn.Module, name: str) -> dict[str, Any]:
     """The class of a layer and the arguments that make it; made again without memory, to see that it is the same."""
     kind = type(module)
@@ -207,12 +143,13 @@ def arguments(module: nn.Module, name: str) -> dict[str, Any]:
     """The arguments of a layer's constructor, from its attributes of their names."""
     kind = type(module)
     recurrent = isinstance(module, nn.RNNBase) and kind.__module__.startswith("torch.nn.")
-    asked = inspect.signature(nn.RNNBase if recurrent else kind).parameters
+    own = kind.__init__ is not nn.Module.__init__
+    asked = inspect.signature(nn.RNNBase if recurrent else kind).parameters if own else {}
     found = {}
     for key, parameter in asked.items():
-        if key in ("device", "dtype") or key.startswith("_") or (recurrent and key == "mode"):
-            continue
         source = ELSEWHERE.get((kind, key), key)
+        if key in ("device", "dtype") or key.startswith("_") or beside(module, parameter):
+            continue
         if not hasattr(module, source) or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise bad_value(name, received=f"a {kind.__name__} that does not keep its argument {key!r}",
                             expected="a layer that keeps its arguments in attributes of their names",
@@ -222,6 +159,15 @@ def arguments(module: nn.Module, name: str) -> dict[str, Any]:
         asks = source != key or key == "bias"
         found[key] = value is not None if asks and not isinstance(value, bool) else value
     return found
+
+
+def beside(module: nn.Module, parameter: inspect.Parameter) -> bool:
+    """Whether torch's layer does without an argument: an older name for another, or one of other recurrent layers."""
+    if not type(module).__module__.startswith("torch.nn."):
+        return False
+    if isinstance(module, nn.RNNBase):
+        return parameter.name == "mode" or (parameter.name == "proj_size" and not module.proj_size)
+    return parameter.default is None and not hasattr(module, parameter.name)
 
 
 def construct(described: Mapping[str, Any], custom: Mapping[str, Any]) -> nn.Module:
