@@ -84,6 +84,8 @@ DRAWN = {  # a drawing that begins with x, the error's kind, and words that its 
     "a lazy layer that mixes samples": (lambda x: nn.LazyLinear(2)(x.flatten(0)), ValueError,
                                         ["Linear", r"\(6\*batch,\)", r"weight \(2, 12\)"]),
     "dropout that never stops": (lambda x: functional.dropout(x), ValueError, ["dropout", "nn.Dropout"]),
+    "a recurrent layer over the samples": (lambda x: nn.GRU(6, 2)(x[:, None]), ValueError,
+                                           ["GRU", r"symbolic \(batch, 1, 6\)", "batch_first=True"]),
     "an argument too few": (lambda x: nn.Bilinear(6, 6, 1)(x), TypeError, ["Bilinear", "missing", "input2"]),
     "an argument too many": (lambda x: nn.ReLU()(x, x), TypeError, ["ReLU", "takes 2 positional"]),
     "an array of numpy": (lambda x: x + np.ones(6), ValueError, ["__array__", "no numbers while drawing"]),
@@ -101,7 +103,7 @@ def test_a_wrong_step_is_an_error_at_the_line_that_drew_it(draw, kind, words):
     assert "Drawn at test_wrong_drawings.py:" in message
     with pytest.raises(kind, match=".*".join(words)):  # in this order
         draw(vector())
-    assert "1000003" not in message
+    assert "10007" not in message
 
 
 INPUTS = {

@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from torchkeras.engine.checks import bad_type, bad_value
 from torchkeras.functional import echo
-from torchkeras.functional.refusals import check_constants, misfit, refuse
+from torchkeras.functional.refusals import check_constants, misfit, refuse, refuse_time_first
 from torchkeras.functional.shapes import compute, fake_mode, plain_call, run_module, settle, values
 from torchkeras.functional.symbol import BATCH, BatchSize, Step, Symbol, drawn_at, leaves, place, symbols
 
@@ -105,6 +105,7 @@ def record_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     """A module was called on symbolic values."""
     args, kwargs = echo.resolved(args), echo.resolved(kwargs)
     check_constants(type(module).__name__, args, kwargs)
+    refuse_time_first(module, args)
     where = place()
     try:
         if any(is_lazy(one) for one in (*module.parameters(), *module.buffers())):

@@ -39,6 +39,16 @@ def refuse(name: str, short: str, args: tuple[Any, ...], kwargs: dict[str, Any])
                         expected="a dimension of known size", fix=f"Take x[:, i], or x.unbind(1). {drawn_at()}")
 
 
+def refuse_time_first(module: nn.Module, args: Any) -> None:
+    """A recurrent layer would take the samples for the steps of one sequence, and run through all of them."""
+    given = args[0] if args else None
+    if isinstance(module, nn.RNNBase) and not module.batch_first and isinstance(given, Symbol) and (
+            given.value.shape[0] == BATCH):
+        raise bad_value(type(module).__name__, received=f"{first(args)}, whose first dimension is the batch",
+                        expected="(steps, batch, features), as batch_first=False says",
+                        fix=f"Pass batch_first=True to the layer. {drawn_at()}")
+
+
 def first(args: Any) -> str:
     """The first symbolic value, in words."""
     return next((repr(one) for one in leaves(args) if isinstance(one, Symbol)), "a symbolic value")
@@ -68,7 +78,7 @@ def misfit(error: Exception, name: str, args: Any, kwargs: Any, module: nn.Modul
     title = name if inner in (None, module) else f"{type(inner).__name__} in {name}"
     received = " and ".join(shapes) + (f", with {', '.join(weights)}" if weights else "")
     line = (str(error) or type(error).__name__).splitlines()[0]
-    said = re.sub(r"\d{7,}", lambda found: size_text(int(found[0])), line)
+    said = re.sub(r"\d{5,}", lambda found: size_text(int(found[0])), line)
     kinds = type(error).__mro__
     if any("DataDependent" in kind.__name__ or "DynamicOutputShape" in kind.__name__ for kind in kinds):
         expected, fix = "shapes and branches that do not depend on values", "Use torch.where, or another form of it."

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from torchkeras.engine.checks import bad_type, bad_value
 
-BATCH = 1_000_003  # samples in a symbolic value: a prime, so that its multiples in a shape come from the batch
+BATCH = 10_007  # samples in a symbolic value: a prime, so that its multiples in a shape come from the batch
 HOMES = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 READ = {"__bool__", "item", "__float__", "__int__", "__index__", "__complex__", "tolist", "numpy", "__array__",
         "__contains__", "__len__", "__deepcopy__", "__reduce_ex__", "backward", "data_ptr", "storage",
