@@ -1,8 +1,7 @@
 """Nets that the tests draw."""
 
 import torch
-from benchmarks.nets import conv
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from torchkeras.functional import Concatenate, FunctionalModel, GlobalMaxPool1d, Input, SeparableConv1d, build
@@ -19,22 +18,6 @@ def text_net(length: int = MAX_LEN) -> FunctionalModel:
         x = nn.MaxPool1d(2)(SeparableConv1d(7, 64, kernel)(words).relu())
         branches.append(GlobalMaxPool1d()(SeparableConv1d(64, 32, kernel)(x).relu()))
     return build(tokens, nn.Linear(96, 1)(Concatenate()(branches)))
-
-
-def residual(x: Tensor, inputs: int, outputs: int, stride: int) -> Tensor:
-    """The basic block, drawn."""
-    y = conv(outputs, outputs, 3)(functional.relu(conv(inputs, outputs, 3, stride)(x)))
-    return functional.relu(y + (x if inputs == outputs and stride == 1 else conv(inputs, outputs, 1, stride)(x)))
-
-
-def drawn_resnet18(classes: int = 10) -> FunctionalModel:
-    """``benchmarks.nets.resnet18``, drawn."""
-    image = Input((3, 32, 32), name="image")
-    x = nn.ReLU()(conv(3, 64, 3)(image))
-    widths = [64, 64, 128, 256, 512]
-    for stage, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False)):
-        x = residual(residual(x, inputs, outputs, 1 if stage == 0 else 2), outputs, outputs, 1)
-    return build(image, nn.Linear(512, classes)(nn.Flatten()(nn.AdaptiveAvgPool2d(1)(x))))
 
 
 def small() -> FunctionalModel:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.drawn import drawn_resnet18
 from benchmarks.nets import resnet18
-from tests.functional.nets import MAX_WORDS, drawn_resnet18, text_net
+from tests.functional.nets import MAX_WORDS, text_net
 from torch import nn
 
 from torchkeras import KerasModel

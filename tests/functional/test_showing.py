@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tests.functional.nets import drawn_resnet18, small, text_net
+from benchmarks.drawn import drawn_resnet18
+from tests.functional.nets import small, text_net
 from torch import nn
 
 from torchkeras import KerasModel, flop_summary, summary
