@@ -122,6 +122,29 @@ def test_methods_of_a_module_are_drawn_layer_by_layer():
     same(net, coder.encode, (4,))
 
 
+class Signs(torch.autograd.Function):
+    """The sign of a number, with the gradient of the number itself."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+def test_a_module_keeps_a_gradient_of_its_own():
+    class Rounded(nn.Module):
+        def forward(self, x):
+            return Signs.apply(x)
+
+    x = Input((3,))
+    values = torch.tensor([[0.5, -2.0, 3.0]], requires_grad=True)
+    build(x, Rounded()(x) * 2)(values).sum().backward()
+    assert values.grad.tolist() == [[2, 2, 2]]
+
+
 # --- the watch ---
 
 

@@ -19,6 +19,16 @@ class Telling(nn.Module):
         return str(x.shape)
 
 
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
 def vector() -> torch.Tensor:
     return Input((6,), name="x")
 
@@ -86,6 +96,8 @@ DRAWN = {  # a drawing that begins with x, the error's kind, and words that its 
     "dropout that never stops": (lambda x: functional.dropout(x), ValueError, ["dropout", "nn.Dropout"]),
     "a recurrent layer over the samples": (lambda x: nn.GRU(6, 2)(x[:, None]), ValueError,
                                            ["GRU", r"symbolic \(batch, 1, 6\)", "batch_first=True"]),
+    "a function with a gradient of its own": (lambda x: Doubled.apply(x), ValueError,
+                                              ["mul", "torch.autograd.Function", "nn.Module"]),
     "an argument too few": (lambda x: nn.Bilinear(6, 6, 1)(x), TypeError, ["Bilinear", "missing", "input2"]),
     "an argument too many": (lambda x: nn.ReLU()(x, x), TypeError, ["ReLU", "takes 2 positional"]),
     "an array of numpy": (lambda x: x + np.ones(6), ValueError, ["__array__", "no numbers while drawing"]),

@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from torchkeras.engine.checks import bad_type, bad_value
 from torchkeras.functional import echo
-from torchkeras.functional.refusals import check_constants, misfit, refuse, refuse_time_first
+from torchkeras.functional.refusals import check_constants, misfit, refuse, refuse_own_gradient, refuse_time_first
 from torchkeras.functional.shapes import compute, fake_mode, plain_call, run_module, settle, values
 from torchkeras.functional.symbol import BATCH, BatchSize, Step, Symbol, drawn_at, leaves, place, symbols
 
@@ -131,6 +131,7 @@ def record_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     name = torch.overrides.resolve_name(func) or f"{getattr(func, '__module__', '')}.{getattr(func, '__name__', func)}"
     short = name.removesuffix(".__get__").rpartition(".")[2]
     refuse(name, short, args, kwargs)
+    refuse_own_gradient(short, args)
     check_constants(short, args, kwargs)
     try:
         result = compute(func, args, kwargs)

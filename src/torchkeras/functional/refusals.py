@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from torchkeras.engine.checks import bad_type, bad_value
-from torchkeras.functional.echo import CALL
+from torchkeras.functional.echo import CALL, stack
 from torchkeras.functional.symbol import BATCH, READ, Symbol, drawn_at, leaves, shape_text, size_text
 
+APPLY: Any = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
 KEPT = (bool, int, float, complex, str, torch.dtype, torch.device, torch.layout, torch.memory_format, Tensor,
         type(None), type(...), torch.Size)
@@ -37,6 +38,14 @@ def refuse(name: str, short: str, args: tuple[Any, ...], kwargs: dict[str, Any])
             len(args) > 1 and args[1]) and not kwargs.get("dim"):
         raise bad_value(short, received=f"{first(args)}, whose first dimension is the batch",
                         expected="a dimension of known size", fix=f"Take x[:, i], or x.unbind(1). {drawn_at()}")
+
+
+def refuse_own_gradient(name: str, args: Any) -> None:
+    """The steps of an autograd.Function would be recorded, and its own backward lost."""
+    if any(frame.f_code is APPLY for frame in stack()):
+        raise bad_value(name, received=f"{first(args)} inside the forward of a torch.autograd.Function",
+                        expected="a module around it, whose call keeps its backward",
+                        fix=f"Call it in the forward of an nn.Module and draw that. {drawn_at()}")
 
 
 def refuse_time_first(module: nn.Module, args: Any) -> None:
