@@ -58,6 +58,7 @@ from tests.distributed.parts import (
     features,
     fitted,
     flat,
+    graph,
     loader,
     mlp,
     random_state,
@@ -532,9 +533,10 @@ def five_hundred_steps(dtype, seed):
 
 # Nets, losses and steps of all kinds
 
-@case("tied", "frozen", "unused", "with a loss of its own", "without a gradient in the first layer")
+@case("tied", "frozen", "unused", "drawn as a graph", "with a loss of its own", "without a gradient in the first layer")
 def net(kind, seed):
-    made = {"tied": Tied, "unused": Spare, "with a loss of its own": OwnLoss}.get(kind, mlp)(seed)
+    made = {"tied": Tied, "unused": Spare, "with a loss of its own": OwnLoss, "drawn as a graph": graph}.get(
+        kind, mlp)(seed)
     if kind == "frozen":
         made[2].weight.requires_grad_(False)
     if kind == "without a gradient in the first layer":

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from torchkeras import Callback, EpochRunner, KerasModel, StepRunner
+from torchkeras.functional import Input, build
 
 WIDTH = 6
 
@@ -36,6 +37,13 @@ def targets(count, seed):
 def mlp(seed, outputs=3, inputs=WIDTH):
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(inputs, 8), nn.Tanh(), nn.Linear(8, outputs))
+
+
+def graph(seed):
+    """A net drawn as a graph, with a shared layer and a residual."""
+    torch.manual_seed(seed)
+    x, shared = Input((WIDTH,)), nn.Linear(WIDTH, WIDTH)
+    return build(x, nn.Linear(WIDTH, 3)(torch.tanh(shared(torch.tanh(shared(x)))) + x))
 
 
 def sgd(net, rate=0.1):

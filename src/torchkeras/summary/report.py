@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
 from torchkeras.engine.checks import bad_type
+from torchkeras.summary.drawn import as_drawn, drawn_rows, fits_drawing
 from torchkeras.summary.inputs import Asked, Inputs, count_bytes, gather, tensors
 from torchkeras.summary.table import Flops, Row, Summary, flop_table, table
 from torchkeras.summary.watch import Watch, run, runnable
@@ -27,6 +28,8 @@ def summary(net: nn.Module, input_shape: Any = None, input_data: Any = None, inp
 
     A row is a call inside which no other module was called. The net runs once, in eval mode on its own device; its
     modes, buffers, hooks and attributes and the random states are put back. A lazy net runs as a copy and stays lazy.
+    A net drawn with :mod:`torchkeras.functional` needs no input, and has a row for each step of its graph, with what
+    it is connected to.
 
     Args:
         net: The net. Each parameter counts once, however often it is used.
@@ -55,13 +58,13 @@ def summary(net: nn.Module, input_shape: Any = None, input_data: Any = None, inp
     net, whole = runnable(net), layer_modules if isinstance(layer_modules, tuple) else (layer_modules,)
     if not all(isinstance(one, type) for one in whole):
         raise bad_type("layer_modules", received=layer_modules, expected="module types", fix="Pass (nn.LSTM,).")
-    asked = Asked(input_shape, input_data, input_dtype, batch_size, input_data_args, input_data_kwargs)
+    asked = as_drawn(net, Asked(input_shape, input_data, input_dtype, batch_size, input_data_args, input_data_kwargs))
     inputs, watch = gather(net, asked, MADE_UP_SAMPLES), Watch(whole)
     run(net, inputs, watch)
     parameters = list(net.parameters())
     outputs = sum(call.bytes for call in watch.calls)
     found = Summary(
-        rows=tuple(rows(net, watch, inputs)),
+        rows=tuple(drawn_rows(net, inputs) if fits_drawing(net, inputs) else rows(net, watch, inputs)),
         total_params=sum(map(size, parameters)),
         trainable_params=sum(size(one) for one in parameters if one.requires_grad),
         input_mb=inputs.scale * count_bytes(tensors((inputs.args, inputs.kwargs))) / MEBIBYTE,
@@ -143,7 +146,7 @@ def flop_summary(net: nn.Module, input_shape: Any = None, input_data: Any = None
         100
     """
     net = runnable(net)
-    asked = Asked(input_shape, input_data, input_dtype, batch_size, input_data_args, input_data_kwargs)
+    asked = as_drawn(net, Asked(input_shape, input_data, input_dtype, batch_size, input_data_args, input_data_kwargs))
     inputs = gather(net, asked, made_up_samples=1)
     with FlopCounterMode(display=False) as counter:
         run(net, inputs)

@@ -1,0 +1,77 @@
+"""Arguments as JSON can hold them, and back."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from torchkeras.engine.checks import bad_type, bad_value
+from torchkeras.functional.plan import Ref
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """``torch.float32`` for "float32"."""
+    found = getattr(torch, name, None) if isinstance(name, str) else None
+    if not isinstance(found, torch.dtype):
+        raise bad_value("config", received=f"the dtype {name!r}", expected="a dtype such as 'float32'")
+    return found
+
+
+WRITERS: list[tuple[Any, Callable[[Any], Any]]] = [
+    (Ref, lambda value: {"ref": value.name, "path": list(value.path)}),
+    ((torch.dtype, torch.memory_format, torch.layout), lambda value: {"torch": str(value).removeprefix("torch.")}),
+    (torch.device, lambda value: {"device": str(value)}),
+    (dict, lambda value: {"dict": [[key, told(item)] for key, item in value.items()]}),
+    (tuple, lambda value: {"tuple": [told(item) for item in value]}),
+    (list, lambda value: {"list": [told(item) for item in value]}),
+    (slice, lambda value: {"slice": [told(item) for item in (value.start, value.stop, value.step)]}),
+    (type(...), lambda value: {"ellipsis": True}),
+    (float, lambda value: value if math.isfinite(value) else {"float": str(value)}),
+    ((bool, int, str, type(None)), lambda value: value),
+]
+
+
+def told(value: Any) -> Any:
+    """A value as JSON can hold it."""
+    for kind, write in WRITERS:
+        if isinstance(value, kind):
+            return write(value)
+    raise bad_type("get_config", received=f"an argument of type {type(value).__name__}",
+                   expected="numbers, texts, dtypes, devices and containers of them",
+                   fix="Give the layer a get_config() that returns its arguments.")
+
+
+READERS: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
+    "torch": lambda name, given: torch_word(name),
+    "device": lambda name, given: torch.device(name),
+    "dict": lambda items, given: {key: meant(item, given) for key, item in items},
+    "tuple": lambda items, given: tuple(meant(item, given) for item in items),
+    "list": lambda items, given: [meant(item, given) for item in items],
+    "slice": lambda items, given: slice(*(meant(item, given) for item in items)),
+    "ellipsis": lambda _, given: ...,
+    "float": lambda text, given: float(text),
+}
+
+
+def meant(value: Any, given: Mapping[str, Any]) -> Any:
+    """What :func:`told` was given."""
+    if not isinstance(value, dict):
+        return value
+    if "ref" in value:
+        return functools.reduce(lambda found, key: found[key], value["path"], given[value["ref"]])
+    kind = next(iter(value), "")
+    if kind not in READERS:
+        raise bad_value("config", received=f"a value of kind {kind!r}", expected=", ".join(READERS))
+    return READERS[kind](value[kind], given)
+
+
+def torch_word(name: str) -> Any:
+    """A dtype, memory format or layout by its name."""
+    found = getattr(torch, str(name), None)
+    if not isinstance(found, (torch.dtype, torch.memory_format, torch.layout)):
+        raise bad_value("config", received=f"torch.{name}", expected="a dtype, memory format or layout")
+    return found

@@ -1,0 +1,109 @@
+"""What cannot be drawn, in words: which step, the shapes that met, what torch said, and the line that drew it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from torchkeras.engine.checks import bad_type, bad_value
+from torchkeras.functional.echo import CALL, stack
+from torchkeras.functional.symbol import BATCH, READ, Symbol, drawn_at, leaves, shape_text, size_text
+
+APPLY: Any = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
+DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
+KEPT = (bool, int, float, complex, str, torch.dtype, torch.device, torch.layout, torch.memory_format, Tensor,
+        type(None), type(...), torch.Size)
+
+
+def refuse(name: str, short: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """What cannot be part of a drawing."""
+    if short in READ:
+        raise bad_value(short, received=f"{first(args)}, which has no numbers while drawing",
+                        expected="nothing that depends on values",
+                        fix="Use torch.where, or put the branch or loop into the forward of an nn.Module "
+                            f"and draw that. {drawn_at()}")
+    if short == "__setitem__" or (short.endswith("_") and not short.endswith("__")) or "out" in kwargs:
+        raise bad_value(short, received=f"a change of {first(args)} in place", expected="a new value",
+                        fix=f"Write x = x.{short.strip('_').removesuffix('item')}(...), "
+                            f"or torch.where to set a part. {drawn_at()}")
+    if name.startswith("torch.nn.functional.") and short in DROPOUTS and kwargs.get("training", True):
+        raise bad_value(short, received="training=True, its default, for which it drops in evaluation too",
+                        expected="a layer that follows train() and eval()",
+                        fix=f"Use nn.Dropout()(x), or torch.dropout(x, p, True) to drop always. {drawn_at()}")
+    if short in ("__iter__", "unbind") and isinstance(args[0], Symbol) and args[0].value.shape[:1] == (BATCH,) and not (
+            len(args) > 1 and args[1]) and not kwargs.get("dim"):
+        raise bad_value(short, received=f"{first(args)}, whose first dimension is the batch",
+                        expected="a dimension of known size", fix=f"Take x[:, i], or x.unbind(1). {drawn_at()}")
+
+
+def refuse_own_gradient(name: str, args: Any) -> None:
+    """The steps of an autograd.Function would be recorded, and its own backward lost."""
+    if any(frame.f_code is APPLY for frame in stack()):
+        raise bad_value(name, received=f"{first(args)} inside the forward of a torch.autograd.Function",
+                        expected="a module around it, whose call keeps its backward",
+                        fix=f"Call it in the forward of an nn.Module and draw that. {drawn_at()}")
+
+
+def refuse_time_first(module: nn.Module, args: Any) -> None:
+    """A recurrent layer would take the samples for the steps of one sequence, and run through all of them."""
+    given = args[0] if args else None
+    if isinstance(module, nn.RNNBase) and not module.batch_first and isinstance(given, Symbol) and (
+            given.value.shape[0] == BATCH):
+        raise bad_value(type(module).__name__, received=f"{first(args)}, whose first dimension is the batch",
+                        expected="(steps, batch, features), as batch_first=False says",
+                        fix=f"Pass batch_first=True to the layer. {drawn_at()}")
+
+
+def first(args: Any) -> str:
+    """The first symbolic value, in words."""
+    return next((repr(one) for one in leaves(args) if isinstance(one, Symbol)), "a symbolic value")
+
+
+def check_constants(name: str, args: Any, kwargs: Any) -> None:
+    """Refuse what a net cannot keep, and tensors that were made for one number of samples."""
+    for one in leaves((args, kwargs)):
+        if isinstance(one, Tensor) and not isinstance(one, Symbol):
+            if any(size and size % BATCH == 0 for size in one.shape):
+                raise bad_value(name, received=f"a tensor made with the batch's size, {shape_text(one.shape)}",
+                                expected="a net drawn for any number of samples",
+                                fix=f"Make it from a symbolic value: x.new_zeros(x.shape[0], 5). {drawn_at()}")
+        elif not isinstance(one, KEPT):
+            raise bad_type(name, received=f"an argument of type {type(one).__name__}",
+                           expected="tensors, numbers, texts, dtypes, devices and None",
+                           fix=f"Turn numbers and arrays into these: int(n), torch.as_tensor(array). {drawn_at()}")
+
+
+def misfit(error: Exception, name: str, args: Any, kwargs: Any, module: nn.Module | None = None) -> Exception:
+    """The error of a step in the words of the drawing: what came, of what shapes, and what torch said."""
+    inner, given = (culprit(error) if module else None) or (module, (args, kwargs))
+    shapes = [shape_text(one.value.shape if isinstance(one, Symbol) else one.shape) for one in leaves(given)
+              if isinstance(one, Tensor)]
+    weights = [f"{label} {shape_text(one.shape)}" for label, one in (
+        inner.named_parameters(recurse=False) if inner else ()) if not is_lazy(one)]
+    title = name if inner in (None, module) else f"{type(inner).__name__} in {name}"
+    received = " and ".join(shapes) + (f", with {', '.join(weights)}" if weights else "")
+    line = (str(error) or type(error).__name__).splitlines()[0]
+    said = re.sub(r"\d{5,}", lambda found: size_text(int(found[0])), line)
+    kinds = type(error).__mro__
+    if any("DataDependent" in kind.__name__ or "DynamicOutputShape" in kind.__name__ for kind in kinds):
+        expected, fix = "shapes and branches that do not depend on values", "Use torch.where, or another form of it."
+    else:
+        expected, fix = "shapes and types that fit", ""
+    make = bad_type if isinstance(error, TypeError) else bad_value
+    return make(title, received=received, expected=expected,
+                fix=" ".join(filter(None, [f"torch: {said.rstrip('.')}.", fix, drawn_at()])))
+
+
+def culprit(error: Exception) -> tuple[nn.Module, Any] | None:
+    """The innermost module that was running, and what it was given."""
+    found, trace = None, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code is CALL:
+            held = trace.tb_frame.f_locals
+            found = (held["self"], (held["args"], held["kwargs"]))
+        trace = trace.tb_next
+    return found
