@@ -120,7 +120,8 @@ def listening(callbacks: Any, *, plot: bool, wandb: bool | str, quiet: bool) -> 
 
         listeners.append(WandbCallback(project=wandb if isinstance(wandb, str) else None))
     if not quiet:
-        from torchkeras.display.live import LiveProgress
+        from torchkeras.display.progress import Progress
 
-        listeners.append(LiveProgress(plot=plot))
+        if not any(isinstance(one, Progress) for one in listeners):
+            listeners.append(Progress(plot=plot))
     return listeners
