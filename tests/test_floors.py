@@ -11,14 +11,15 @@ SOURCE = Path(__file__).parents[1] / "src" / "torchkeras"
 FLOORS = [  # a file imports from its own floor and those below; the first match counts
     ("engine.checks engine.allocator engine.words engine.ending engine.forking engine.together", 0),
     ("data metrics losses names outputs functional summary display.text display.plot display.screen "
-     "display.svg display.html display.samples display.figures", 1),
+     "display.svg display.html display.samples display.figures display.targets display.png "
+     "display.classes display.page", 1),
     ("engine.config engine.history engine.monitor engine.run engine.state engine.means engine.modes", 2),
     ("engine.weighing engine.preflight engine.interrupt engine.joining", 3),
     ("engine.schedule engine.step engine.epoch engine.callback engine.hardware engine.checkpoint engine.session "
      "engine.gradients engine.lockstep engine.shards engine.fast engine.ways engine.wholestep engine.wholeblock "
      "engine.forms", 4),
     ("engine.loop", 5),
-    ("callbacks display.live display.notebook display.progress display.report utils", 6),
+    ("callbacks display.live display.notebook display.progress display.report display.stopwatch utils", 6),
     ("engine.launch engine.worker", 5),
     ("arguments launched kerasmodel model lightmodel vlog kerascallbacks", 7),
 ]

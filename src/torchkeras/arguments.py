@@ -114,7 +114,9 @@ def check_step_objects(model: Any) -> None:
 
 def listening(callbacks: Any, *, plot: bool, wandb: bool | str, quiet: bool) -> list[Any]:
     """The user's callbacks, then the loggers and the display that were asked for."""
-    listeners = check_callbacks(callbacks)
+    from torchkeras.display.stopwatch import Stopwatch
+
+    listeners = [Stopwatch(), *check_callbacks(callbacks)]
     if wandb:
         from torchkeras.callbacks.wandb import WandbCallback
 
