@@ -113,17 +113,15 @@ def check_step_objects(model: Any) -> None:
 
 
 def listening(callbacks: Any, *, plot: bool, wandb: bool | str, quiet: bool) -> list[Any]:
-    """The user's callbacks, then the loggers and the display that were asked for."""
+    """A stopwatch, the user's callbacks, then the loggers and the display that were asked for."""
+    from torchkeras.display.progress import Progress, one_display
     from torchkeras.display.stopwatch import Stopwatch
 
-    listeners = [Stopwatch(), *check_callbacks(callbacks)]
+    listeners = one_display(check_callbacks(callbacks))
     if wandb:
         from torchkeras.callbacks.wandb import WandbCallback
 
         listeners.append(WandbCallback(project=wandb if isinstance(wandb, str) else None))
-    if not quiet:
-        from torchkeras.display.progress import Progress
-
-        if not any(isinstance(one, Progress) for one in listeners):
-            listeners.append(Progress(plot=plot))
-    return listeners
+    if not quiet and not any(isinstance(one, Progress) for one in listeners):
+        listeners.append(Progress(plot=plot))
+    return [Stopwatch(), *listeners]

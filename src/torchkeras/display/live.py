@@ -44,7 +44,8 @@ class LiveProgress(Callback):
         self.every = REDRAW_EVERY if self.screen.live else HEARTBEAT_EVERY
         self.rows, self.began = 0, self.clock()
         self.noted = 0
-        self.screen.line(text.device_line(model.run.device))
+        if model.run.device:
+            self.screen.line(text.device_line(model.run.device))
         self.tell_notes(model.run)
 
     def tell_notes(self, run: Any) -> None:

@@ -62,3 +62,10 @@ class Progress(Callback):
         """An error is on its way out."""
         if self.shown is not None:
             self.shown.on_exception(model)
+
+
+def one_display(listeners: list[Any]) -> list[Any]:
+    """The listeners with at most one display among them: the one with curves, where there are several."""
+    displays = [one for one in listeners if isinstance(one, Progress)]
+    kept = max(displays, key=lambda one: one.plot, default=None)
+    return [one for one in listeners if one is kept or not isinstance(one, Progress)]
