@@ -127,6 +127,27 @@ def test_a_failed_run_leaves_its_last_view_and_says_what_came():
     assert "left" not in re.sub(r"<style>.*</style>", "", html, flags=re.DOTALL).replace("text-align:left", "")
 
 
+def test_the_numbers_of_a_failed_epoch_are_its_own_or_none():
+    told = []
+
+    def fail(model):
+        told.append(model.run.numbers()["train_loss"])
+        if len(told) == 2:
+            model.run.running = unreadable
+        raise RuntimeError("boom")
+
+    def unreadable():
+        raise RuntimeError("the device is gone")
+
+    for _ in range(2):
+        views = []
+        with pytest.raises(RuntimeError, match="boom"):
+            fit(NotebookProgress(show=views.append), At(4, fail))
+        running = re.findall("font-style:italic.*?</tr>", views[-1]["text/html"])
+        assert len(running) == 2 - len(told)
+        assert all(f"{told[0]:.4f}" in row for row in running)
+
+
 def test_a_second_ctrl_c_leaves_a_view_that_says_interrupted():
     def press(model):
         raise KeyboardInterrupt

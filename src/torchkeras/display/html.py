@@ -9,7 +9,7 @@ from html import escape
 from torchkeras.display import svg, text
 from torchkeras.display.plot import quantities
 
-LIVE_ROWS, ALL_ROWS = 12, 40  # of the table, while it grows and in the end
+LIVE_ROWS, ALL_ROWS = 12, 20  # of the table, while it grows and in the end
 MARKS = {"running": "▶", "done": "✓", "stopped": "■", "interrupted": "■", "failed": "✗"}
 COLOURS = {"running": svg.TRAIN, "done": "#2e9e5b", "stopped": "#2e9e5b", "interrupted": svg.VAL, "failed": svg.STAR}
 WRAP = "display:flex;flex-wrap:wrap;gap:.4em 1.2em;align-items:flex-start;margin:.3em 0"

@@ -87,7 +87,7 @@ class NotebookProgress(Callback):
         self.draw(run, self.clock(), state, run.stop_reason or "", whole=True)
 
     def on_exception(self, model: Any) -> None:
-        """The last view, and what came; nothing is read any more, since the device may be what failed."""
+        """The last view, and what came."""
         if self.show is None or model.run is None:
             return
         error = sys.exc_info()[1]
@@ -96,9 +96,13 @@ class NotebookProgress(Callback):
 
     def draw(self, run: Any, now: float, state: str = "running", reason: str = "", whole: bool = False) -> None:
         """One view, of whole epochs or of one that runs; the longer it took, the later the next one."""
-        if state == "running" or whole:
+        try:
             self.numbers = {} if whole else dict(run.numbers())
             self.batches = self.samples.read() if self.plot else []
+        except Exception:
+            if state == "running":
+                raise
+            self.numbers = {}  # the device may be what failed
         shown = self.shown(run, now, state, reason, whole)
         if self.show is not None:
             self.show({"text/html": view(shown), "text/plain": plain(shown)})
@@ -110,7 +114,8 @@ class NotebookProgress(Callback):
         history, numbers = run.history, self.numbers
         epochs = history.get("epoch", ())
         if not whole and epochs and epochs[-1] == run.epoch:  # while it is validated, its row has begun
-            numbers = {name: column[-1] for name, column in history.items() if not math.isnan(column[-1])} | numbers
+            begun = {name: column[-1] for name, column in history.items() if name != "epoch"}
+            numbers = {name: value for name, value in begun.items() if not math.isnan(value)} | numbers
             history = {name: column[:-1] for name, column in history.items()}
         over = whole and state != "running"
         steps, seconds = (run.trained, now - self.began) if over else (run.step, now - self.pass_began)
