@@ -12,6 +12,7 @@ from torchkeras.display.screen import open_screen
 from torchkeras.engine.callback import Callback
 
 REDRAW_EVERY = 0.1  # seconds, in a terminal
+IDLE = 200  # times as long as a line took to draw, nothing is drawn: half a percent of the time at most
 HEARTBEAT_EVERY = 60.0  # seconds, in a log
 HEAD_EVERY = 20  # rows of the table between two heads
 
@@ -63,8 +64,10 @@ class LiveProgress(Callback):
         """Look at the clock; draw when it is time."""
         now = self.clock()
         if now >= self.next_draw:
-            self.next_draw = now + self.every
             self.draw(model, now)
+            self.next_draw = now + self.every
+            if self.screen.live:
+                self.next_draw = max(self.next_draw, now + IDLE * (self.clock() - now))
 
     def on_train_epoch_end(self, model: Any) -> None:
         """The validation pass has a clock of its own."""
