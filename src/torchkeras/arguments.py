@@ -112,8 +112,9 @@ def check_step_objects(model: Any) -> None:
                            expected="one of " + ", ".join(dict.fromkeys(known)), fix=did_you_mean(name, known))
 
 
-def listening(callbacks: Any, *, plot: bool, wandb: bool | str, quiet: bool) -> list[Any]:
-    """A stopwatch, the user's callbacks, then the loggers and the display that were asked for."""
+def listening(callbacks: Any, *, plot: bool, wandb: bool | str, quiet: bool, report: Any = None,
+              val_data: Any = None) -> list[Any]:
+    """A stopwatch, the user's callbacks, then the loggers, the report and the display that were asked for."""
     from torchkeras.display.progress import Progress, one_display
     from torchkeras.display.stopwatch import Stopwatch
 
@@ -122,6 +123,10 @@ def listening(callbacks: Any, *, plot: bool, wandb: bool | str, quiet: bool) -> 
         from torchkeras.callbacks.wandb import WandbCallback
 
         listeners.append(WandbCallback(project=wandb if isinstance(wandb, str) else None))
+    if report is not None:
+        from torchkeras.display.report import ReportWriter
+
+        listeners.append(ReportWriter(report, val_data))
     if not quiet and not any(isinstance(one, Progress) for one in listeners):
         listeners.append(Progress(plot=plot))
     return [Stopwatch(), *listeners]

@@ -4,6 +4,7 @@ import re
 import struct
 import zlib
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +12,14 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchkeras import KerasModel
+from torchkeras.arguments import listening
+from torchkeras.data import batches
 from torchkeras.display import page, png
 from torchkeras.display.classes import Wrong, confusion, judge
 from torchkeras.display.report import ReportWriter, write_report
+from torchkeras.display.stopwatch import Stopwatch
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 X = torch.randn(90, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(90) % 3
 
@@ -151,6 +156,35 @@ def test_a_report_asked_of_fit_is_there_when_it_ends_and_when_it_fails(tmp_path)
     bad = (tmp_path / "bad.html").read_text(encoding="utf-8")
     assert "✗ failed" in bad
     assert "RuntimeError: boom" in bad
+
+
+def test_what_fit_hands_over_for_a_report_is_enough(tmp_path):
+    loader = DataLoader(TensorDataset(X, Y), batch_size=16, shuffle=True)
+    listeners = listening(None, plot=True, wandb=False, quiet=True, report=tmp_path / "run.html",
+                          val_data=batches(loader, name="val_data"))
+    assert [type(one) for one in listeners] == [Stopwatch, ReportWriter]
+    fit(classifier(), Y, listeners[1])
+    assert "of 90 right" in (tmp_path / "run.html").read_text(encoding="utf-8")
+    assert [type(one) for one in listening(None, plot=True, wandb=False, quiet=True)] == [Stopwatch]
+
+
+def test_data_that_can_be_read_only_once_costs_its_part_of_the_report_alone(tmp_path):
+    once = iter([(X, Y)])
+    next(once)
+    with pytest.warns(UserWarning, match="part on val_data of the report"):
+        fit(classifier(), Y, ReportWriter(tmp_path / "run.html", once))
+    text = (tmp_path / "run.html").read_text(encoding="utf-8")
+    assert "Confusion" not in text
+    assert "✓ done" in text
+
+
+def test_a_page_is_the_one_on_file():
+    drawn = page.page("A <page>", [
+        ("", page.facts({"epochs": 3, "loss": "CrossEntropyLoss()"})), ("Nothing", ""),
+        ("Time", page.parts({"training": 30.0, "validation": 90.0})),
+        ("Confusion", page.matrix([[3, 1], [0, 0]], ["a", "b"])),
+        ("Wrong", page.samples([Wrong(torch.tensor([0.25, 1.0]), 0, 1, 0.9, 0.1)], ["a", "b"]))])
+    assert drawn == (GOLDEN / "page.html").read_text(encoding="utf-8")
 
 
 def test_a_report_that_cannot_be_written_costs_no_result(tmp_path):

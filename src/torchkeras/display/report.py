@@ -185,11 +185,14 @@ class ReportWriter(Callback):
         self.val_data, self.class_names = val_data, class_names
 
     def on_fit_end(self, model: Any) -> None:
-        """The report of a run that ended in good order."""
-        try:
-            write(model, self.file, self.val_data, self.class_names, state(model.run))
-        except Exception as error:
-            warnings.warn(f"The report {str(self.file)!r} could not be written: {error}", stacklevel=2)
+        """The report of a run that ended in good order; where the data cannot be read again, without them."""
+        for data in (self.val_data, None) if self.val_data is not None else (None,):
+            try:
+                write(model, self.file, data, self.class_names, state(model.run))
+                return
+            except Exception as error:
+                what = "The report" if data is None else "The part on val_data of the report"
+                warnings.warn(f"{what} {str(self.file)!r} could not be written: {error}", stacklevel=2)
 
     def on_exception(self, model: Any) -> None:
         """The report of a run that failed: what it came to, and the error; the net is not run again."""
