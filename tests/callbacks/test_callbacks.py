@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -210,6 +211,37 @@ def test_mlflow_gets_the_rows_and_a_run_of_yours_stays_open(tmp_path, monkeypatc
     with mlflow.start_run() as mine:
         fit(MLflowCallback())
         assert mlflow.active_run().info.run_id == mine.info.run_id
+
+
+def test_wandb_is_given_the_settings_and_the_best_weights_when_asked(monkeypatch, tmp_path):
+    calls = []
+
+    class Artifact(list):
+        def __init__(self, name, type):
+            super().__init__([name, type])
+
+        def add_file(self, path):
+            self.append(path)
+
+    fake = SimpleNamespace(run=None, Artifact=Artifact, log=lambda row: None, finish=lambda exit_code: None,
+                           log_artifact=calls.append)
+
+    def init(**options):
+        calls.append(options)
+        fake.run = SimpleNamespace(summary={}, id="7")
+        return fake.run
+
+    fake.init = init
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    path = str(tmp_path / "best.pt")
+    fit(kerascallbacks.WandbCallback("p", SimpleNamespace(width=3), "n", save_ckpt=True), ckpt_path=path)
+    assert (calls[0]["project"], calls[0]["name"], calls[0]["save_code"]) == ("p", "n", None)
+    assert calls[0]["config"]["width"] == calls[0]["config"]["epochs"] == 3
+    assert calls[1:] == [["7-best", "model", path]]
+    fake.run = None
+    calls.clear()
+    fit(kerascallbacks.WandbCallback("p"), ckpt_path=path)
+    assert len(calls) == 1
 
 
 def test_what_writes_or_draws_does_so_in_the_first_process_alone():
