@@ -29,7 +29,15 @@ class CSVLogger(Callback):
         ValueError: it cannot be written.
 
     Example:
-        >>> model.fit(train, callbacks=[CSVLogger("history.csv")])  # doctest: +SKIP
+        >>> import tempfile, torch
+        >>> from torchkeras import KerasModel
+        >>> model = KerasModel(torch.nn.Linear(4, 1), loss_fn="mse")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     log = CSVLogger(os.path.join(folder, "history.csv"))
+        ...     history = model.fit((torch.zeros(8, 4), torch.zeros(8, 1)), epochs=2, ckpt_path=None, quiet=True,
+        ...                         callbacks=[log])
+        ...     print(log.path.read_text().splitlines()[0])
+        epoch,train_loss,lr
     """
 
     main_only = True

@@ -52,7 +52,15 @@ def write_report(model: Any, path: str | os.PathLike[str], val_data: Any = None,
         ValueError: there is no run to report, the file cannot be written, or there are fewer names than classes.
 
     Example:
-        >>> write_report(model, "run.html", val_data)  # doctest: +SKIP
+        >>> import tempfile
+        >>> from torchkeras import KerasModel
+        >>> x, y = torch.randn(64, 4), torch.randint(0, 2, (64,))
+        >>> model = KerasModel(nn.Linear(4, 2), loss_fn="cross_entropy")
+        >>> history = model.fit((x, y), epochs=2, ckpt_path=None, quiet=True)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = write_report(model, os.path.join(folder, "run.html"), (x, y))
+        ...     "Confusion matrix" in file.read_text(encoding="utf-8")
+        True
     """
     file = target("path", path, SUFFIXES)
     if getattr(model, "run", None) is None:
