@@ -112,15 +112,21 @@ def check_step_objects(model: Any) -> None:
                            expected="one of " + ", ".join(dict.fromkeys(known)), fix=did_you_mean(name, known))
 
 
-def listening(callbacks: Any, *, plot: bool, wandb: bool | str, quiet: bool) -> list[Any]:
-    """The user's callbacks, then the loggers and the display that were asked for."""
-    listeners = check_callbacks(callbacks)
+def listening(callbacks: Any, *, plot: bool, wandb: bool | str, quiet: bool, report: Any = None,
+              val_data: Any = None) -> list[Any]:
+    """A stopwatch, the user's callbacks, then the loggers, the report and the display that were asked for."""
+    from torchkeras.display.progress import Progress, one_display
+    from torchkeras.display.stopwatch import Stopwatch
+
+    listeners = one_display(check_callbacks(callbacks))
     if wandb:
         from torchkeras.callbacks.wandb import WandbCallback
 
         listeners.append(WandbCallback(project=wandb if isinstance(wandb, str) else None))
-    if not quiet:
-        from torchkeras.display.live import LiveProgress
+    if report is not None:
+        from torchkeras.display.report import ReportWriter
 
-        listeners.append(LiveProgress(plot=plot))
-    return listeners
+        listeners.append(ReportWriter(report, val_data))
+    if not quiet and not any(isinstance(one, Progress) for one in listeners):
+        listeners.append(Progress(plot=plot))
+    return [Stopwatch(), *listeners]

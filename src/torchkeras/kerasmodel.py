@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -110,7 +111,8 @@ class KerasModel(nn.Module):
             clip_grad_value: float | None = None, lr_interval: str = "auto", speed: str = "exact",
             seed: int | None = None, resume: bool = False, save_every: int | str | None = None, keep: int = 2,
             sync_batchnorm: bool = False, find_unused_parameters: bool = False, fsdp: bool = False,
-            num_processes: int = 1, quiet: bool = False) -> pd.DataFrame:
+            num_processes: int = 1, quiet: bool = False,
+            report: str | os.PathLike[str] | None = None) -> pd.DataFrame:
         """Train, watch a number, stop when it no longer improves, and keep the best weights.
 
         Each epoch goes through ``train_data``, measures on ``val_data`` and judges the monitored number. Better than
@@ -132,7 +134,7 @@ class KerasModel(nn.Module):
             monitor: the column to judge by; without ``val_data``, "val_loss" becomes "train_loss".
             mode: "min", "max", or "auto": as the metric says (``higher_is_better``), else by its name.
             callbacks: listeners, see :class:`torchkeras.Callback`.
-            plot: draw the curves when the run ends (in a terminal).
+            plot: draw the curves: in a notebook as the run goes on, in a terminal when it is over.
             wandb: True or a project name logs every epoch to Weights & Biases.
             mixed_precision: "no", "bf16", or "fp16" on an accelerator.
             cpu: stay on the CPU; otherwise the best accelerator there is.
@@ -165,6 +167,7 @@ class KerasModel(nn.Module):
                 nets that are too large for one device.
             num_processes: start so many processes for this run, as :meth:`fit_ddp` does.
             quiet: show nothing.
+            report: an .html file for the report of the run, written however the run ends.
 
         Returns:
             A DataFrame, one row an epoch: ``epoch, train_loss, train_<metric>, lr, val_loss, val_<metric>``. ``lr`` is
@@ -197,7 +200,7 @@ class KerasModel(nn.Module):
         val = None if val_data is None else batches(
             val_data, name="val_data", batch_size=batch_size if unbatched(val_data) else None,
             steps=validation_steps)
-        listeners = listening(callbacks, plot=plot, wandb=wandb, quiet=quiet)
+        listeners = listening(callbacks, plot=plot, wandb=wandb, quiet=quiet, report=report, val_data=val)
         if starts_others(num_processes):
             return launched.fit(self, num_processes, config, listeners, train, val)
         return self.fit_run(config, listeners, train, val)
@@ -437,6 +440,34 @@ class KerasModel(nn.Module):
                    for preds, labels in loop.predict(self, data, together))
             yield from together.in_turn(own, at_once)
             same_stream(together)
+
+    def report(self, path: str | os.PathLike[str], val_data: Any = None, *,
+               class_names: Sequence[str] | None = None) -> Path:
+        """Keep the last fit in one HTML file that opens anywhere: curves, table, settings, summary, time, environment.
+
+        Args:
+            path: the file, its name ending in .html.
+            val_data: for a classifier: data for a confusion matrix and the samples that were most wrong.
+            class_names: what the classes are called, in their order.
+
+        Returns:
+            The path.
+
+        Raises:
+            RuntimeError: there has been no fit.
+            ValueError: the path cannot be written, or is no .html file.
+
+        Example:
+            >>> import tempfile, torch
+            >>> model = KerasModel(torch.nn.Linear(3, 1), loss_fn="mse")
+            >>> history = model.fit((torch.zeros(9, 3), torch.zeros(9, 1)), epochs=2, ckpt_path=None, quiet=True)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     model.report(f"{folder}/run.html").name
+            'run.html'
+        """
+        from torchkeras.display.report import write_report
+
+        return write_report(self, path, val_data, class_names=class_names)
 
     def summary(self, *args: Any, **kwargs: Any) -> Any:
         """Print the net layer by layer; the arguments are those of :func:`torchkeras.summary` without the net."""

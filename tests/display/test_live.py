@@ -9,6 +9,7 @@ import select
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from torchkeras.display import plot
 from torchkeras.display.live import LiveProgress
 from torchkeras.display.screen import detect
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 HISTORY = {"epoch": [1, 2, 3], "train_loss": [0.7, 0.5, 0.3], "val_loss": [0.6, 0.5, 0.55], "lr": [0.1] * 3}
 
 
@@ -182,7 +184,7 @@ def in_terminal(columns: int, script: str = SCRIPT, expected: int = 0, **environ
     return received.decode()
 
 
-@pytest.mark.parametrize("columns", [60, 160])
+@pytest.mark.parametrize("columns", [60, 80, 160])
 def test_a_terminal_gets_a_live_line_a_table_and_curves(columns):
     received = in_terminal(columns)
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", received).replace("\r", "\n")
@@ -194,6 +196,17 @@ def test_a_terminal_gets_a_live_line_a_table_and_curves(columns):
     assert received.rstrip().endswith("in all")
     assert received.count("\x1b[?25l") == received.count("\x1b[?25h") > 0  # the cursor comes back
     assert all(len(line) <= columns for line in plain.splitlines())
+
+
+def test_a_redirected_log_is_the_one_on_file(tmp_path):
+    with (tmp_path / "log").open("w", encoding="utf-8") as log:
+        subprocess.run([sys.executable, "-c", SCRIPT], stdout=log, stderr=log, check=True,
+                       env=os.environ | {"PYTHONIOENCODING": "utf-8", "TERM": "xterm-256color", "FORCE_COLOR": "1"})
+    raw = (tmp_path / "log").read_bytes()
+    assert not re.search(rb"[\r\x1b\x08]", raw)
+    told = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "<time>", raw.decode())
+    told = re.sub(r"seconds=\S+", "seconds=<s>", re.sub(r"\d+:\d\d in all", "<s> in all", told))
+    assert told == (GOLDEN / "log.txt").read_text(encoding="utf-8")
 
 
 def test_no_color_is_respected():

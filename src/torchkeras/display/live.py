@@ -12,6 +12,7 @@ from torchkeras.display.screen import open_screen
 from torchkeras.engine.callback import Callback
 
 REDRAW_EVERY = 0.1  # seconds, in a terminal
+IDLE = 200  # times as long as a line took to draw, nothing is drawn: half a percent of the time at most
 HEARTBEAT_EVERY = 60.0  # seconds, in a log
 HEAD_EVERY = 20  # rows of the table between two heads
 
@@ -44,7 +45,8 @@ class LiveProgress(Callback):
         self.every = REDRAW_EVERY if self.screen.live else HEARTBEAT_EVERY
         self.rows, self.began = 0, self.clock()
         self.noted = 0
-        self.screen.line(text.device_line(model.run.device))
+        if model.run.device:
+            self.screen.line(text.device_line(model.run.device))
         self.tell_notes(model.run)
 
     def tell_notes(self, run: Any) -> None:
@@ -62,8 +64,10 @@ class LiveProgress(Callback):
         """Look at the clock; draw when it is time."""
         now = self.clock()
         if now >= self.next_draw:
-            self.next_draw = now + self.every
             self.draw(model, now)
+            self.next_draw = now + self.every
+            if self.screen.live:
+                self.next_draw = max(self.next_draw, now + IDLE * (self.clock() - now))
 
     def on_train_epoch_end(self, model: Any) -> None:
         """The validation pass has a clock of its own."""
@@ -74,20 +78,13 @@ class LiveProgress(Callback):
         run = model.run
         numbers = run.numbers()
         state = {"epoch": run.epoch, "epochs": run.config.epochs, "stage": run.stage, "step": run.step,
-                 "steps": run.steps, "elapsed": now - self.pass_began, "left": self.left(run, now), "numbers": numbers}
+                 "steps": run.steps, "elapsed": now - self.pass_began, "left": time_left(run, now - self.began),
+                 "numbers": numbers}
         if self.screen.live:
             best = "" if run.monitor.best is None else text.number(run.monitor.best)
             self.screen.redraw(text.progress_line(**state, best=best, width=self.screen.width))
         else:
             self.screen.line(text.rate_line(stamp(), **state))
-
-    def left(self, run: Any, now: float) -> float | None:
-        """Seconds to the last epoch, at the pace so far."""
-        if not run.steps:
-            return None
-        first = run.config.initial_epoch + 1
-        done = run.epoch - first + (run.step / run.steps if run.stage == "train" else 1.0)
-        return (now - self.began) / done * (run.config.epochs - run.config.initial_epoch - done) if done > 0 else None
 
     def on_validation_epoch_end(self, model: Any) -> None:
         """The epoch's row, and whether it is the best."""
@@ -126,6 +123,19 @@ class LiveProgress(Callback):
         """Give the cursor back before the error is shown; the line stays as it last was."""
         if hasattr(self, "screen"):
             self.screen.close(keep=True)
+
+
+def share_done(run: Any, whole: bool = False) -> float:
+    """How much of a run is behind it, 0 to 1; validation counts nothing, since the next epoch's is to come too."""
+    total = run.config.epochs - run.config.initial_epoch
+    in_epoch = 1.0 if whole or run.stage != "train" else run.step / run.steps if run.steps else 0.0
+    return min(max(run.epoch - run.config.initial_epoch - 1 + in_epoch, 0.0) / total, 1.0)
+
+
+def time_left(run: Any, seconds: float, whole: bool = False) -> float | None:
+    """Seconds to the last epoch, at the pace of those so far; None where the data does not tell its length."""
+    done = share_done(run, whole)
+    return seconds / done * (1 - done) if run.steps and done > 0 else None
 
 
 def stamp() -> str:

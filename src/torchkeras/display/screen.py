@@ -1,7 +1,8 @@
-"""Where output goes: a terminal, or a stream that only takes lines."""
+"""Where output goes: a notebook, a terminal, or a stream that only takes lines."""
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import sys
@@ -99,10 +100,21 @@ def encoding() -> str:
 
 
 def detect(stream: Any = None) -> str:
-    """``"terminal"`` or ``"plain"``: what standard output is."""
+    """``"notebook"``, ``"terminal"`` or ``"plain"``: what standard output is."""
     stream = stream or sys.stdout
+    if in_notebook(stream):
+        return "notebook"
     is_terminal = getattr(stream, "isatty", lambda: False)() and os.environ.get("TERM") != "dumb"
     return "terminal" if is_terminal else "plain"
+
+
+def in_notebook(stream: Any) -> bool:
+    """Whether what is shown reaches a notebook's page: there is a kernel, and output is not caught on its way."""
+    if "IPython" not in sys.modules or isinstance(stream, (io.TextIOWrapper, io.StringIO)):
+        return False
+    from IPython import get_ipython
+
+    return getattr(get_ipython(), "kernel", None) is not None
 
 
 def open_screen(write: Callable[[str], object] | None = None) -> Screen:

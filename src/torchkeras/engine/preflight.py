@@ -75,7 +75,8 @@ def check_learning(net: nn.Module, loss_fn: Any, optimizer: Any, lr_scheduler: A
 
 
 def name_of(loss_fn: Any) -> str:
-    """The name under which torch knows a loss."""
+    """The name under which torch knows a loss; what was added to it, and what wraps it, is seen through."""
+    loss_fn = getattr(loss_fn, "module", loss_fn)
     return type(loss_fn).__name__ if isinstance(loss_fn, nn.Module) else getattr(loss_fn, "__name__", "")
 
 

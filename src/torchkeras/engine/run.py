@@ -85,6 +85,7 @@ class Run:
     keeper: Keeps = field(default_factory=Keeps)
     exit_code: int = 0  # how the program ends once the run has, on SIGTERM
     active: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)  # by part: training, validation, ...
     started: float = field(default_factory=time.perf_counter)
     running: Callable[[], dict[str, float]] = dict  # the numbers of this pass so far
 

@@ -1,0 +1,55 @@
+"""Weights of single epochs, beside the best ones."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from torchkeras.display.targets import target
+from torchkeras.engine.callback import Callback
+from torchkeras.engine.checks import whole_number
+
+
+class EpochCheckpoint(Callback):
+    """Keeps the weights of the newest epochs, to look back at or to average, whether or not they were the best.
+
+    Each file, ``epoch_<n>.pt``, is what ``model.save_ckpt`` writes. Only files that this run wrote are removed.
+
+    Args:
+        ckpt_dir: the folder; it is made if it is not there.
+        save_freq: save each so many epochs.
+        max_ckpt: how many files to keep; None keeps all.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: a number is below 1, or the folder cannot be written.
+
+    Example:
+        >>> model.fit(train, callbacks=[EpochCheckpoint("weights", max_ckpt=3)])  # doctest: +SKIP
+    """
+
+    main_only = True
+
+    def __init__(self, ckpt_dir: str | os.PathLike[str] = "weights", save_freq: int = 1,
+                 max_ckpt: int | None = 10) -> None:
+        whole_number("save_freq", save_freq, least=1)
+        whole_number("max_ckpt", max_ckpt, least=1, optional=True)
+        self.folder = target("ckpt_dir", Path(ckpt_dir) / "epoch_1.pt").parent
+        self.save_freq, self.max_ckpt = save_freq, max_ckpt
+        self.files: list[Path] = []
+
+    def on_fit_start(self, model: Any) -> None:
+        """What earlier runs wrote is theirs."""
+        self.files = []
+
+    def on_validation_epoch_end(self, model: Any) -> None:
+        """Save; then remove the oldest, which may be gone already."""
+        if model.run.epoch % self.save_freq:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / f"epoch_{model.run.epoch}.pt"
+        model.save_ckpt(file)
+        self.files.append(file)
+        while self.max_ckpt is not None and len(self.files) > self.max_ckpt:
+            self.files.pop(0).unlink(missing_ok=True)

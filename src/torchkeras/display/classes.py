@@ -1,0 +1,128 @@
+"""How a classifier does on data: which classes it takes for which, and where it is most wrong."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchkeras import outputs
+from torchkeras.data import batches
+from torchkeras.data.batch import split
+from torchkeras.data.tree import map_tree
+
+
+class Wrong(NamedTuple):
+    """A sample that was given another class than its own."""
+
+    sample: Any
+    label: int
+    guess: int
+    confidence: float  # the probability of the guess
+    truth: float  # the probability of the label
+
+
+class Judged(NamedTuple):
+    """What a classifier did on data."""
+
+    confusion: Tensor  # (classes, classes): row the label, column the guess; int64
+    worst: list[Wrong]  # the least probable labels first
+
+
+class Recorded:
+    """Batches as they come, kept until their outputs have come too."""
+
+    def __init__(self, data: Iterable[Any]) -> None:
+        self.data = data
+        self.features: deque[Any] = deque()
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.data:
+            self.features.append(split(batch)[0])
+            yield batch
+
+
+def classifies(loss_fn: Any) -> bool:
+    """Whether a loss is one of those that classifiers have."""
+    try:
+        outputs.family(loss_fn)
+    except ValueError:
+        return False
+    return True
+
+
+def judge(model: Any, data: Any, most: int = 12) -> Judged | None:
+    """One pass over data; None where the loss, the outputs or the labels are not those of one class a sample.
+
+    Args:
+        model: a KerasModel.
+        data: what ``evaluate`` takes.
+        most: how many of the most wrong samples to keep.
+    """
+    if not classifies(model.loss_fn):
+        return None
+    recorded = Recorded(batches(data, name="val_data"))
+    counts, worst = torch.zeros(0, 0, dtype=torch.int64), list[Wrong]()
+    for preds, labels in model.predict(recorded, output="probabilities", with_labels=True, stream=True):
+        features, pair = recorded.features.popleft(), one_class(preds, labels)
+        if pair is None:
+            return None
+        probabilities, truth = pair
+        counts = added(counts, confusion(truth, probabilities.argmax(1), probabilities.shape[1]))
+        worst = sorted([*worst, *wrong(features, probabilities, truth, most)], key=lambda one: one.truth)[:most]
+    return Judged(counts, worst)
+
+
+def one_class(preds: Any, labels: Any) -> tuple[Tensor, Tensor] | None:
+    """Probabilities (N, classes) and labels (N,); None where they are neither that nor binary."""
+    if not isinstance(preds, Tensor) or not isinstance(labels, Tensor):
+        return None
+    if labels.dim() == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dim() != 1 or preds.shape[0] != len(labels):
+        return None
+    preds = preds.double()
+    if preds.dim() == 1 or preds.shape[1:] == (1,):
+        preds = preds.reshape(-1, 1)
+        preds = torch.cat([1 - preds, preds], dim=1)
+    elif preds.dim() != 2 or labels.is_floating_point():
+        return None
+    return preds, labels.round().long()
+
+
+def confusion(labels: Tensor, guesses: Tensor, classes: int) -> Tensor:
+    """How often each class (row) was given each class (column); labels that are none, such as -100, do not count.
+
+    Example:
+        >>> confusion(torch.tensor([0, 1, 1, -100]), torch.tensor([0, 1, 0, 1]), 2).tolist()
+        [[1, 0], [1, 1]]
+    """
+    known = (labels >= 0) & (labels < classes)
+    return torch.bincount(labels[known] * classes + guesses[known], minlength=classes**2).reshape(classes, classes)
+
+
+def added(one: Tensor, two: Tensor) -> Tensor:
+    """The sum of two counts; an empty one counts nothing."""
+    return one + two if one.numel() else two
+
+
+def wrong(features: Any, probabilities: Tensor, labels: Tensor, most: int) -> list[Wrong]:
+    """The samples of a batch whose label was least probable, among those with another guess."""
+    confidence, guesses = probabilities.max(1)
+    known = (labels >= 0) & (labels < probabilities.shape[1])
+    truth = probabilities.gather(1, labels.where(known, torch.zeros_like(labels))[:, None])[:, 0]
+    places = torch.nonzero(known & (guesses != labels))[:, 0]
+    places = places[truth[places].argsort(stable=True)][:most]
+    return [Wrong(at(features, place), int(labels[place]), int(guesses[place]), float(confidence[place]),
+                  float(truth[place])) for place in places.tolist()]
+
+
+def at(features: Any, place: int) -> Any:
+    """One sample of a batch, in main memory."""
+    def one(leaf: Any) -> Any:
+        return leaf[place].detach().cpu().clone() if isinstance(leaf, Tensor) and leaf.dim() else leaf
+
+    return map_tree(one, features)

@@ -1,0 +1,160 @@
+"""The listener that shows a run in a notebook: one view, updated in place, that stays in the saved file."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from torchkeras.display import text
+from torchkeras.display.html import Shown, view
+from torchkeras.display.live import share_done, time_left
+from torchkeras.display.samples import Samples
+from torchkeras.engine.callback import Callback
+
+REDRAW_EVERY = 0.25  # seconds: a front end takes a few messages a second
+IDLE = 200  # times as long as a view took to draw, nothing is drawn: half a percent of the time at most
+LONGEST_WAIT = 2.0  # seconds
+Show = Callable[[dict[str, str]], object]
+
+
+class NotebookProgress(Callback):
+    """Shows a run in a notebook: bar, table and curves in one place, without widgets or scripts.
+
+    However the run ends, the last view stays: it says whether the run is done, was stopped, interrupted or failed.
+
+    Args:
+        plot: draw the curves.
+        show: takes each view, a dict of MIME type to text, in place of the notebook; the first one opens it.
+        clock: gives seconds; for tests.
+
+    Example:
+        >>> views = []
+        >>> model.fit(train, quiet=True, callbacks=[NotebookProgress(show=views.append)])  # doctest: +SKIP
+    """
+
+    main_only = looks_only = True
+
+    def __init__(self, plot: bool = True, show: Show | None = None,
+                 clock: Callable[[], float] = time.perf_counter) -> None:
+        self.plot, self.given, self.clock = plot, show, clock
+        self.next_look = 0.0
+        self.show: Show | None = None
+
+    def on_fit_start(self, model: Any) -> None:
+        """Open the view."""
+        self.show = self.given or in_place()
+        self.samples = Samples()
+        self.numbers: dict[str, float] = {}
+        self.batches: list[tuple[float, float]] = []
+        self.began = self.pass_began = self.clock()
+        self.draw(model.run, self.began)
+        self.next_look, self.next_draw = 0.0, self.began + REDRAW_EVERY
+
+    def on_epoch_start(self, model: Any) -> None:
+        """The training pass begins."""
+        self.pass_began = self.clock()
+
+    def on_step_end(self, model: Any) -> None:
+        """Look at the clock; note the batch's loss and draw when it is time."""
+        now = self.clock()
+        if now >= self.next_look:
+            self.look(model.run, now)
+
+    def on_train_epoch_end(self, model: Any) -> None:
+        """The validation pass begins."""
+        self.pass_began = self.clock()
+
+    def look(self, run: Any, now: float) -> None:
+        """Note the batch's loss; draw, unless that was done a moment ago."""
+        self.samples.take(run)
+        self.next_look = now + self.samples.every
+        if now >= self.next_draw:
+            self.draw(run, now)
+
+    def on_validation_epoch_end(self, model: Any) -> None:
+        """The epoch has its row; the view follows when it is time."""
+        now = self.clock()
+        if now >= self.next_draw:
+            self.draw(model.run, now, whole=True)
+
+    def on_fit_end(self, model: Any) -> None:
+        """The last view."""
+        run = model.run
+        state = "interrupted" if run.interrupted else "done" if run.stop_reason is None else "stopped"
+        self.draw(run, self.clock(), state, run.stop_reason or "", whole=True)
+
+    def on_exception(self, model: Any) -> None:
+        """The last view, and what came."""
+        if self.show is None or model.run is None:
+            return
+        error = sys.exc_info()[1]
+        state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        self.draw(model.run, self.clock(), state, "" if error is None else text.short(brief(error), 300))
+
+    def draw(self, run: Any, now: float, state: str = "running", reason: str = "", whole: bool = False) -> None:
+        """One view, of whole epochs or of one that runs; the longer it took, the later the next one."""
+        try:
+            self.numbers = {} if whole else dict(run.numbers())
+            self.batches = self.samples.read() if self.plot else []
+        except Exception:
+            if state == "running":
+                raise
+            self.numbers = {}  # the device may be what failed
+        shown = self.shown(run, now, state, reason, whole)
+        if self.show is not None:
+            self.show({"text/html": view(shown), "text/plain": plain(shown)})
+        end = self.clock()
+        self.next_draw = end + min(max(REDRAW_EVERY, IDLE * (end - now)), LONGEST_WAIT)
+
+    def shown(self, run: Any, now: float, state: str, reason: str, whole: bool) -> Shown:
+        """What there is to see."""
+        history, numbers = run.history, self.numbers
+        epochs = history.get("epoch", ())
+        if not whole and epochs and epochs[-1] == run.epoch:  # while it is validated, its row has begun
+            begun = {name: column[-1] for name, column in history.items() if name != "epoch"}
+            numbers = {name: value for name, value in begun.items() if not math.isnan(value)} | numbers
+            history = {name: column[:-1] for name, column in history.items()}
+        over = whole and state != "running"
+        steps, seconds = (run.trained, now - self.began) if over else (run.step, now - self.pass_began)
+        return Shown(
+            state=state, reason=reason, device=run.device, epoch=int(epochs[-1]) if over and epochs else run.epoch,
+            epochs=run.config.epochs, fraction=1.0 if state == "done" else share_done(run, whole),
+            stage=run.stage, step=0 if whole else run.step, steps=run.steps, seconds=now - self.began,
+            left=time_left(run, now - self.began, whole), rate=steps / seconds if seconds > 0 else 0.0,
+            numbers=numbers, history=history, monitor=run.monitor.name, best=run.monitor.best,
+            best_epoch=run.monitor.best_epoch, notes=list(run.notes), batches=self.batches, curves=self.plot)
+
+
+def brief(error: BaseException) -> str:
+    """An error on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+
+
+def plain(shown: Shown) -> str:
+    """The same for a viewer that knows no HTML."""
+    history, names = shown.history, list(shown.history)
+    rows = [] if shown.state == "running" else [
+        {name: history[name][place] for name in names} for place in range(len(history.get("epoch", ())))]
+    lines = [text.header(names)] if rows else []
+    lines += [text.table_row(row, names, star=row["epoch"] == shown.best_epoch) for row in rows]
+    last = text.last_line(shown.monitor, shown.best, shown.best_epoch, shown.seconds)
+    return "\n".join([*lines, " · ".join(filter(None, (shown.state, shown.reason, last)))])
+
+
+def in_place() -> Show:
+    """A place in the cell that runs; each view takes the place of the one before."""
+    from IPython.display import display
+
+    handle: Any = None
+
+    def show(bundle: dict[str, str]) -> None:
+        nonlocal handle
+        if handle is None:
+            handle = display(bundle, raw=True, display_id=True)
+        else:
+            handle.update(bundle, raw=True)
+
+    return show
