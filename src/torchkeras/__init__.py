@@ -3,10 +3,10 @@
 This is an independent implementation, written from scratch, of the torchkeras interface.
 """
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from torchkeras import data, functional, losses, metrics
-from torchkeras.display.figures import plot_confusion, plot_history, plot_metric
+from torchkeras import data, losses, metrics
 from torchkeras.engine.callback import Callback
 from torchkeras.engine.ending import CheckpointCorruptError
 from torchkeras.engine.epoch import EpochRunner
@@ -14,12 +14,16 @@ from torchkeras.engine.hardware import devices
 from torchkeras.engine.history import History
 from torchkeras.engine.run import Run
 from torchkeras.engine.step import StepRunner
-from torchkeras.functional import Input
 from torchkeras.kerasmodel import KerasModel
 from torchkeras.saving import load_checkpoint, load_weights, save_checkpoint
 from torchkeras.summary import flop_summary, summary
 from torchkeras.utils import printlog, seed_everything
-from torchkeras.vlog import VLog
+
+if TYPE_CHECKING:
+    from torchkeras import functional
+    from torchkeras.display.figures import plot_confusion, plot_history, plot_metric
+    from torchkeras.functional import Input
+    from torchkeras.vlog import VLog
 
 __version__ = "5.0.0a1"
 
@@ -52,10 +56,20 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # older notebooks import these from the top; they live in utils
-    if name in ("colorful", "delete_object"):
-        from torchkeras import utils
+LATER = {  # loaded on first use, so that importing this package takes little more than importing torch
+    "Input": "torchkeras.functional", "VLog": "torchkeras.vlog", "plot_confusion": "torchkeras.display.figures",
+    "plot_history": "torchkeras.display.figures", "plot_metric": "torchkeras.display.figures",
+    "colorful": "torchkeras.utils", "delete_object": "torchkeras.utils",  # older notebooks import these from here
+}
 
-        return getattr(utils, name)
+
+def __getattr__(name: str) -> Any:
+    if name == "functional":
+        return import_module("torchkeras.functional")
+    if name in LATER:
+        return getattr(import_module(LATER[name]), name)
     raise AttributeError(f"module 'torchkeras' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

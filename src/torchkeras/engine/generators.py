@@ -11,15 +11,14 @@ import torch
 from torchkeras.data.source import holders
 from torchkeras.engine.state import put_random_states, random_states
 
-KINDS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-
 
 def own_generators(source: Any) -> list[Any]:
     """The generators of a DataLoader, its samplers and its Dataset, each once, in a fixed order."""
     found: list[Any] = []
+    kinds = torch.Generator, np.random.Generator, np.random.RandomState, random.Random
     for holder in holders(source):
         for value in list(getattr(holder, "__dict__", {}).values()):
-            if isinstance(value, KINDS) and not any(value is one for one in found):
+            if isinstance(value, kinds) and not any(value is one for one in found):
                 found.append(value)
     return found
 
