@@ -38,7 +38,8 @@ def test_every_block_runs_after_those_above_it(readme, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = run(readme.read_text(encoding="utf-8"), readme.name)
     assert list(namespace["history"].columns)[0] == "epoch"
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "circle.pt", "circle", "circle.state"}
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "circle.pt", "circle", "circle.state",
+                                                          "circle.html"}
 
 
 def test_both_readmes_hold_the_same_code():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,7 +46,8 @@ def fitted(model: KerasModel, config: FitConfig, callbacks: list[Any], train_dat
     """In each process: the run, and what is to be brought back of it."""
     frame = model.fit_run(config, callbacks, train_data, val_data)
     run: Any = model.run
-    bare: Any = dataclasses.replace(run, accelerator=None, tools=Tools({}), together=Alone(), keeper=Keeps(),
+    device: Any = SimpleNamespace(device=run.accelerator.device)
+    bare: Any = dataclasses.replace(run, accelerator=device, tools=Tools({}), together=Alone(), keeper=Keeps(),
                                     running=dict, logs={})
     states = [part.state_dict() if part is not None else None for part in (model.optimizer, model.lr_scheduler)]
     return {"frame": frame, "run": bare, "weights": [module.state_dict() for module in model.learners()],

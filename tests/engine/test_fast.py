@@ -454,3 +454,27 @@ def test_weights_that_a_callback_freezes_or_replaces_are_trained_as_in_plain_ste
     exact = last("exact", change)
     torch.testing.assert_close(last("fast", change), exact, rtol=1e-3, atol=1e-3)
     assert not torch.allclose(last("fast", lambda net: None), exact, rtol=1e-2, atol=1e-2)  # control
+
+
+@needs_compiler
+def test_a_loss_that_reads_the_weights_of_the_net_is_left_to_plain_steps(monkeypatch):
+    monkeypatch.setattr(fast, "COMPILE_TIME", 0.0)
+    monkeypatch.setattr(fast, "FIRST", 1)
+    monkeypatch.setattr(fast, "TIMED", 2)
+
+    def train(decay, **options):
+        net = net_of()
+        own = lambda preds, labels: nn.functional.cross_entropy(preds, labels) + decay * sum(  # noqa: E731
+            (weight ** 2).sum() for weight in net.parameters())
+        model = KerasModel(net, own if decay else "cross_entropy", optimizer="sgd")
+        model.optimizer.param_groups[0]["lr"] = 0.1
+        torch.manual_seed(2)
+        model.fit((X, Y), epochs=2, batch_size=BATCH, ckpt_path=None, quiet=True, **options)
+        return torch.cat([weight.flatten() for weight in net.parameters()]), " ".join(model.run.notes)
+
+    exact, _ = train(0.1)
+    found, told = train(0.1, speed="fast")
+    _, without = train(None, speed="fast")
+    assert torch.allclose(exact, found, atol=1e-5)
+    assert "one graph a step: this net could not be compiled (OtherNumbers)" in told
+    assert "one graph a step: this net could not be compiled" not in without

@@ -105,6 +105,7 @@ class WholeStep(Plain):
                         for group in self.groups]
         self.counters = {name: metric for name, metric in step.metrics_dict.items()
                          if isinstance(metric, Metric) and metric.sums and not metric.lists}
+        self.compare_gradients(step, batch)
         self.one = self.traced(step)
         self.graph: Any = compiled(self.one, fullgraph=True)
         self.rehearse(self.graph, self.one, *batch)
@@ -115,22 +116,45 @@ class WholeStep(Plain):
         why = unfit(step, batch, pilot.options)
         return None if why is None else f"a graph does not go with {why}"
 
+    def compare_gradients(self, step: StepRunner, batch: Any) -> None:
+        """Refuse a loss that reads the net's own weights: a graph learns on copies, and would miss that part."""
+        loss_of, learning = self.loss_of(step), dict(step.net.named_parameters())
+        before = [(one, one.clone()) for one in self.fixed.values()]
+        with without_trace(batch[0].device):
+            loss = step.try_out(batch)[2]
+            usual = torch.autograd.grad(loss, [learning[name] for name in self.weights], allow_unused=True)
+        for one, old in before:
+            one.copy_(old)
+        with without_trace(batch[0].device), torch.no_grad():
+            found, _ = grad_and_value(loss_of, has_aux=True)(*copied((self.weights, self.fixed)), *batch)
+        for name, one in zip(self.weights, usual, strict=True):
+            if not torch.allclose(found[name], torch.zeros_like(found[name]) if one is None else one,
+                                  rtol=1e-3, atol=1e-5, equal_nan=True):
+                raise OtherNumbers
+
+    @staticmethod
+    def loss_of(step: StepRunner) -> Callable[..., Any]:
+        """The loss as a function of the weights."""
+        net, loss_fn = step.net, step.loss_fn
+
+        def loss_of(weights: Any, fixed: Any, features: Tensor, labels: Tensor) -> Any:
+            preds = functional_call(net, (weights, fixed), (features,))
+            return loss_fn(preds, labels), preds
+
+        return loss_of
+
     def traced(self, step: StepRunner) -> Callable[..., Any]:
         """What is compiled; everything that changes comes in as an argument."""
-        net, loss_fn, limit = step.net, step.loss_fn, step.config.clip_grad_norm
+        loss_of, limit = self.loss_of(step), step.config.clip_grad_norm
         counters, groups = list(self.counters.values()), self.groups
 
         def whole(weights: Any, fixed: Any, states: Any, numbers: Any, features: Tensor, labels: Tensor,
                   alive: Tensor | None = None) -> Any:
-            def loss_of(weights: Any, fixed: Any) -> Any:
-                preds = functional_call(net, (weights, fixed), (features,))
-                return loss_fn(preds, labels), preds
-
             written = [*weights.values(), *(one for state in states for column in state for one in column
                                             if isinstance(one, Tensor))]
             before = [one.clone() for one in written]
             buffers = [] if alive is None else [(one, one.clone()) for one in fixed.values()]
-            gradients, (loss, preds) = grad_and_value(loss_of, has_aux=True)(weights, fixed)
+            gradients, (loss, preds) = grad_and_value(loss_of, has_aux=True)(weights, fixed, features, labels)
             gradients = gradients if limit is None else clipped(gradients, limit)
             for group, state, moving in zip(groups, states, numbers, strict=True):
                 group.update([weights[name] for name in group.names], [gradients[name] for name in group.names],
