@@ -10,7 +10,7 @@ demo: .venv/.demo
 	$(BIN)/python examples/mnist_cnn.py $(if $(DATA),--data $(DATA)) $(ARGS)
 
 test: lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 faults: .venv/.dev
 	$(BIN)/python -m tests.faults $(ARGS)

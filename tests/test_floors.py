@@ -17,8 +17,8 @@ FLOORS = [  # a file imports from its own floor and those below; the first match
     ("engine.weighing engine.preflight engine.interrupt engine.joining", 3),
     ("engine.schedule engine.step engine.epoch engine.callback engine.hardware engine.checkpoint engine.session "
      "engine.gradients engine.lockstep engine.shards engine.fast engine.ways engine.wholestep engine.wholeblock "
-     "engine.forms engine.vault engine.snapshot engine.packing engine.archive engine.keeper engine.metricstate "
-     "engine.generators", 4),
+     "engine.forms engine.vault engine.snapshot engine.packing engine.archive engine.keeper engine.keeping "
+     "engine.inexact engine.metricstate engine.generators", 4),
     ("engine.loop", 5),
     ("callbacks display.live display.notebook display.progress display.report display.stopwatch utils", 6),
     ("engine.launch engine.worker", 5),

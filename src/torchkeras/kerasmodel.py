@@ -32,7 +32,7 @@ from torchkeras.engine.fast import piloted
 from torchkeras.engine.forms import form
 from torchkeras.engine.history import History
 from torchkeras.engine.joining import joinable
-from torchkeras.engine.keeper import kept
+from torchkeras.engine.keeping import kept
 from torchkeras.engine.lockstep import lockstep
 from torchkeras.engine.monitor import Monitor, direction
 from torchkeras.engine.run import Run, Tools

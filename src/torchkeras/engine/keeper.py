@@ -5,20 +5,17 @@ from __future__ import annotations
 import copy
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from torchkeras.data import Batches, seeded
-from torchkeras.data.source import holders, stateful
-from torchkeras.data.start import numbered
+from torchkeras.data import Batches
 from torchkeras.engine import hardware
 from torchkeras.engine.archive import files
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.checkpoint import Best
-from torchkeras.engine.ending import CheckpointCorruptError, PassEnded
+from torchkeras.engine.ending import PassEnded
 from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.generators import drawn, put_drawn
+from torchkeras.engine.inexact import inexact, unsaved_metrics
 from torchkeras.engine.means import number
 from torchkeras.engine.metricstate import counted, put_counted
 from torchkeras.engine.packing import Packer
@@ -28,46 +25,6 @@ from torchkeras.engine.vault import Vault
 from torchkeras.engine.when import When
 
 ASK_EVERY = 16  # steps after which several processes ask the first one what the time is
-
-
-@contextmanager
-def kept(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batches, val: Batches | None,
-         vault: Vault | None, saved: dict[str, Any] | None) -> Iterator[None]:
-    """While the loop runs, write its state as often as was asked; begin from a saved one, if there is one."""
-    if not run.config.keeps_state:
-        yield
-        return
-    keeper = Keeper(model, run, callbacks, best, train, val, vault)
-    if saved is not None:
-        with undone(model, run, saved):
-            keeper.go_on(saved)
-    run.keeper = keeper
-    train.begins, train.between = keeper.begins, keeper.between
-    try:
-        keeper.begin_run(fresh=saved is None)
-        yield
-    finally:
-        run.keeper = Keeps()
-        train.begins = train.between = None
-        keeper.wait()
-
-
-@contextmanager
-def undone(model: Any, run: Run, saved: dict[str, Any]) -> Iterator[None]:
-    """If a state turns out not to fit after all, nothing stays half put back; the session undoes the weights."""
-    parts = [one for one in (model.optimizer, model.lr_scheduler) if one is not None]
-    before = [copy.deepcopy(one.state_dict()) for one in parts]
-    learning = [(weight, weight.requires_grad) for module in model.learners() for weight in module.parameters()]
-    try:
-        yield
-    except Exception as error:
-        for part, state in zip(parts, before, strict=True):
-            part.load_state_dict(state)
-        for weight, learns in learning:
-            weight.requires_grad_(learns)
-        run.trained = run.updates = 0
-        raise CheckpointCorruptError(f"state {saved['number']} does not fit this run "
-                                     f"({type(error).__name__}: {error})") from error
 
 
 class Keeper(Keeps):
@@ -306,30 +263,6 @@ class Keeper(Keeps):
             put_counted(metric, sums["metrics"][name])
         for name, buffer in self.model.net.named_buffers() if own["buffers"] else ():
             buffer.copy_(own["buffers"][name])
-
-
-def unsaved_metrics(metrics: dict[str, Any]) -> list[str]:
-    """Why the state of a run cannot be written in mid-epoch, if it cannot."""
-    found = []
-    for name, metric in metrics.items():
-        try:
-            Packer().pack(counted(metric), f"metrics_dict[{name!r}]")
-        except (TypeError, ValueError) as error:
-            found.append(f"at the end of epochs only, because of what a metric keeps: {error}")
-    return found
-
-
-def inexact(train: Batches) -> list[str]:
-    """What of the data will not come out the same in an epoch that was stopped."""
-    source: Any = train.source
-    if train.memory is not None or isinstance(source, list) or stateful(source):
-        return []
-    if not numbered(source):
-        return [f"{train.name} does not tell where it is: in a run that goes on it is read again up to there"]
-    if source.num_workers and not any(isinstance(one, seeded) for one in holders(source)):
-        return ["random numbers that a Dataset draws in loader workers are others in an epoch that was stopped; "
-                "torchkeras.data.seeded(dataset) makes them the same"]
-    return []
 
 
 def remembers(listener: Any) -> bool:

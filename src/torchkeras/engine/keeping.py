@@ -1,0 +1,56 @@
+"""Around the loop of a run whose state is kept: begin from a saved one, write as often as was asked."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torchkeras.data import Batches
+from torchkeras.engine.callback import CallbackList
+from torchkeras.engine.checkpoint import Best
+from torchkeras.engine.ending import CheckpointCorruptError
+from torchkeras.engine.keeper import Keeper
+from torchkeras.engine.run import Keeps, Run
+from torchkeras.engine.vault import Vault
+
+
+@contextmanager
+def kept(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batches, val: Batches | None,
+         vault: Vault | None, saved: dict[str, Any] | None) -> Iterator[None]:
+    """While the loop runs, write its state as often as was asked; begin from a saved one, if there is one."""
+    if not run.config.keeps_state:
+        yield
+        return
+    keeper = Keeper(model, run, callbacks, best, train, val, vault)
+    if saved is not None:
+        with undone(model, run, saved):
+            keeper.go_on(saved)
+    run.keeper = keeper
+    train.begins, train.between = keeper.begins, keeper.between
+    try:
+        keeper.begin_run(fresh=saved is None)
+        yield
+    finally:
+        run.keeper = Keeps()
+        train.begins = train.between = None
+        keeper.wait()
+
+
+@contextmanager
+def undone(model: Any, run: Run, saved: dict[str, Any]) -> Iterator[None]:
+    """If a state turns out not to fit after all, nothing stays half put back; the session undoes the weights."""
+    parts = [one for one in (model.optimizer, model.lr_scheduler) if one is not None]
+    before = [copy.deepcopy(one.state_dict()) for one in parts]
+    learning = [(weight, weight.requires_grad) for module in model.learners() for weight in module.parameters()]
+    try:
+        yield
+    except Exception as error:
+        for part, state in zip(parts, before, strict=True):
+            part.load_state_dict(state)
+        for weight, learns in learning:
+            weight.requires_grad_(learns)
+        run.trained = run.updates = 0
+        raise CheckpointCorruptError(f"state {saved['number']} does not fit this run "
+                                     f"({type(error).__name__}: {error})") from error
