@@ -624,3 +624,60 @@ def test_best_weights_that_are_gone_from_their_file_are_written_again(tmp_path, 
     runs.run(tmp_path / "best", [StopAt(38)], resume=True)
     (tmp_path / "best").unlink()
     assert unlike(whole(), runs.run(tmp_path / "best", resume=True)) == []
+
+
+@pytest.mark.parametrize("failing", range(1, 12))
+def test_best_weights_whose_first_write_failed_are_written_with_the_next_state(tmp_path, whole, monkeypatch, failing):
+    from torchkeras.engine import vault
+
+    write, calls = vault.Vault.write, []
+
+    def fails_once(self, facts, tensors, best_owner):
+        calls.append(best_owner)
+        if len(calls) == failing:
+            raise OSError(28, "No space left on device")
+        return write(self, facts, tensors, best_owner)
+
+    monkeypatch.setattr(vault.Vault, "write", fails_once)
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        runs.run(tmp_path / "best", [StopAt(33)], resume=True, save_every=3)
+    assert len(calls) == 11
+    monkeypatch.undo()
+    (tmp_path / "best").unlink()
+    assert unlike(whole(), runs.run(tmp_path / "best", resume=True)) == []
+
+
+def test_an_error_of_any_kind_while_writing_is_told(tmp_path, monkeypatch):
+    from torchkeras.engine import vault
+
+    def fails(*_):
+        raise KeyError("something else")
+
+    monkeypatch.setattr(vault.Vault, "write", fails)
+    with pytest.warns(UserWarning, match=r"could not be saved \(KeyError: 'something else'\); the run goes on"):
+        runs.run(tmp_path / "best", epochs=1, length=1, resume=True)
+
+
+def test_the_files_that_a_run_goes_on_from_are_let_go(tmp_path):
+    class Mapped(Callback):
+        def on_fit_end(self, model):
+            with open("/proc/self/maps") as maps:
+                self.found = [line for line in maps if "best.state" in line]
+
+    runs.run(tmp_path / "best", [StopAt(7)], resume=True)
+    mapped = Mapped()
+    runs.run(tmp_path / "best", [mapped, StopAt(30)], resume=True)
+    runs.run(tmp_path / "best", [mapped], resume=True)
+    assert mapped.found == []
+
+
+def test_a_net_that_was_drawn_goes_on_too():
+    from torchkeras import Input, functional
+
+    torch.manual_seed(0)
+    first = Input((3,))
+    hidden = nn.Dropout(0.2)(nn.Linear(3, 8)(first)).relu()
+    model = KerasModel(functional.build(first, nn.Linear(8, 1)(hidden)), "mse")
+    x = torch.randn(60, 3)
+    assert model.verify_resume((x, x[:, :1]), batch_size=10).identical

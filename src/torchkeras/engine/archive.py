@@ -100,15 +100,14 @@ def check_schedule(state: dict[str, Any], run: Run, train: Batches) -> None:
                         "OneCycleLR has left", fix="Its length is fixed as it is built: use another schedule.")
 
 
-def files(state: dict[str, Any], vault: Vault) -> tuple[Any, dict[str, Any], bool]:
-    """A state as JSON and the tensors of each file; best weights that were written before are left out."""
+def files(state: dict[str, Any], vault: Vault) -> tuple[Any, dict[str, Any], Any]:
+    """A state as JSON and the tensors of each file; and whose the best weights are, where they are not written yet."""
     weights, best, rest = Packer(), Packer(), Packer()
     owner = state["best"]
     new = vault.best_owner is not owner.weights or not vault.best_is_there()
-    if new:
-        vault.best_facts, vault.best_owner = best.pack(owner.named(), "best"), owner.weights
     others = {name: value for name, value in state.items() if name != "best"}
-    facts = {"weights": weights.pack(state["net"][0], ""), "best": vault.best_facts,
+    facts = {"weights": weights.pack(state["net"][0], ""),
+             "best": best.pack(owner.named(), "best") if new else vault.best_facts,
              "state": rest.pack({**others, "net": state["net"][1:]}, "")}
     return facts, {"weights.safetensors": weights.tensors, "best.safetensors": best.tensors,
-                   "state.safetensors": rest.tensors}, new
+                   "state.safetensors": rest.tensors}, owner.weights if new else None

@@ -158,7 +158,6 @@ class Keeper(Keeps):
     def save(self, phase: str, epoch: int) -> None:
         """Take down the state of this moment, or of the boundary that is kept in ``here``, and write it."""
         run = self.run
-        run.tools.settle()
         ranks = run.together.gather(self.own_part(phase))
         self.wait()
         if self.vault is not None:
@@ -193,7 +192,7 @@ class Keeper(Keeps):
         def put_down() -> None:
             try:
                 vault.write(*content)
-            except OSError as error:
+            except Exception as error:
                 self.failure = error
 
         self.writer = threading.Thread(target=put_down, name="torchkeras-keeper")
@@ -229,6 +228,8 @@ class Keeper(Keeps):
         self.when.done(run.trained)
         if run.monitor.exhausted:
             run.stop_reason = f"{run.monitor.name} without improvement in {run.monitor.misses} epoch, early stopping"
+        if not self.stopped_inside:
+            saved.clear()  # lets go of the files
 
     def own_of(self, saved: dict[str, Any]) -> Any:
         """This process's part of a state; where there are more processes than there were, the first one's."""
@@ -253,6 +254,7 @@ class Keeper(Keeps):
         hardware.place_in_pass(run.accelerator, run.step)
         if own["sums"] is not None:
             self.put_sums(own)
+        self.saved.clear()
 
     def put_sums(self, own: Any) -> None:
         """Put back what this pass has counted."""

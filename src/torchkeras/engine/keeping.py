@@ -41,6 +41,7 @@ def kept(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batch
 @contextmanager
 def undone(model: Any, run: Run, saved: dict[str, Any]) -> Iterator[None]:
     """If a state turns out not to fit after all, nothing stays half put back; the session undoes the weights."""
+    number = saved["number"]
     parts = [one for one in (model.optimizer, model.lr_scheduler) if one is not None]
     before = [copy.deepcopy(one.state_dict()) for one in parts]
     learning = [(weight, weight.requires_grad) for module in model.learners() for weight in module.parameters()]
@@ -52,5 +53,5 @@ def undone(model: Any, run: Run, saved: dict[str, Any]) -> Iterator[None]:
         for weight, learns in learning:
             weight.requires_grad_(learns)
         run.trained = run.updates = 0
-        raise CheckpointCorruptError(f"state {saved['number']} does not fit this run "
+        raise CheckpointCorruptError(f"state {number} does not fit this run "
                                      f"({type(error).__name__}: {error})") from error

@@ -127,15 +127,15 @@ class Vault:
         """The folder of a state."""
         return self.folder / f"{number:08d}"
 
-    def write(self, facts: Any, tensors: Mapping[str, Mapping[str, Tensor]], new_best: bool = True) -> int:
-        """Add a state; then drop the oldest. Best weights that are those of the state before are linked to them."""
+    def write(self, facts: Any, tensors: Mapping[str, Mapping[str, Tensor]], best_owner: Any) -> int:
+        """Add a state; then drop the oldest. Without an owner, the best weights are linked to those of the latest."""
         number = max(self.numbers(), default=0) + 1
         temporary = self.folder / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             temporary.mkdir()
             digests = {name: self.write_file(temporary / name, content)
-                       for name, content in self.contents(facts, tensors, new_best)}
-            if not new_best:
+                       for name, content in self.contents(facts, tensors, best_owner is not None)}
+            if best_owner is None:
                 digests["best.safetensors"] = self.link_best(temporary)
             write_flushed(temporary / MANIFEST, manifest(digests))
             flush_to_disk(temporary)
@@ -145,6 +145,7 @@ class Vault:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         self.latest, self.best_digest = number, digests["best.safetensors"]
+        self.best_owner, self.best_facts = best_owner or self.best_owner, facts["best"]
         self.drop_old()
         return number
 
