@@ -1,0 +1,421 @@
+"""LightModel: any net with a loss and metrics, trained by pytorch-lightning's Trainer."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, distributed, nn
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+
+from torchkeras import names
+from torchkeras.arguments import make_optimizer, named_metrics
+from torchkeras.callbacks.needed import needed
+from torchkeras.data import batch as batches
+from torchkeras.engine import preflight, weighing
+from torchkeras.engine.checks import bad_type, bad_value, did_you_mean
+from torchkeras.engine.epoch import EpochRunner
+from torchkeras.engine.history import History
+from torchkeras.engine.joining import joinable
+from torchkeras.engine.schedule import check_length, interval_of
+from torchkeras.engine.step import StepRunner
+from torchkeras.engine.together import Alone
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pytorch_lightning as pl
+else:
+    pl = needed("pytorch_lightning", "LightModel", "pytorch-lightning")
+
+# Lightning keeps precision and accumulation to itself, so a step here is a plain one.
+PLAIN: Any = SimpleNamespace(mixed_precision="no", gradient_accumulation_steps=1)
+SAVED = "torchkeras_history"  # where a Lightning checkpoint keeps the epochs behind it
+
+
+class LightModel(pl.LightningModule):
+    """Train a net with pytorch-lightning's ``Trainer``, and get the numbers and the history of ``KerasModel``.
+
+    Two ways. Pass the parts. Or subclass: ``shared_step(batch)`` says what the loss of a batch is (and what else to
+    watch), ``configure_optimizers()`` what learns; the layers may be ``net`` or your own with a ``forward``. All that
+    Lightning offers stays as it is: its callbacks, checkpoints, loggers, precision and strategies watch ``train_loss``,
+    ``val_loss``, ``val_<metric>``. A hook that you override should call ``super()``.
+
+    Numbers of an epoch are means over its samples, and metrics count over the whole epoch. Each epoch prints a dated
+    rule, its number (from 1), what was measured on the validation data and what on the training data. After ``fit``
+    the net holds the last weights; Lightning's ``ModelCheckpoint`` keeps the best.
+
+    Args:
+        net: the module to train.
+        loss_fn: ``(preds, labels) -> scalar``: a module, a function or a name such as ``"cross_entropy"``. None for a
+            net whose output brings its own ``loss``.
+        metrics_dict: a dict of name to metric (ours, torchmetrics', a function ``(preds, labels)``, or a name), or a
+            list of names such as ``["accuracy", "auc"]``.
+        optimizer: a torch optimizer on the parameters, or a name such as ``"adam"``. Default: Adam, lr 3e-4.
+        lr_scheduler: a torch scheduler on that optimizer. OneCycleLR and CyclicLR move with every update,
+            ReduceLROnPlateau with the validation loss (the training loss, where nothing is validated), the rest with
+            every epoch.
+        quiet: print nothing.
+
+    Raises:
+        ImportError: pytorch-lightning is not installed.
+        TypeError: a part is of the wrong kind, such as a class where an object is meant.
+        ValueError: a name is unknown, or a metric's name is taken.
+
+    Example:
+        >>> import torch
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> loader = DataLoader(TensorDataset(torch.randn(64, 4), torch.randint(0, 2, (64,))), batch_size=16)
+        >>> class Classifier(LightModel):
+        ...     def shared_step(self, batch):
+        ...         features, labels = batch
+        ...         preds = self(features)
+        ...         return {"loss": torch.nn.functional.cross_entropy(preds, labels),
+        ...                 "acc": (preds.argmax(dim=1) == labels).float().mean()}
+        ...     def configure_optimizers(self):
+        ...         return torch.optim.Adam(self.parameters(), lr=0.01)
+        >>> list(Classifier(net=torch.nn.Linear(4, 2)).shared_step(next(iter(loader))))
+        ['loss', 'acc']
+        >>> model = LightModel(net=torch.nn.Linear(4, 2), loss_fn="cross_entropy", metrics_dict={"acc": "accuracy"})
+        >>> model.shared_step(next(iter(loader)))["loss"].shape
+        torch.Size([])
+    """
+
+    def __init__(self, net: nn.Module | None = None, loss_fn: Any = None,
+                 metrics_dict: Mapping[str, Any] | Sequence[Any] | None = None, optimizer: Any = None,
+                 lr_scheduler: Any = None, *, quiet: bool = False) -> None:
+        super().__init__()
+        loss_fn = names.loss(loss_fn) if isinstance(loss_fn, str) else loss_fn
+        if isinstance(optimizer, str):
+            names.look_up("optimizer", optimizer, names.optimizers())
+        preflight.check_parts(self if net is None else net, loss_fn,
+                              None if isinstance(optimizer, str) else optimizer, lr_scheduler)
+        self.net, self.loss_fn = net, loss_fn
+        self.metrics_dict = named_metrics(metrics_dict, loss_fn)
+        self.optimizer, self.lr_scheduler, self.quiet = optimizer, lr_scheduler, quiet
+        self.history = History()
+        self.stage = "train"  # of the batch in hand: "train", "val" or "test"
+        self.passes: dict[str, EpochRunner] = {}  # those under way, by stage
+        self.measuring: dict[str, dict[str, Any]] = {}  # metrics by stage: a validation may come in mid-epoch
+        self.validated: dict[str, float] = {}  # in this epoch
+
+    # What a batch is worth: override shared_step, or let the parts decide.
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the net."""
+        if self.net is None:
+            raise bad_type("net", received="None", expected="an nn.Module",
+                           fix="Pass net=..., or write forward in your subclass.")
+        return self.net(*args, **kwargs)
+
+    def shared_step(self, batch: Any) -> Mapping[str, Any]:
+        """The loss of a batch under "loss", and any other number of it: override this.
+
+        Each is averaged over the samples of the epoch. What is no such average (an AUC, an F1) belongs into
+        ``metrics_dict``, and is fed by :meth:`measure` or by ``super().shared_step(batch)``.
+
+        Args:
+            batch: what the loader gives, for training, validation and test alike; ``self.stage`` says for which.
+
+        Returns:
+            ``{"loss": scalar tensor, ...}``.
+        """
+        step = self.under_way(self.stage).step_runner
+        preds, labels, loss = step.rehearse(batch) if step.rehearsing else step.try_out(batch)
+        self.measure(preds, labels)
+        return {"loss": loss}
+
+    def measure(self, preds: Any, labels: Any) -> None:
+        """Let the metrics of ``metrics_dict`` count a batch; call it in a ``shared_step`` of your own.
+
+        Args:
+            preds: the net's output, shape (N, ...).
+            labels: what it should have been.
+        """
+        runner = self.under_way(self.stage)
+        preds = weighing.scores(preds)
+        for metric in runner.metrics_dict.values():
+            metric.update(preds, labels)
+        runner.step_runner.measured = True
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer and the schedule that were passed, in Lightning's terms: override this for others."""
+        self.optimizer = make_optimizer(self.optimizer, self)
+        if self.optimizer is None:
+            raise bad_value("net", received="a net without a parameter that requires grad",
+                            expected="one that can learn")
+        for note in preflight.check_learning(self, self.loss_fn, self.optimizer, self.lr_scheduler):
+            self.say(note)
+        if self.lr_scheduler is None:
+            return self.optimizer
+        return {"optimizer": self.optimizer, "lr_scheduler": self.schedule()}
+
+    def schedule(self) -> dict[str, Any]:
+        """When the scheduler moves, and by what."""
+        scheduler, updates = self.lr_scheduler, self.trainer.estimated_stepping_batches
+        plan = {"scheduler": scheduler, "interval": interval_of(scheduler)}
+        if isinstance(scheduler, OneCycleLR) and 0 < updates < float("inf"):
+            check_length(scheduler, int(updates))
+        if isinstance(scheduler, ReduceLROnPlateau):
+            validates = self.trainer.enable_validation
+            plan["monitor"] = "val_loss" if validates else "train_loss"
+            plan["frequency"] = (self.trainer.check_val_every_n_epoch if validates else None) or 1
+        return plan
+
+    # Lightning's steps.
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Loss and numbers of a training batch."""
+        loss = self.counted("train", batch, batch_idx)
+        if self.trainer.optimizers:
+            self.passes["train"].last = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """The same of a validation batch; several loaders count as one."""
+        self.counted("val", batch, batch_idx)
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """The same of a test batch; several loaders count as one."""
+        self.counted("test", batch, batch_idx)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """What the net puts out for a batch; labels in it are left aside."""
+        features, _, _ = batches.split(batch)
+        return batches.call(self.called, features)
+
+    def counted(self, stage: str, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of a batch, whose numbers are added to those of its pass."""
+        self.stage = stage
+        runner = self.under_way(stage)
+        told = self.shared_step(batch)
+        check_told(told, runner.step_runner)
+        runner.losses.add({f"{stage}_{name}": value.detach() if isinstance(value, Tensor) else value
+                           for name, value in told.items()}, runner.step_runner.count(batch))
+        together = runner.together
+        runner.counted.append(batch_idx * together.world + together.rank)
+        loss: Tensor = told["loss"]
+        return loss
+
+    @property
+    def called(self) -> nn.Module:
+        """Whose forward takes the features: the net's, or the one that a subclass wrote."""
+        return self if self.net is None or type(self).forward is not LightModel.forward else self.net
+
+    # What a pass over the data comes to.
+
+    def under_way(self, stage: str) -> EpochRunner:
+        """The pass of a stage, begun if there is none."""
+        return self.passes[stage] if stage in self.passes else self.begin(stage)
+
+    def begin(self, stage: str) -> EpochRunner:
+        """Start counting."""
+        together = Lightnings()
+        if stage not in self.measuring:
+            metrics = joinable(self.metrics_dict, together.world)
+            self.measuring[stage] = metrics if stage == "train" else copy.deepcopy(metrics)
+        for metric in self.measuring[stage].values():
+            metric.reset()
+            if isinstance(metric, nn.Module):
+                metric.to(self.device)
+        step = LightStep(self.called, self.loss_fn, PLAIN, "train" if stage == "train" else "val",
+                         self.measuring[stage])
+        step.rehearsing = stage == "train" and not self.history
+        runner = EpochRunner(step)
+        runner.stage, runner.together, runner.losses.alarm = stage, together, None  # Lightning says what NaN ends
+        self.passes[stage] = runner
+        return runner
+
+    def end(self, stage: str) -> dict[str, float]:
+        """The numbers of a pass, which is over; they go to whoever monitors and logs."""
+        row = self.under_way(stage).row()
+        for metric in self.passes.pop(stage).metrics_dict.values():
+            metric.reset()
+        if not self.trainer.sanity_checking:
+            self.log_dict({name: value for name, value in row.items() if name != "lr"}, prog_bar=stage != "test")
+        return row
+
+    def on_train_start(self) -> None:
+        """Keep the epochs that are behind: none, or those of a run that goes on."""
+        behind = sum(epoch <= self.current_epoch for epoch in self.history.get("epoch", ()))
+        self.history = History({name: column[:behind] for name, column in self.history.items()} if behind else {})
+
+    def on_train_epoch_start(self) -> None:
+        """A new epoch, nothing counted."""
+        self.validated = {}
+        self.begin("train")
+
+    def on_validation_epoch_start(self) -> None:
+        """A new validation, nothing counted."""
+        self.begin("val")
+
+    def on_test_epoch_start(self) -> None:
+        """A new test, nothing counted."""
+        self.begin("test")
+
+    def on_validation_epoch_end(self) -> None:
+        """Remember what was measured, for the row of the epoch."""
+        self.validated = self.end("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Tell Lightning what was measured."""
+        self.end("test")
+
+    def on_train_epoch_end(self) -> None:
+        """Write the row of the epoch, and print it."""
+        row = self.end("train")
+        self.add_row(self.history, row)
+        train = {name.removeprefix("train_"): value for name, value in row.items() if name != "lr"}
+        loss = {"loss": train.pop("loss")} if "loss" in train else {}
+        lines = [f"\n{'=' * 80}{datetime.now():%Y-%m-%d %H:%M:%S}", f"epoch = {self.current_epoch + 1}"]
+        lines += [str(shortened(one)) for one in (self.validated, train | loss) if one]
+        self.say("\n".join(lines))
+
+    def add_row(self, history: History, row: dict[str, float]) -> None:
+        """The numbers of this epoch as a row."""
+        history.open(self.current_epoch + 1)
+        history.record(row | self.validated)
+
+    def say(self, text: str) -> None:
+        """Print in the first process, beside Lightning's bar."""
+        if not self.quiet:
+            self.print(text)
+
+    def get_history(self) -> pd.DataFrame:
+        """The table of the last fit, to look at or for ``plot_metric``.
+
+        Returns:
+            A DataFrame, one row an epoch that came to its end: ``epoch, train_loss, train_<metric>, lr, val_loss,
+            val_<metric>``. ``lr`` is the rate of the epoch's last update; where Lightning did not validate is NaN.
+            A checkpoint of Lightning carries it, so a run that goes on from one has all its epochs.
+        """
+        return self.history.to_frame()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the epochs in a checkpoint of Lightning, that of the validation just done included."""
+        history = copy.deepcopy(self.history)
+        if "train" in self.passes:
+            self.add_row(history, self.passes["train"].row())
+        checkpoint[SAVED] = dict(history)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the epochs out of one."""
+        self.history = History(checkpoint.get(SAVED, {}))
+
+    @staticmethod
+    def Trainer(*args: Any, gpus: int | Sequence[int] | None = None, tpu_cores: int | Sequence[int] | None = None,
+                **options: Any) -> pl.Trainer:
+        """Build Lightning's ``Trainer`` from arguments of any age.
+
+        Args:
+            *args: as ``pytorch_lightning.Trainer`` takes them.
+            gpus: how many GPUs: 0 for the CPU, -1 for all, or a list of their numbers.
+            tpu_cores: how many TPU cores, or a list of their numbers.
+            **options: the other arguments of ``pytorch_lightning.Trainer``.
+
+        Raises:
+            TypeError: a flag is neither a number nor a list of numbers, or Lightning does not know an argument.
+            ValueError: the number cannot be, or two flags say where to compute.
+
+        Example:
+            >>> LightModel.Trainer(gpus=0, logger=False, enable_checkpointing=False).num_devices
+            1
+        """
+        known = list(inspect.signature(pl.Trainer).parameters)
+        for name in options:
+            if name not in known:
+                raise bad_type(f"Trainer({name}=...)", received="an argument that Lightning does not know",
+                               expected=f"one of pytorch_lightning {pl.__version__}", fix=did_you_mean(name, known))
+        return pl.Trainer(*args, **where_to_compute(gpus, tpu_cores, options))
+
+
+class LightStep(StepRunner):
+    """Takes one batch through the net and the loss; the rest of a step is Lightning's."""
+
+    measured = False  # whether any batch was counted by the metrics
+    told: Sequence[str] = ()  # what shared_step gives for every batch
+
+
+class Lightnings(Alone):
+    """The processes that Lightning started."""
+
+    def __init__(self) -> None:
+        if distributed.is_available() and distributed.is_initialized():
+            self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
+            self.main = self.rank == 0
+
+    def decide(self, make: Any, value: Any) -> Any:
+        """What each process makes of the values of all."""
+        values = [value] * self.world
+        if self.world > 1:
+            distributed.all_gather_object(values, value)
+        return make(values)
+
+
+def check_told(told: Any, step: LightStep) -> None:
+    """Look at what shared_step gave: a loss, and the same numbers for every batch."""
+    if not isinstance(told, Mapping) or not isinstance(told.get("loss"), Tensor):
+        received = f"a dict of {', '.join(told) or 'nothing'}" if isinstance(told, Mapping) else type(told).__name__
+        raise bad_type("shared_step", received=received, expected='a dict with a tensor under "loss"',
+                       fix='Return such as {"loss": loss, "acc": accuracy}.')
+    for name, value in told.items():
+        check_number(name, value, step.metrics_dict)
+    if step.metrics_dict and not step.measured:
+        raise bad_value("metrics_dict", received="metrics, and a shared_step that does not feed them",
+                        expected="one that does", fix="Call self.measure(preds, labels) in it.")
+    step.told = step.told or list(told)
+    if set(step.told) != set(told):
+        raise bad_value("shared_step", received="the numbers " + ", ".join(told),
+                        expected="those of the batches before: " + ", ".join(step.told))
+
+
+def check_number(name: str, value: Any, taken: Mapping[str, Any]) -> None:
+    """Refuse what cannot be averaged, and a name that hides another column."""
+    argument = f"shared_step()[{name!r}]"
+    if name in taken or name in ("epoch", "lr"):
+        raise bad_value(argument, received="a name that is taken", expected="another name")
+    shape = tuple(getattr(value, "shape", ()))
+    if math.prod(shape) != 1:
+        raise bad_value(argument, received=f"shape {shape}", expected="one number",
+                        fix="Reduce it, for example with .mean().")
+    if not isinstance(value, Tensor):
+        try:
+            float(value)
+        except (TypeError, ValueError) as error:
+            raise bad_type(argument, received=type(value).__name__, expected="one number") from error
+
+
+def where_to_compute(gpus: Any, tpu_cores: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Older flags as ``accelerator`` and ``devices``."""
+    flags = {"gpus": gpus, "tpu_cores": tpu_cores}
+    asked = [name for name, flag in flags.items() if flag is not None]
+    if not asked:
+        return options
+    for name in asked:
+        check_flag(name, flags[name], least=0 if name == "gpus" else 1)
+    if clash := asked[1:] + [name for name in ("accelerator", "devices") if name in options]:
+        raise bad_value(asked[0], received=f"{asked[0]}={flags[asked[0]]!r} beside {clash[0]}",
+                        expected="one of the two", fix='How processes share the work is strategy=..., such as "ddp".')
+    if gpus == 0:
+        return options | {"accelerator": "cpu"}
+    return options | {"accelerator": "tpu" if gpus is None else "gpu", "devices": flags[asked[0]]}
+
+
+def check_flag(name: str, flag: Any, least: int) -> None:
+    """Refuse what is neither a count nor a list of device numbers."""
+    expected = f"a number from {least}, -1 for all, or a list of device numbers"
+    listed = isinstance(flag, (list, tuple))
+    numbers = list(flag) if listed else [flag]
+    if any(isinstance(one, bool) or not isinstance(one, int) for one in numbers):
+        raise bad_type(name, received=repr(flag), expected=expected)
+    if flag != -1 and min(numbers, default=-1) < (0 if listed else least):
+        raise bad_value(name, received=repr(flag), expected=expected)
+
+
+def shortened(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Numbers with six digits."""
+    return {name: float(f"{value:.6g}") for name, value in numbers.items()}
