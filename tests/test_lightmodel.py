@@ -1,6 +1,7 @@
-"""The Lightning face: the numbers and weights of KermasModel, Lightning's own tools on top."""
+"""The Lightning face: the numbers and weights of KerasModel, Lightning's own tools on top."""
 
 import json
+import os
 import re
 import sys
 import warnings
@@ -9,21 +10,23 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-from torch import nn
+from torch import distributed, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Sampler, TensorDataset
 from torchmetrics.classification import MulticlassF1Score
 
 import torchkeras
 from torchkeras import KerasModel, LightModel
-from torchkeras.lightmodel import where_to_compute
+from torchkeras.lightflags import where_to_compute
 
 EPOCHS, BATCH = 3, 16
-LIGHTNINGS_OWN = (r"`isinstance\(treespec, LeafSpec\)` is deprecated", "The '.*_dataloader' does not have many workers",
+LIGHTNINGS_OWN = (r"`isinstance\(treespec, LeafSpec\)` is deprecated",
                   "You defined a `validation_step` but have no `val_dataloader`")
-pytestmark = [pytest.mark.filterwarnings(f"ignore:{text}") for text in LIGHTNINGS_OWN]
+ON_LARGER_MACHINES = "The '.*_dataloader' does not have many workers"
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{text}") for text in (*LIGHTNINGS_OWN, ON_LARGER_MACHINES)]
 
 
 def data(samples: int = 101, seed: int = 0) -> TensorDataset:  # 101 = 6 x 16 + 5: a ragged last batch
@@ -114,13 +117,12 @@ def test_weights_are_those_of_the_plain_loop():
     torch.manual_seed(5)
     train, val = loaders()
     for _ in range(EPOCHS):
-        by_hand.train()
+        assert not equal(net.state_dict(), by_hand.state_dict())
         for features, labels in train:
             F.cross_entropy(by_hand(features), labels).backward()
             optimizer.step()
             optimizer.zero_grad()
-        list(val)
-        assert not equal(net.state_dict(), by_hand.state_dict()) or _ == EPOCHS - 1
+        list(val)  # each pass over any loader draws a number
     assert equal(net.state_dict(), by_hand.state_dict())
 
 
@@ -204,7 +206,7 @@ def test_metrics_count_in_a_step_of_ones_own_that_feeds_them():
     by_lightning(model, train, val, epochs=1)
     extended = Extended(parts()[0], "cross_entropy", ["acc"], "adam", quiet=True)
     by_lightning(extended, train, val, epochs=1)
-    preds = model(data(50, seed=1).tensors[0]).argmax(dim=1)
+    preds = model.eval()(data(50, seed=1).tensors[0]).argmax(dim=1)
     assert model.get_history()["val_acc"][0] == (preds == data(50, seed=1).tensors[1]).double().mean().item()
     row = extended.get_history().iloc[0]
     assert row["val_samples"] == pytest.approx((3 * 16 * 16 + 2 * 2) / 50)
@@ -262,7 +264,8 @@ def test_test_validate_and_predict_give_the_numbers_of_kerasmodel():
     assert runner.validate(model, val, verbose=False)[0] == pytest.approx(expected, rel=1e-6)
     tested = runner.test(model, val, verbose=False)[0]
     assert tested == pytest.approx({name.replace("val", "test"): value for name, value in expected.items()}, rel=1e-6)
-    assert runner.test(model, train, verbose=False)[0]["test_loss"] != pytest.approx(tested["test_loss"], rel=1e-3)
+    other = DataLoader(data(), batch_size=BATCH)
+    assert runner.test(model, other, verbose=False)[0]["test_loss"] != pytest.approx(tested["test_loss"], rel=1e-3)
     assert torch.equal(torch.cat(runner.predict(model, val)), keras.predict(val))
     assert model.get_history().equals(history)
 
@@ -303,13 +306,15 @@ def test_lightnings_checkpoint_and_early_stopping_watch_the_validation_loss(tmp_
     assert len(loaded.get_history()) == len(history) - 2
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 @pytest.mark.parametrize("monitor", ["val_loss", "train_loss"])
 def test_a_run_that_goes_on_from_a_checkpoint_has_all_its_epochs(tmp_path, monitor):
     model = Classifier(parts()[0], quiet=True)
     kept = ModelCheckpoint(dirpath=tmp_path, monitor=monitor, save_top_k=-1, filename="{epoch}")
     by_lightning(model, *loaders(), enable_checkpointing=True, callbacks=[kept])
     other = Classifier(parts()[0], quiet=True)
-    runner = trainer(epochs=4)
+    runner = trainer(epochs=4, enable_checkpointing=True, callbacks=[
+        ModelCheckpoint(dirpath=tmp_path, monitor=monitor, save_top_k=-1)])
     runner.fit(other, *loaders(), ckpt_path=tmp_path / "epoch=1.ckpt")
     history = other.get_history()
     assert list(history["epoch"]) == [1, 2, 3, 4]
@@ -360,9 +365,8 @@ def frozen() -> nn.Module:
     (lambda: LightModel(frozen(), "cross_entropy", quiet=True), ValueError, "without a parameter that requires grad"),
     (lambda: LightModel(parts()[0], "cross_entropy", optimizer=parts()[1], quiet=True), ValueError,
      "holds none of the net's parameters"),
-    (lambda: LightModel(*parts(lambda one: OneCycleLR(one, 0.1, total_steps=20))[:1], "cross_entropy",
-                        **short_schedule()), ValueError, "for the 21 updates of this run"),
-    (lambda: LightModel(loss_fn="cross_entropy", optimizer=parts()[1]), TypeError, "write forward in your subclass"),
+    (lambda: short_schedule(), ValueError, "for the 21 updates of this run"),
+    (lambda: Headless(), TypeError, "net: received None; .* write forward in your subclass"),
     (lambda: Told(parts()[0], told=lambda loss: loss), TypeError, "shared_step: received Tensor"),
     (lambda: Told(parts()[0], told=lambda loss: {"los": loss}), TypeError, "a dict of los; expected"),
     (lambda: Told(parts()[0], told=lambda loss: {"loss": loss, "acc": torch.ones(3)}), ValueError, r"shape \(3,\)"),
@@ -381,9 +385,17 @@ def test_what_cannot_train_is_refused_before_any_weight_changes(build, error, te
         assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
 
 
-def short_schedule() -> dict[str, object]:
-    _, optimizer, scheduler = parts(lambda one: OneCycleLR(one, 0.1, total_steps=20))
-    return {"optimizer": optimizer, "lr_scheduler": scheduler}
+def short_schedule() -> LightModel:
+    net, optimizer, scheduler = parts(lambda one: OneCycleLR(one, 0.1, total_steps=20))
+    return LightModel(net, "cross_entropy", optimizer=optimizer, lr_scheduler=scheduler, quiet=True)
+
+
+class Headless(LightModel):
+    """Has layers, and nothing that says how they are called."""
+
+    def __init__(self) -> None:
+        super().__init__(loss_fn="cross_entropy", quiet=True)
+        self.layer = nn.Linear(6, 3)
 
 
 class Told(Classifier):
@@ -455,23 +467,42 @@ class Written(LightModel):
             (self.folder / f"{self.global_rank}.json").write_text(json.dumps(dict(self.history)))
 
 
+class EveryNth(Sampler):
+    """Samples dealt out to the processes one by one."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+
+    def own(self) -> range:
+        return range(distributed.get_rank(), self.samples, 2) if distributed.is_initialized() else range(self.samples)
+
+    def __iter__(self):
+        return iter(self.own())
+
+    def __len__(self) -> int:
+        return len(self.own())
+
+
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="Lightning's processes are forked here")
-def test_two_processes_report_the_numbers_of_one(tmp_path):
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Lightning's processes are forked here")
+def test_two_processes_report_the_numbers_of_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("MASTER_PORT", str(find_free_network_port()))  # Lightning would leave one in the environment
+
     def model() -> Written:
         torch.manual_seed(1)
         net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
         return Written(net, "cross_entropy", {"acc": "accuracy", "worst": lambda p, y: F.cross_entropy(p, y) ** 2},
                        torch.optim.SGD(net.parameters(), lr=0.1), quiet=True)
 
-    def unshuffled(batch: int) -> list[DataLoader]:
-        return [DataLoader(data(samples, samples), batch_size=batch) for samples in (96, 26)]
+    def dealt(batch: int) -> list[DataLoader]:
+        return [DataLoader(data(samples, samples), batch_size=batch, sampler=EveryNth(samples))
+                for samples in (96, 26)]
 
     alone = model()
-    by_lightning(alone, *unshuffled(16))
+    by_lightning(alone, *dealt(16))
     shared = model()
     shared.folder = tmp_path
-    by_lightning(shared, *unshuffled(8), devices=2, strategy="ddp_fork")
+    by_lightning(shared, *dealt(8), devices=2, strategy="ddp_fork", use_distributed_sampler=False)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     for name, column in alone.history.items():

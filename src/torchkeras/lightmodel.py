@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from torchkeras import names
@@ -23,8 +21,8 @@ from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.history import History
 from torchkeras.engine.joining import joinable
 from torchkeras.engine.schedule import check_length, interval_of
-from torchkeras.engine.step import StepRunner
-from torchkeras.engine.together import Alone
+from torchkeras.lightflags import where_to_compute
+from torchkeras.lightpass import Lightnings, begun, check_told
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
 else:
     pl = needed("pytorch_lightning", "LightModel", "pytorch-lightning")
 
-# Lightning keeps precision and accumulation to itself, so a step here is a plain one.
-PLAIN: Any = SimpleNamespace(mixed_precision="no", gradient_accumulation_steps=1)
 SAVED = "torchkeras_history"  # where a Lightning checkpoint keeps the epochs behind it
 
 
@@ -214,29 +210,24 @@ class LightModel(pl.LightningModule):
 
     def begin(self, stage: str) -> EpochRunner:
         """Start counting."""
-        together = Lightnings()
         if stage not in self.measuring:
-            metrics = joinable(self.metrics_dict, together.world)
+            metrics = joinable(self.metrics_dict, Lightnings().world)
             self.measuring[stage] = metrics if stage == "train" else copy.deepcopy(metrics)
-        for metric in self.measuring[stage].values():
-            metric.reset()
-            if isinstance(metric, nn.Module):
-                metric.to(self.device)
-        step = LightStep(self.called, self.loss_fn, PLAIN, "train" if stage == "train" else "val",
-                         self.measuring[stage])
-        step.rehearsing = stage == "train" and not self.history
-        runner = EpochRunner(step)
-        runner.stage, runner.together, runner.losses.alarm = stage, together, None  # Lightning says what NaN ends
-        self.passes[stage] = runner
-        return runner
+        self.passes[stage] = begun(self.called, self.loss_fn, stage, self.measuring[stage], self.device,
+                                   first=not self.history)
+        return self.passes[stage]
 
     def end(self, stage: str) -> dict[str, float]:
         """The numbers of a pass, which is over; they go to whoever monitors and logs."""
-        row = self.under_way(stage).row()
+        runner = self.under_way(stage)
+        row = runner.row()
         for metric in self.passes.pop(stage).metrics_dict.values():
             metric.reset()
-        if not self.trainer.sanity_checking:
-            self.log_dict({name: value for name, value in row.items() if name != "lr"}, prog_bar=stage != "test")
+        if self.trainer.sanity_checking:
+            del self.measuring[stage]  # some metrics remember more than reset() clears
+            return {}
+        self.log_dict({name: value for name, value in row.items() if name != "lr"}, prog_bar=stage != "test",
+                      sync_dist=runner.together.world > 1)
         return row
 
     def on_train_start(self) -> None:
@@ -331,89 +322,6 @@ class LightModel(pl.LightningModule):
                 raise bad_type(f"Trainer({name}=...)", received="an argument that Lightning does not know",
                                expected=f"one of pytorch_lightning {pl.__version__}", fix=did_you_mean(name, known))
         return pl.Trainer(*args, **where_to_compute(gpus, tpu_cores, options))
-
-
-class LightStep(StepRunner):
-    """Takes one batch through the net and the loss; the rest of a step is Lightning's."""
-
-    measured = False  # whether any batch was counted by the metrics
-    told: Sequence[str] = ()  # what shared_step gives for every batch
-
-
-class Lightnings(Alone):
-    """The processes that Lightning started."""
-
-    def __init__(self) -> None:
-        if distributed.is_available() and distributed.is_initialized():
-            self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
-            self.main = self.rank == 0
-
-    def decide(self, make: Any, value: Any) -> Any:
-        """What each process makes of the values of all."""
-        values = [value] * self.world
-        if self.world > 1:
-            distributed.all_gather_object(values, value)
-        return make(values)
-
-
-def check_told(told: Any, step: LightStep) -> None:
-    """Look at what shared_step gave: a loss, and the same numbers for every batch."""
-    if not isinstance(told, Mapping) or not isinstance(told.get("loss"), Tensor):
-        received = f"a dict of {', '.join(told) or 'nothing'}" if isinstance(told, Mapping) else type(told).__name__
-        raise bad_type("shared_step", received=received, expected='a dict with a tensor under "loss"',
-                       fix='Return such as {"loss": loss, "acc": accuracy}.')
-    for name, value in told.items():
-        check_number(name, value, step.metrics_dict)
-    if step.metrics_dict and not step.measured:
-        raise bad_value("metrics_dict", received="metrics, and a shared_step that does not feed them",
-                        expected="one that does", fix="Call self.measure(preds, labels) in it.")
-    step.told = step.told or list(told)
-    if set(step.told) != set(told):
-        raise bad_value("shared_step", received="the numbers " + ", ".join(told),
-                        expected="those of the batches before: " + ", ".join(step.told))
-
-
-def check_number(name: str, value: Any, taken: Mapping[str, Any]) -> None:
-    """Refuse what cannot be averaged, and a name that hides another column."""
-    argument = f"shared_step()[{name!r}]"
-    if name in taken or name in ("epoch", "lr"):
-        raise bad_value(argument, received="a name that is taken", expected="another name")
-    shape = tuple(getattr(value, "shape", ()))
-    if math.prod(shape) != 1:
-        raise bad_value(argument, received=f"shape {shape}", expected="one number",
-                        fix="Reduce it, for example with .mean().")
-    if not isinstance(value, Tensor):
-        try:
-            float(value)
-        except (TypeError, ValueError) as error:
-            raise bad_type(argument, received=type(value).__name__, expected="one number") from error
-
-
-def where_to_compute(gpus: Any, tpu_cores: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """Older flags as ``accelerator`` and ``devices``."""
-    flags = {"gpus": gpus, "tpu_cores": tpu_cores}
-    asked = [name for name, flag in flags.items() if flag is not None]
-    if not asked:
-        return options
-    for name in asked:
-        check_flag(name, flags[name], least=0 if name == "gpus" else 1)
-    if clash := asked[1:] + [name for name in ("accelerator", "devices") if name in options]:
-        raise bad_value(asked[0], received=f"{asked[0]}={flags[asked[0]]!r} beside {clash[0]}",
-                        expected="one of the two", fix='How processes share the work is strategy=..., such as "ddp".')
-    if gpus == 0:
-        return options | {"accelerator": "cpu"}
-    return options | {"accelerator": "tpu" if gpus is None else "gpu", "devices": flags[asked[0]]}
-
-
-def check_flag(name: str, flag: Any, least: int) -> None:
-    """Refuse what is neither a count nor a list of device numbers."""
-    expected = f"a number from {least}, -1 for all, or a list of device numbers"
-    listed = isinstance(flag, (list, tuple))
-    numbers = list(flag) if listed else [flag]
-    if any(isinstance(one, bool) or not isinstance(one, int) for one in numbers):
-        raise bad_type(name, received=repr(flag), expected=expected)
-    if flag != -1 and min(numbers, default=-1) < (0 if listed else least):
-        raise bad_value(name, received=repr(flag), expected=expected)
 
 
 def shortened(numbers: Mapping[str, float]) -> dict[str, float]:
