@@ -270,6 +270,38 @@ def test_test_validate_and_predict_give_the_numbers_of_kerasmodel():
     assert model.get_history().equals(history)
 
 
+def test_a_subclass_with_a_forward_of_its_own_predicts_and_sums_up_with_it(capsys):
+    class Doubled(Classifier):
+        def forward(self, features):
+            return 2 * self.net(features)
+
+    model, features = Doubled(parts()[0], quiet=True), data(20).tensors[0]
+    preds = trainer().predict(model, DataLoader(TensorDataset(features), batch_size=BATCH))
+    with torch.no_grad():
+        expected = model.net.eval()(features)
+    assert torch.equal(torch.cat(preds), 2 * expected)
+    assert not torch.equal(torch.cat(preds), expected)
+    capsys.readouterr()
+    OwnLayers().summary(input_shape=(6,))
+    LightModel(parts()[0]).summary(input_shape=(6,))
+    total = sum(weight.numel() for weight in model.parameters())
+    assert capsys.readouterr().out.count(f"Total params: {total}") == 2
+
+
+def test_training_in_half_precision_counts_like_kerasmodel():
+    net, optimizer, _ = parts()
+    model = LightModel(net, "cross_entropy", {"acc": "accuracy"}, optimizer, quiet=True)
+    by_lightning(model, *loaders(), precision="bf16-mixed")
+    net, optimizer, _ = parts()
+    keras = KerasModel(net, "cross_entropy", {"acc": "accuracy"}, optimizer)
+    expected = keras.fit(*loaders(), epochs=EPOCHS, seed=5, ckpt_path=None, quiet=True, mixed_precision="bf16")
+    assert np.allclose(model.get_history(), expected, rtol=1e-6)
+    whole, optimizer, _ = parts()
+    model = LightModel(whole, "cross_entropy", {"acc": "accuracy"}, optimizer, quiet=True)
+    by_lightning(model, *loaders())
+    assert not np.allclose(model.get_history(), expected, rtol=1e-6)
+
+
 def test_several_validation_loaders_count_as_one():
     first, second = (DataLoader(data(samples, seed=samples), batch_size=BATCH) for samples in (40, 7))
     model = Classifier(parts()[0], quiet=True)

@@ -286,6 +286,12 @@ class LightModel(pl.LightningModule):
         """
         return self.history.to_frame()
 
+    def summary(self, *args: Any, **kwargs: Any) -> Any:
+        """Print the net layer by layer; the arguments are those of :func:`torchkeras.summary` without the net."""
+        from torchkeras.summary import summary
+
+        return summary(self.called, *args, **kwargs)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the epochs in a checkpoint of Lightning, that of the validation just done included."""
         history = copy.deepcopy(self.history)
