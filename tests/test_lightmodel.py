@@ -302,6 +302,35 @@ def test_training_in_half_precision_counts_like_kerasmodel():
     assert not np.allclose(model.get_history(), expected, rtol=1e-6)
 
 
+class BringsItsLoss(nn.Module):
+    """Takes its labels itself, and puts out a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = parts()[0]
+
+    def forward(self, features, labels=None):
+        logits = self.inner(features)
+        return {"logits": logits, "loss": None if labels is None else F.cross_entropy(logits, labels)}
+
+
+def test_a_net_that_brings_its_own_loss_trains_as_in_kerasmodel():
+    def named(samples):
+        return DataLoader([{"features": one, "labels": label} for one, label in data(samples)], batch_size=BATCH)
+
+    nets = BringsItsLoss(), BringsItsLoss()
+    keras = KerasModel(nets[0], None, {"acc": "accuracy", "count": Epochs()})
+    expected = keras.fit(named(101), named(50), epochs=EPOCHS, seed=5, ckpt_path=None, quiet=True,
+                         monitor="train_count", mode="max")
+    model = LightModel(nets[1], None, {"acc": "accuracy", "count": Epochs()}, quiet=True)
+    runner = by_lightning(model, named(101), named(50))
+    assert np.allclose(model.get_history(), expected, rtol=1e-7)
+    assert equal(*(net.state_dict() for net in nets))
+    assert not equal(nets[0].state_dict(), BringsItsLoss().state_dict())
+    assert torch.equal(torch.cat([one["logits"] for one in runner.predict(model, named(50))]),
+                       keras.predict(named(50))["logits"])
+
+
 def test_several_validation_loaders_count_as_one():
     first, second = (DataLoader(data(samples, seed=samples), batch_size=BATCH) for samples in (40, 7))
     model = Classifier(parts()[0], quiet=True)
@@ -339,14 +368,16 @@ def test_lightnings_checkpoint_and_early_stopping_watch_the_validation_loss(tmp_
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
-@pytest.mark.parametrize("monitor", ["val_loss", "train_loss"])
-def test_a_run_that_goes_on_from_a_checkpoint_has_all_its_epochs(tmp_path, monitor):
+@pytest.mark.parametrize(("monitor", "when"), [("val_loss", None), ("val_loss", False), ("train_loss", True)],
+                         ids=["as Lightning likes", "after validation", "after the epoch"])
+def test_a_run_that_goes_on_from_a_checkpoint_has_all_its_epochs(tmp_path, monitor, when):
     model = Classifier(parts()[0], quiet=True)
-    kept = ModelCheckpoint(dirpath=tmp_path, monitor=monitor, save_top_k=-1, filename="{epoch}")
+    kept = ModelCheckpoint(dirpath=tmp_path, monitor=monitor, save_top_k=-1, filename="{epoch}",
+                           save_on_train_epoch_end=when)
     by_lightning(model, *loaders(), enable_checkpointing=True, callbacks=[kept])
     other = Classifier(parts()[0], quiet=True)
     runner = trainer(epochs=4, enable_checkpointing=True, callbacks=[
-        ModelCheckpoint(dirpath=tmp_path, monitor=monitor, save_top_k=-1)])
+        ModelCheckpoint(dirpath=tmp_path, monitor=monitor, save_top_k=-1, save_on_train_epoch_end=when)])
     runner.fit(other, *loaders(), ckpt_path=tmp_path / "epoch=1.ckpt")
     history = other.get_history()
     assert list(history["epoch"]) == [1, 2, 3, 4]

@@ -98,6 +98,7 @@ class LightModel(pl.LightningModule):
         self.passes: dict[str, EpochRunner] = {}  # those under way, by stage
         self.measuring: dict[str, dict[str, Any]] = {}  # metrics by stage: a validation may come in mid-epoch
         self.validated: dict[str, float] = {}  # in this epoch
+        self.resumed: dict[str, float] = {}  # the row of the epoch in which a checkpoint was saved
 
     # What a batch is worth: override shared_step, or let the parts decide.
 
@@ -166,25 +167,25 @@ class LightModel(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Loss and numbers of a training batch."""
-        loss = self.counted("train", batch, batch_idx)
+        loss = self.counted("train", batch)
         if self.trainer.optimizers:
             self.passes["train"].last = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """The same of a validation batch; several loaders count as one."""
-        self.counted("val", batch, batch_idx)
+        self.counted("val", batch)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """The same of a test batch; several loaders count as one."""
-        self.counted("test", batch, batch_idx)
+        self.counted("test", batch)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """What the net puts out for a batch; labels in it are left aside."""
         features, _, _ = batches.split(batch)
         return batches.call(self.called, features)
 
-    def counted(self, stage: str, batch: Any, batch_idx: int) -> Tensor:
+    def counted(self, stage: str, batch: Any) -> Tensor:
         """The loss of a batch, whose numbers are added to those of its pass."""
         self.stage = stage
         runner = self.under_way(stage)
@@ -193,7 +194,7 @@ class LightModel(pl.LightningModule):
         runner.losses.add({f"{stage}_{name}": value.detach() if isinstance(value, Tensor) else value
                            for name, value in told.items()}, runner.step_runner.count(batch))
         together = runner.together
-        runner.counted.append(batch_idx * together.world + together.rank)
+        runner.counted.append(len(runner.counted) * together.world + together.rank)
         loss: Tensor = told["loss"]
         return loss
 
@@ -220,7 +221,7 @@ class LightModel(pl.LightningModule):
     def end(self, stage: str) -> dict[str, float]:
         """The numbers of a pass, which is over; they go to whoever monitors and logs."""
         runner = self.under_way(stage)
-        row = runner.row()
+        row = runner.row() if runner.counted or runner.together.world > 1 else {}
         for metric in self.passes.pop(stage).metrics_dict.values():
             metric.reset()
         if self.trainer.sanity_checking:
@@ -233,6 +234,7 @@ class LightModel(pl.LightningModule):
     def on_train_start(self) -> None:
         """Keep the epochs that are behind: none, or those of a run that goes on."""
         behind = sum(epoch <= self.current_epoch for epoch in self.history.get("epoch", ()))
+        self.resumed = {name: column[behind] for name, column in self.history.items() if len(column) > behind}
         self.history = History({name: column[:behind] for name, column in self.history.items()} if behind else {})
 
     def on_train_epoch_start(self) -> None:
@@ -258,7 +260,11 @@ class LightModel(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Write the row of the epoch, and print it."""
+        over = not self.under_way("train").counted  # what goes on from the end of an epoch comes by here once more
         row = self.end("train")
+        if over and self.resumed.pop("epoch", None) == self.current_epoch + 1:
+            self.validated = {name: value for name, value in self.resumed.items() if name.startswith("val_")}
+            row = {name: value for name, value in self.resumed.items() if name not in self.validated}
         self.add_row(self.history, row)
         train = {name.removeprefix("train_"): value for name, value in row.items() if name != "lr"}
         loss = {"loss": train.pop("loss")} if "loss" in train else {}
@@ -282,7 +288,8 @@ class LightModel(pl.LightningModule):
         Returns:
             A DataFrame, one row an epoch that came to its end: ``epoch, train_loss, train_<metric>, lr, val_loss,
             val_<metric>``. ``lr`` is the rate of the epoch's last update; where Lightning did not validate is NaN.
-            A checkpoint of Lightning carries it, so a run that goes on from one has all its epochs.
+            A checkpoint of Lightning carries it, so a run that goes on from one has all its epochs; of an epoch that
+            it goes on in the middle of, the batches that were left are counted.
         """
         return self.history.to_frame()
 
