@@ -41,8 +41,8 @@ class LightModel(pl.LightningModule):
     Lightning offers stays as it is: its callbacks, checkpoints, loggers, precision and strategies watch ``train_loss``,
     ``val_loss``, ``val_<metric>``. A hook that you override should call ``super()``.
 
-    Numbers of an epoch are means over its samples, and metrics count over the whole epoch, in several processes over the
-    samples of all (of which Lightning's sampler may repeat a few, to give each process as many). Each epoch prints a dated
+    Numbers of an epoch are means over its samples, and metrics count over the whole epoch; of several processes, over
+    the samples of all (Lightning's sampler may repeat a few, to give each process as many). Each epoch prints a dated
     rule, its number (from 1), what was measured on the validation data and what on the training data. After ``fit``
     the net holds the last weights; Lightning's ``ModelCheckpoint`` keeps the best.
 
