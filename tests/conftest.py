@@ -15,7 +15,7 @@ torch.set_num_threads(1)  # sums in the same order on every machine
 
 # what a library sets on its own account the first time it is used, and what tools keep beside the code
 IGNORED_VARIABLES = {"PYTEST_CURRENT_TEST", "KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK", "TORCHINDUCTOR_CACHE_DIR",
-                     "TRITON_CACHE_DIR", "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"}
+                     "TRITON_CACHE_DIR", "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR", "PYTORCH_NVML_BASED_CUDA_CHECK"}
 IGNORED_FILES = {".pytest_cache", ".ruff_cache", ".mypy_cache", "__pycache__"}
 
 

@@ -22,7 +22,7 @@ FLOORS = [  # a file imports from its own floor and those below; the first match
     ("engine.loop", 5),
     ("callbacks display.live display.notebook display.progress display.report display.stopwatch utils", 6),
     ("engine.launch engine.worker", 5),
-    ("arguments launched saving verify kerasmodel model lightmodel vlog kerascallbacks", 7),
+    ("arguments launched saving verify kerasmodel model train lightmodel lightpass lightflags vlog kerascallbacks", 7),
 ]
 LAZY = {"matplotlib", "IPython", "rich", "pandas", "lightning", "pytorch_lightning", "torchmetrics", "wandb", "mlflow",
         "tensorboard", "plotext", "accelerate", "sklearn", "safetensors", "cloudpickle", "filelock", "PIL"}

@@ -17,12 +17,14 @@ from torchkeras.engine.step import StepRunner
 from torchkeras.kerasmodel import KerasModel
 from torchkeras.saving import load_checkpoint, load_weights, save_checkpoint
 from torchkeras.summary import flop_summary, summary
+from torchkeras.train import train_model
 from torchkeras.utils import printlog, seed_everything
 
 if TYPE_CHECKING:
     from torchkeras import functional
     from torchkeras.display.figures import plot_confusion, plot_history, plot_metric
     from torchkeras.functional import Input
+    from torchkeras.lightmodel import LightModel as LightModel
     from torchkeras.vlog import VLog
 
 __version__ = "5.0.0a1"
@@ -53,12 +55,14 @@ __all__ = [
     "save_checkpoint",
     "seed_everything",
     "summary",
-]
+    "train_model",
+]  # LightModel is left out: an import of * must not need pytorch-lightning
 
 
 LATER = {  # loaded on first use, so that importing this package takes little more than importing torch
-    "Input": "torchkeras.functional", "VLog": "torchkeras.vlog", "plot_confusion": "torchkeras.display.figures",
-    "plot_history": "torchkeras.display.figures", "plot_metric": "torchkeras.display.figures",
+    "Input": "torchkeras.functional", "LightModel": "torchkeras.lightmodel", "VLog": "torchkeras.vlog",
+    "plot_confusion": "torchkeras.display.figures", "plot_history": "torchkeras.display.figures",
+    "plot_metric": "torchkeras.display.figures",
     "colorful": "torchkeras.utils", "delete_object": "torchkeras.utils",  # older notebooks import these from here
 }
 
@@ -72,4 +76,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "LightModel"})
