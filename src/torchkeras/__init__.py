@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torchkeras import functional
     from torchkeras.display.figures import plot_confusion, plot_history, plot_metric
     from torchkeras.functional import Input
+    from torchkeras.model import Model
     from torchkeras.vlog import VLog
 
 __version__ = "5.0.0a1"
@@ -34,6 +35,7 @@ __all__ = [
     "History",
     "Input",
     "KerasModel",
+    "Model",
     "Run",
     "StepRunner",
     "VLog",
@@ -57,7 +59,8 @@ __all__ = [
 
 
 LATER = {  # loaded on first use, so that importing this package takes little more than importing torch
-    "Input": "torchkeras.functional", "VLog": "torchkeras.vlog", "plot_confusion": "torchkeras.display.figures",
+    "Input": "torchkeras.functional", "Model": "torchkeras.model", "VLog": "torchkeras.vlog",
+    "plot_confusion": "torchkeras.display.figures",
     "plot_history": "torchkeras.display.figures", "plot_metric": "torchkeras.display.figures",
     "colorful": "torchkeras.utils", "delete_object": "torchkeras.utils",  # older notebooks import these from here
 }
