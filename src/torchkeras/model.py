@@ -11,7 +11,7 @@ from torch import nn
 from torchkeras.dialects import compiled
 from torchkeras.dialects.epochs import FitHistory, keras_names
 from torchkeras.dialects.given import features_only, share_to_hold_out, together
-from torchkeras.dialects.onbatches import OnBatches
+from torchkeras.dialects.onbatches import OnBatches, compiled_of, net_of
 from torchkeras.display.epochlines import StepLines, numbers
 from torchkeras.display.screen import Plain
 from torchkeras.engine.checks import bad_type, bad_value, whole_number
@@ -59,23 +59,13 @@ class Model(OnBatches):
         if net is not None and not isinstance(net, nn.Module):
             raise bad_type("net", received=f"the class {net.__name__}" if isinstance(net, type)
                            else f"a {type(net).__name__}", expected="an nn.Module, or inputs=... and outputs=...")
-        if net is None and type(self).forward is Model.forward:
+        if net is None and type(self).forward is OnBatches.forward:
             raise bad_type("net", received="none", expected="an nn.Module, inputs=... and outputs=..., or a subclass "
                            "with a forward of its own")
         if net is not None:
             self.net = net
         self.history: FitHistory | None = None
         self.stop_training = False
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the net inside; a subclass writes its own."""
-        return self.net(*args, **kwargs)
-
-    @property
-    def core(self) -> nn.Module:
-        """The net that is trained: the one inside, or a subclass itself."""
-        inside: nn.Module = self.net if type(self).forward is Model.forward else self
-        return inside
 
     def compile(self, optimizer: Any = None, loss: Any = None,
                 metrics: Any = None, loss_weights: Any = None, *, loss_func: Any = None, metrics_dict: Any = None,
@@ -112,15 +102,15 @@ class Model(OnBatches):
         parts = {"optimizer": optimizer, "lr_scheduler": lr_scheduler}
         older, keras = (loss_func, metrics_dict), (loss, metrics, loss_weights)
         if all(one is None for one in (*older, *keras, *parts.values())) and not from_logits:
-            nn.Module.compile(self.core, **torch_options)
+            nn.Module.compile(net_of(self), **torch_options)
             return
         compiled.check_compile(torch_options)
         in_older, in_keras = (any(one is not None for one in words) for words in (older, keras))
         if in_older and in_keras:
             raise bad_value("compile", received="loss_func or metrics_dict beside loss, metrics or loss_weights",
                             expected="one way to say it", fix="Use loss=... and metrics=[...].")
-        self.compilation = compiled.compile_older(self.core, loss_func, metrics_dict, **parts) if in_older else (
-            compiled.compile_keras(self.core, loss, metrics, loss_weights, from_logits, **parts))
+        self.compilation = compiled.compile_older(net_of(self), loss_func, metrics_dict, **parts) if in_older else (
+            compiled.compile_keras(net_of(self), loss, metrics, loss_weights, from_logits, **parts))
 
     def fit(self, x: Any = None, y: Any = None, batch_size: int | None = None, epochs: int | None = None,
             verbose: int | str = "auto", callbacks: Sequence[Any] | None = None,
@@ -142,7 +132,8 @@ class Model(OnBatches):
             verbose: 0 shows nothing, 1 ("auto") the live view of :class:`KerasModel`, 2 one line an epoch.
             callbacks: objects with Keras's methods, such as ``on_epoch_end(epoch, logs)`` or
                 ``on_train_batch_end(batch, logs)``, which find the model at ``self.model``; and callbacks of this
-                library. Logs of a batch are worked out when they are looked at, which waits for the device.
+                library, which are given :attr:`engine`. Logs of a batch are worked out when they are looked at, which
+                waits for the device.
             validation_split: the last share of the samples is measured on instead of trained on.
             validation_data: ``(x, y)``, ``(x, y, sample_weight)``, a Dataset or a DataLoader.
             shuffle: a new order each epoch. Default: for arrays and Datasets.
@@ -184,7 +175,7 @@ class Model(OnBatches):
             level, shown = 0, [StepLines(log_step_freq or 1)] if level else []
             epochs = x if epochs is None else epochs
         data = dl_train if older else together(x, y, sample_weight)
-        history = compiled.train(self, data, dl_val if older else validation_data, verbose=level,
+        history = compiled.train(self, compiled_of(self), data, dl_val if older else validation_data, verbose=level,
                                  epochs=1 if epochs is None else epochs, callbacks=callbacks, shown=shown,
                                  options=options, **asked)
         return history.to_frame() if older else history
@@ -210,7 +201,7 @@ class Model(OnBatches):
             RuntimeError: the model was not compiled.
             ValueError: the data is empty, or has no labels.
         """
-        found = self.compiled
+        found = compiled_of(self)
         row = found.engine.evaluate(together(x, y, sample_weight), batch_size=batch_size, steps=steps)
         named = keras_names(row, "val")
         if compiled.verbosity(verbose):
@@ -284,7 +275,7 @@ class Model(OnBatches):
     @property
     def engine(self) -> KerasModel:
         """The :class:`KerasModel` underneath, for what it alone can do; one without a loss before ``compile``."""
-        return KerasModel(self.core) if self.compilation is None else self.compilation.engine
+        return KerasModel(net_of(self)) if self.compilation is None else self.compilation.engine
 
 
 def check_words(older: bool, strange: Mapping[str, Any], dl_train: Any, x: Any, epochs: int | None) -> None:

@@ -92,10 +92,10 @@ def verbosity(verbose: Any) -> int:
     return int(verbose)
 
 
-def train(face: Any, data: Any, val_data: Any, *, epochs: int, verbose: int, callbacks: Any, shown: list[Any],
-          options: dict[str, Any], **asked: Any) -> FitHistory:
+def train(face: Any, compiled: Compiled, data: Any, val_data: Any, *, epochs: int, verbose: int, callbacks: Any,
+          shown: list[Any], options: dict[str, Any], **asked: Any) -> FitHistory:
     """One run of the engine, with Keras's moments and, unless the best weights are asked for, its last weights."""
-    compiled, engine = face.compiled, face.compiled.engine
+    engine: KerasModel = compiled.engine
     if compiled.several and asked.get("class_weight") is not None:
         raise bad_value("class_weight", received="one for a net with several outputs", expected="None there",
                         fix="Give sample_weight, or a loss with class weights for that output.")

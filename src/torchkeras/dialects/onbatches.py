@@ -10,29 +10,26 @@ from torch import Tensor, nn
 from torchkeras.dialects.batchwise import predictions
 from torchkeras.dialects.compiled import Compiled, in_keras_order
 from torchkeras.dialects.moments import check_rate
+from torchkeras.engine.checks import bad_value
 
 
 class OnBatches(nn.Module):
     """What a loop of your own calls for each batch, and the learning rate that it may change in between."""
 
+    net: nn.Module
     compilation: Compiled | None = None
 
-    @property
-    def core(self) -> nn.Module:
-        """The net that is trained: the one inside, or a subclass itself."""
-        return self
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the net inside; a subclass writes its own."""
+        return self.net(*args, **kwargs)
 
-    @property
-    def compiled(self) -> Compiled:
-        """What ``compile`` made.
-
-        Raises:
-            RuntimeError: it was not called.
-        """
-        if self.compilation is None:
-            raise RuntimeError('compile: this model has no loss yet; call model.compile(optimizer="adam", loss="mse") '
-                               'or model.compile(loss_func=..., optimizer=..., metrics_dict=...) first')
-        return self.compilation
+    def __setattr__(self, name: str, value: Any) -> None:
+        hidden = isinstance(value, (nn.Module, nn.Parameter)) and any(
+            name in vars(kind) for kind in type(self).__mro__ if kind.__module__.startswith("torchkeras."))
+        if hidden:
+            raise bad_value(f"self.{name}", received=f"a {type(value).__name__}", expected="another name for it",
+                            fix=f"Model.{name} is there already, and would be found in its place.")
+        super().__setattr__(name, value)
 
     def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None,
                        class_weight: Mapping[int, float] | None = None, return_dict: bool = False) -> Any:
@@ -60,7 +57,7 @@ class OnBatches(nn.Module):
             >>> model.compile(optimizer="sgd", loss="mse", metrics=["mae"])
             >>> loss, mae = model.train_on_batch(torch.zeros(4, 3), torch.ones(4, 1))
         """
-        compiled = self.compiled
+        compiled = compiled_of(self)
         check_rate(compiled.engine.optimizer)
         return in_keras_order(compiled.batchwise.train(x, y, sample_weight, class_weight), return_dict)
 
@@ -80,7 +77,7 @@ class OnBatches(nn.Module):
             RuntimeError: the model was not compiled.
             ValueError: the batch does not fit the net and the loss.
         """
-        return in_keras_order(self.compiled.batchwise.test(x, y, sample_weight), return_dict)
+        return in_keras_order(compiled_of(self).batchwise.test(x, y, sample_weight), return_dict)
 
     def predict_on_batch(self, x: Any) -> Any:
         """Run the net on one batch in evaluation mode, on the device where it is.
@@ -91,31 +88,44 @@ class OnBatches(nn.Module):
         Returns:
             numpy arrays, in the tuples and dicts that the net returns.
         """
-        return predictions(self.core, x)
+        return predictions(net_of(self), x)
 
     def reset_metrics(self) -> None:
         """Begin to count anew what :meth:`train_on_batch` and :meth:`test_on_batch` give, as an epoch begins."""
-        self.compiled.batchwise.reset()
+        compiled_of(self).batchwise.reset()
 
     @property
     def metrics_names(self) -> list[str]:
-        """The names of what :meth:`train_on_batch` and ``evaluate`` give, in their order."""
-        return ["loss", *self.compiled.engine.metrics_dict]
+        """The names of what :meth:`train_on_batch` and ``evaluate`` give, in their order; none before ``compile``."""
+        return [] if self.compilation is None else ["loss", *self.compilation.engine.metrics_dict]
 
     @property
     def optimizer(self) -> Any:
         """The torch optimizer itself: its rates are in ``param_groups``, or at :attr:`learning_rate`."""
-        return self.compiled.engine.optimizer
+        return None if self.compilation is None else self.compilation.engine.optimizer
 
     @property
-    def learning_rate(self) -> float:
+    def learning_rate(self) -> Any:
         """The rate of the optimizer's first group; setting it sets that of all groups, between any two batches."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        return None if self.optimizer is None else float(self.optimizer.param_groups[0]["lr"])
 
     @learning_rate.setter
     def learning_rate(self, rate: float) -> None:
-        for group in self.optimizer.param_groups:
+        for group in compiled_of(self).engine.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = float(rate)
+
+
+def net_of(model: OnBatches) -> nn.Module:
+    """The net that is trained: the one inside, or a subclass with a forward of its own."""
+    return model.net if type(model).forward is OnBatches.forward else model
+
+
+def compiled_of(model: OnBatches) -> Compiled:
+    """What ``compile`` made; refuses a model for which it was not called."""
+    if model.compilation is None:
+        raise RuntimeError('compile: this model has no loss yet; call model.compile(optimizer="adam", loss="mse") '
+                           'or model.compile(loss_func=..., optimizer=..., metrics_dict=...) first')
+    return model.compilation
