@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,12 +10,11 @@ from torch import nn
 from torchkeras.dialects import compiled
 from torchkeras.dialects.epochs import FitHistory, keras_names
 from torchkeras.dialects.given import features_only, share_to_hold_out, together
-from torchkeras.dialects.onbatches import OnBatches, compiled_of, net_of
+from torchkeras.dialects.held import Held, compiled_of, net_of
+from torchkeras.dialects.onbatches import OnBatches
 from torchkeras.display.epochlines import StepLines, numbers
 from torchkeras.display.screen import Plain
 from torchkeras.engine.checks import bad_type, bad_value, whole_number
-from torchkeras.kerasmodel import KerasModel
-from torchkeras.saving import LoadReport, Rename
 
 
 class Model(OnBatches):
@@ -59,7 +57,7 @@ class Model(OnBatches):
         if net is not None and not isinstance(net, nn.Module):
             raise bad_type("net", received=f"the class {net.__name__}" if isinstance(net, type)
                            else f"a {type(net).__name__}", expected="an nn.Module, or inputs=... and outputs=...")
-        if net is None and type(self).forward is OnBatches.forward:
+        if net is None and type(self).forward is Held.forward:
             raise bad_type("net", received="none", expected="an nn.Module, inputs=... and outputs=..., or a subclass "
                            "with a forward of its own")
         if net is not None:
@@ -159,6 +157,16 @@ class Model(OnBatches):
             RuntimeError: the model was not compiled.
             TypeError: an argument is of the wrong kind or not known.
             ValueError: an argument cannot be right, or the first batch does not fit the net and the loss.
+
+        Example:
+            >>> import torch
+            >>> x = torch.randn(64, 3)
+            >>> model = Model(nn.Linear(3, 1))
+            >>> model.compile(optimizer="adam", loss="mse", metrics=["mae"])
+            >>> model.fit(x, x[:, :1], batch_size=16, epochs=3, verbose=0)
+            FitHistory(3 epochs: loss, mae)
+            >>> list(model.fit(2, dl_train=[(x, x[:, :1])], verbose=0).columns)
+            ['epoch', 'loss', 'mae']
         """
         compiled.check_options(options)
         asked = {"batch_size": batch_size, "shuffle": shuffle, "class_weight": class_weight,
@@ -200,6 +208,13 @@ class Model(OnBatches):
         Raises:
             RuntimeError: the model was not compiled.
             ValueError: the data is empty, or has no labels.
+
+        Example:
+            >>> import torch
+            >>> model = Model(nn.Identity())
+            >>> model.compile(loss="mse", metrics=["mae"])
+            >>> model.evaluate(torch.zeros(10, 1), torch.full((10, 1), 2.0))
+            [4.0, 2.0]
         """
         found = compiled_of(self)
         row = found.engine.evaluate(together(x, y, sample_weight), batch_size=batch_size, steps=steps)
@@ -224,58 +239,15 @@ class Model(OnBatches):
         Raises:
             TypeError: the data is of no known kind.
             ValueError: the data is empty.
+
+        Example:
+            >>> import torch
+            >>> Model(nn.Linear(4, 3)).predict(torch.zeros(10, 4)).shape
+            (10, 3)
         """
         compiled.verbosity(verbose)
         older = self.compilation is not None and self.compilation.older
         return self.engine.predict(features_only(x), batch_size=batch_size, steps=steps, as_numpy=not older)
-
-    def summary(self, *args: Any, **kwargs: Any) -> Any:
-        """Print the net layer by layer; the arguments are those of :func:`torchkeras.summary` without the net."""
-        return self.engine.summary(*args, **kwargs)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the net's weights to one file, which plain torch can load; nothing else of the model is in it.
-
-        Args:
-            path: the file; safetensors when its name ends in ``.safetensors``, else torch's format.
-
-        Raises:
-            ValueError: the path cannot be written, or has an ending of Keras's.
-
-        Example:
-            >>> import tempfile
-            >>> model = Model(nn.Linear(2, 1))
-            >>> with tempfile.TemporaryDirectory() as folder:
-            ...     model.save(f"{folder}/net.pt")
-            ...     print(model.load(f"{folder}/net.pt"))
-            2 of 2 weights loaded
-        """
-        if str(path).endswith((".keras", ".h5", ".hdf5")):
-            raise bad_value("path", received=repr(str(path)), expected="a file of weights, such as 'net.pt' or "
-                            "'net.safetensors'", fix="Files of Keras's formats are not written.")
-        self.engine.save_ckpt(path)
-
-    def load(self, path: str | os.PathLike[str], *, strict: bool = True, rename: Rename | None = None) -> LoadReport:
-        """Read weights that :meth:`save` or plain torch wrote, all or nothing; no code in the file is run.
-
-        Args:
-            path: the file.
-            strict: False takes those that match by name and shape.
-            rename: from names in the file to names in the net, see :func:`torchkeras.load_weights`.
-
-        Returns:
-            A report of what was loaded and what was not.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the weights are another net's.
-        """
-        return self.engine.load_ckpt(path, strict=strict, rename=rename)
-
-    @property
-    def engine(self) -> KerasModel:
-        """The :class:`KerasModel` underneath, for what it alone can do; one without a loss before ``compile``."""
-        return KerasModel(net_of(self)) if self.compilation is None else self.compilation.engine
 
 
 def check_words(older: bool, strange: Mapping[str, Any], dl_train: Any, x: Any, epochs: int | None) -> None:

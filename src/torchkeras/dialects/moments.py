@@ -100,10 +100,15 @@ def told(moments: KerasMoments) -> type[EpochRunner]:
                 logs = BatchLogs(lambda: keras_names(numbers(), self.stage))
                 moments.tell(f"on_{kind}_batch_end", batch, logs)
                 logs.count = dict  # later its numbers would be those of another batch
-                if kind == "train" and moments.face.stop_training and self.accelerator.sync_gradients:
+                if kind == "train" and moments.face.stop_training and self.may_end_here:
                     break
             if kind == "test":
                 moments.tell("on_test_end", keras_names(numbers(), self.stage))
+
+        @property
+        def may_end_here(self) -> bool:
+            """Not in the middle of an accumulation window; several processes end their epoch together, at its end."""
+            return self.together.world == 1 and bool(self.accelerator.sync_gradients)
 
     return Told
 

@@ -5,31 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from torchkeras.dialects.batchwise import predictions
-from torchkeras.dialects.compiled import Compiled, in_keras_order
+from torchkeras.dialects.compiled import in_keras_order
+from torchkeras.dialects.held import Held, compiled_of, net_of
 from torchkeras.dialects.moments import check_rate
-from torchkeras.engine.checks import bad_value
 
 
-class OnBatches(nn.Module):
+class OnBatches(Held):
     """What a loop of your own calls for each batch, and the learning rate that it may change in between."""
-
-    net: nn.Module
-    compilation: Compiled | None = None
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the net inside; a subclass writes its own."""
-        return self.net(*args, **kwargs)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        hidden = isinstance(value, (nn.Module, nn.Parameter)) and any(
-            name in vars(kind) for kind in type(self).__mro__ if kind.__module__.startswith("torchkeras."))
-        if hidden:
-            raise bad_value(f"self.{name}", received=f"a {type(value).__name__}", expected="another name for it",
-                            fix=f"Model.{name} is there already, and would be found in its place.")
-        super().__setattr__(name, value)
 
     def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None,
                        class_weight: Mapping[int, float] | None = None, return_dict: bool = False) -> Any:
@@ -53,7 +38,7 @@ class OnBatches(nn.Module):
         Example:
             >>> import torch
             >>> from torchkeras import Model
-            >>> model = Model(nn.Linear(3, 1))
+            >>> model = Model(torch.nn.Linear(3, 1))
             >>> model.compile(optimizer="sgd", loss="mse", metrics=["mae"])
             >>> loss, mae = model.train_on_batch(torch.zeros(4, 3), torch.ones(4, 1))
         """
@@ -76,6 +61,14 @@ class OnBatches(nn.Module):
         Raises:
             RuntimeError: the model was not compiled.
             ValueError: the batch does not fit the net and the loss.
+
+        Example:
+            >>> import torch
+            >>> from torchkeras import Model
+            >>> model = Model(torch.nn.Identity())
+            >>> model.compile(loss="mse", metrics=["mae"])
+            >>> model.test_on_batch(torch.zeros(4, 1), torch.full((4, 1), 2.0))
+            [4.0, 2.0]
         """
         return in_keras_order(compiled_of(self).batchwise.test(x, y, sample_weight), return_dict)
 
@@ -87,11 +80,21 @@ class OnBatches(nn.Module):
 
         Returns:
             numpy arrays, in the tuples and dicts that the net returns.
+
+        Example:
+            >>> import torch
+            >>> from torchkeras import Model
+            >>> Model(torch.nn.Flatten()).predict_on_batch(torch.zeros(4, 2, 3)).shape
+            (4, 6)
         """
         return predictions(net_of(self), x)
 
     def reset_metrics(self) -> None:
-        """Begin to count anew what :meth:`train_on_batch` and :meth:`test_on_batch` give, as an epoch begins."""
+        """Begin to count anew what :meth:`train_on_batch` and :meth:`test_on_batch` give, as an epoch begins.
+
+        Raises:
+            RuntimeError: the model was not compiled.
+        """
         compiled_of(self).batchwise.reset()
 
     @property
@@ -116,16 +119,3 @@ class OnBatches(nn.Module):
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = float(rate)
-
-
-def net_of(model: OnBatches) -> nn.Module:
-    """The net that is trained: the one inside, or a subclass with a forward of its own."""
-    return model.net if type(model).forward is OnBatches.forward else model
-
-
-def compiled_of(model: OnBatches) -> Compiled:
-    """What ``compile`` made; refuses a model for which it was not called."""
-    if model.compilation is None:
-        raise RuntimeError('compile: this model has no loss yet; call model.compile(optimizer="adam", loss="mse") '
-                           'or model.compile(loss_func=..., optimizer=..., metrics_dict=...) first')
-    return model.compilation
