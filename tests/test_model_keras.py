@@ -241,6 +241,68 @@ def test_logs_that_nobody_reads_are_not_computed():
         assert least <= Costly.computed <= most
 
 
+def test_logs_that_are_kept_unread_do_not_turn_into_later_ones():
+    class Keeps:
+        def on_train_batch_end(self, batch, logs):
+            self.logs = logs
+            self.read = self.model.history.epoch == [0] and dict(logs)
+
+    keeps = Keeps()
+    linear().fit(X, TARGET, epochs=1, callbacks=[keeps], **QUIET)
+    assert dict(keeps.logs) == {}
+    linear().fit(X, TARGET, epochs=2, callbacks=[keeps], **QUIET)
+    assert list(keeps.logs) == ["loss"]  # control: these were read in time
+
+
+class Base:
+    """A base class as Keras has it: the newer names of the batch moments call the older ones."""
+
+    def set_params(self, params):
+        self.params = params
+
+    def set_model(self, model):
+        self._model = model
+
+    @property
+    def model(self):
+        return self._model
+
+    def on_batch_end(self, batch, logs=None):
+        """For subclasses."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.on_batch_end(batch, logs=logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """For subclasses."""
+
+
+def test_callbacks_on_a_base_class_of_keras_kind_are_told_once():
+    class Early(Base):
+        """Ends a run whose watched number no longer gets better, and brings the best weights back."""
+
+        def __init__(self):
+            self.best, self.batches = math.inf, 0
+
+        def on_batch_end(self, batch, logs=None):
+            self.batches += 1
+
+        def on_epoch_end(self, epoch, logs=None):
+            if logs["val_loss"] < self.best:
+                self.best, self.weights = logs["val_loss"], copy.deepcopy(self.model.state_dict())
+            else:
+                self.model.stop_training = True
+                self.model.load_state_dict(self.weights)
+
+    early, grow, model = Early(), Grow(), linear()
+    history = model.fit(X, TARGET, batch_size=40, epochs=5, validation_split=0.2, callbacks=[grow, early], **QUIET)
+    assert history.epoch == [0, 1]
+    assert early.batches == 8
+    assert early.params["epochs"] == 5
+    assert torch.equal(weights(model), grow.weights[0])
+    assert not torch.equal(weights(model), grow.weights[1])  # control
+
+
 def test_stop_training_ends_the_epoch_which_counts():
     class Stop:
         batches = 0
@@ -355,6 +417,18 @@ def test_train_on_batch_is_the_loop_written_by_hand():
     assert found == pytest.approx([total / 200, ((scores >= 0.5) == (Y > 0.5)).float().mean().item(),
                                    roc_auc_score(Y, scores)], rel=1e-6)
     assert dict(zip(model.metrics_names, found, strict=True)).keys() == {"loss", "accuracy", "AUC"}
+
+
+def test_gradients_from_elsewhere_do_not_count():
+    plain, stale, summed = linear(), linear(), linear()
+    stale.net.bias.grad = torch.ones(1)
+    plain.train_on_batch(X, TARGET)
+    stale.train_on_batch(X, TARGET)
+    assert torch.equal(weights(plain), weights(stale))
+    summed.net.bias.grad = torch.ones(1)
+    nn.functional.mse_loss(summed(X), TARGET).backward()
+    summed.optimizer.step()
+    assert not torch.equal(weights(plain), weights(summed))  # control
 
 
 def test_counts_begin_anew_after_reset_metrics_and_testing_has_its_own():
@@ -628,6 +702,17 @@ def test_several_outputs_learn_as_a_loop_by_hand():
     weighed.fit(X, BOTH, batch_size=200, epochs=3, sample_weight=share, **QUIET)
     assert torch.allclose(weights(weighed), by_hand(3, 0.25, share), atol=1e-6)
     assert not torch.allclose(weights(weighed), weights(model), atol=1e-3)  # control
+
+
+def test_weights_of_one_change_nothing_where_an_output_has_several_values():
+    x = Input((4,))
+    wide, narrow = nn.Linear(4, 4), nn.Linear(4, 1)
+    model = Model(x, {"wide": wide(x), "narrow": narrow(x)})
+    model.compile("sgd", {"wide": "mse", "narrow": nn.L1Loss()})
+    labels = {"wide": X, "narrow": TARGET}
+    assert model.evaluate(X, labels, sample_weight=torch.ones(200)) == pytest.approx(model.evaluate(X, labels))
+    twice = model.evaluate(X, labels, sample_weight=torch.full((200,), 2.0))
+    assert twice[0] == pytest.approx(2 * model.evaluate(X, labels)[0])
 
 
 def test_outputs_in_a_list_go_by_place_or_by_name():

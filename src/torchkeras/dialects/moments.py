@@ -51,7 +51,7 @@ class KerasMoments(Callback):
                 one.set_params(self.history.params)
             if hasattr(one, "set_model"):
                 one.set_model(self.face)
-            elif not isinstance(getattr(type(one), "model", None), property):
+            else:
                 one.model = self.face
         self.tell("on_train_begin", {})
 
