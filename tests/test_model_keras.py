@@ -554,12 +554,28 @@ def test_a_drawn_net_is_an_ordinary_model(capsys):
     history = model.fit(X, TARGET, epochs=30, verbose=0)
     assert history.history["loss"][-1] < 0.5 * history.history["loss"][0]
     assert model(X).shape == same(X).shape == (200, 1)
-    model.summary()
-    assert "Connected to" in capsys.readouterr().out
+    for show in (model.summary, lambda: torchkeras.summary(model)):
+        show()
+        assert "Connected to" in capsys.readouterr().out
     twin = copy.deepcopy(model)
     twin.fit(X, TARGET, **QUIET)
     assert not torch.equal(weights(model), weights(twin))
     assert torch.equal(torch.compile(model, backend="eager")(X), model(X))
+
+
+def test_several_inputs_come_in_lists_and_dicts():
+    histories = []
+    for given in ([X, TARGET], (X.numpy(), TARGET.numpy()), {"a": X, "b": TARGET}, {"b": TARGET, "a": X}):
+        torch.manual_seed(0)
+        a, b = Input((4,), name="a"), Input((1,), name="b")
+        model = Model(inputs=[a, b], outputs=nn.Linear(5, 1)(torch.cat([a, b], 1)))
+        model.compile("sgd", "mse", ["mae"])
+        histories.append(model.fit(given, TARGET, epochs=2, validation_data=(given, TARGET), **QUIET).history)
+        histories.append(model.fit(given, TARGET, validation_split=0.5, **QUIET).history)
+        assert model.evaluate(given, TARGET)[0] == pytest.approx(model.test_on_batch(given, TARGET)[0])
+    assert all(one == histories[0] for one in histories[::2])
+    assert all(one == histories[1] for one in histories[1::2])
+    assert histories[0]["val_loss"][-1] < histories[0]["loss"][0]
 
 
 def test_a_subclass_survives_copying_and_pickling():
