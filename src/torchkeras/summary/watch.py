@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import sys
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
