@@ -12,7 +12,7 @@ FLOORS = [  # a file imports from its own floor and those below; the first match
     ("engine.checks engine.allocator engine.attempt engine.words engine.ending engine.forking engine.together", 0),
     ("engine.state data metrics losses names outputs functional summary display.text display.plot display.screen "
      "display.svg display.html display.samples display.figures display.targets display.png "
-     "display.classes display.page", 1),
+     "display.classes display.page display.boxed", 1),
     ("engine.when engine.config engine.history engine.monitor engine.run engine.means engine.modes", 2),
     ("engine.weighing engine.preflight engine.interrupt engine.joining", 3),
     ("engine.schedule engine.step engine.epoch engine.callback engine.hardware engine.checkpoint engine.session "
@@ -20,9 +20,11 @@ FLOORS = [  # a file imports from its own floor and those below; the first match
      "engine.forms engine.vault engine.snapshot engine.packing engine.archive engine.keeper engine.keeping "
      "engine.inexact engine.metricstate engine.generators", 4),
     ("engine.loop", 5),
-    ("callbacks display.live display.notebook display.progress display.report display.stopwatch utils", 6),
+    ("callbacks display.live display.notebook display.progress display.report display.stopwatch display.epochlines "
+     "utils", 6),
     ("engine.launch engine.worker", 5),
-    ("arguments launched saving verify kerasmodel model train lightmodel lightpass lightflags vlog kerascallbacks", 7),
+    ("arguments launched saving verify kerasmodel model dialects train lightmodel lightpass lightflags vlog "
+     "kerascallbacks", 7),
 ]
 LAZY = {"matplotlib", "IPython", "rich", "pandas", "lightning", "pytorch_lightning", "torchmetrics", "wandb", "mlflow",
         "tensorboard", "plotext", "accelerate", "sklearn", "safetensors", "cloudpickle", "filelock", "PIL"}

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torchkeras.display.figures import plot_confusion, plot_history, plot_metric
     from torchkeras.functional import Input
     from torchkeras.lightmodel import LightModel as LightModel
+    from torchkeras.model import Model
     from torchkeras.vlog import VLog
 
 __version__ = "5.0.0a1"
@@ -36,6 +37,7 @@ __all__ = [
     "History",
     "Input",
     "KerasModel",
+    "Model",
     "Run",
     "StepRunner",
     "VLog",
@@ -60,9 +62,9 @@ __all__ = [
 
 
 LATER = {  # loaded on first use, so that importing this package takes little more than importing torch
-    "Input": "torchkeras.functional", "LightModel": "torchkeras.lightmodel", "VLog": "torchkeras.vlog",
-    "plot_confusion": "torchkeras.display.figures", "plot_history": "torchkeras.display.figures",
-    "plot_metric": "torchkeras.display.figures",
+    "Input": "torchkeras.functional", "LightModel": "torchkeras.lightmodel", "Model": "torchkeras.model",
+    "VLog": "torchkeras.vlog", "plot_confusion": "torchkeras.display.figures",
+    "plot_history": "torchkeras.display.figures", "plot_metric": "torchkeras.display.figures",
     "colorful": "torchkeras.utils", "delete_object": "torchkeras.utils",  # older notebooks import these from here
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -63,6 +64,9 @@ def runnable(net: nn.Module) -> nn.Module:
     if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         net = net.module
     net = getattr(net, "_orig_mod", net)  # a compiled net calls no hooks inside
+    faces = sys.modules.get("torchkeras.dialects.held")
+    if faces is not None and isinstance(net, faces.Held):
+        net = faces.net_of(net)
     if not any(is_lazy(tensor) for tensor in (*net.parameters(), *net.buffers())):
         return net
     # deepcopy knows uninitialised parameters, but not uninitialised buffers

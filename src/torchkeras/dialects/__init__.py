@@ -1,0 +1,1 @@
+"""What Keras and this library's first versions called things, in terms of the one engine."""

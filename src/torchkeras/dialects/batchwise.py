@@ -1,0 +1,106 @@
+"""One batch at a time, for loops that users write themselves."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchkeras import outputs
+from torchkeras.data import batch as batches
+from torchkeras.data.arrays import ArrayDataset
+from torchkeras.dialects.epochs import keras_names
+from torchkeras.dialects.given import features_only, together
+from torchkeras.engine import hardware, modes, preflight
+from torchkeras.engine.checks import bad_value
+from torchkeras.engine.config import FitConfig
+from torchkeras.engine.ending import NonFiniteLoss
+from torchkeras.engine.epoch import EpochRunner
+from torchkeras.engine.schedule import interval_of
+from torchkeras.engine.step import StepRunner
+from torchkeras.engine.words import Stage
+from torchkeras.kerasmodel import KerasModel
+
+
+class Batchwise:
+    """Steps outside of any run, and what they have added up to since the last reset.
+
+    Args:
+        model: whose net, loss, metrics and optimizer.
+    """
+
+    def __init__(self, model: KerasModel) -> None:
+        self.model = model
+        self.runners: dict[str, EpochRunner] = {}
+        self.rehearsed = False
+
+    def train(self, x: Any, y: Any, sample_weight: Any, class_weight: Mapping[int, float] | None) -> dict[str, float]:
+        """One update; the numbers of training so far."""
+        model = self.model
+        if not self.rehearsed:
+            preflight.check_learning(model.net, model.loss_fn, model.optimizer, model.lr_scheduler)
+        runner = self.runner("train")
+        step = runner.step_runner
+        step.config, step.rehearsing = FitConfig(class_weight=class_weight), not self.rehearsed
+        model.optimizer.zero_grad()
+        with modes.training(model.net), torch.enable_grad():
+            row = self.counted(runner, together(x, y, sample_weight))
+        self.rehearsed = True
+        return row
+
+    def test(self, x: Any, y: Any, sample_weight: Any) -> dict[str, float]:
+        """One batch measured; the numbers of all that were."""
+        with modes.evaluating(self.model.net), torch.no_grad():
+            return self.counted(self.runner("val"), together(x, y, sample_weight))
+
+    def counted(self, runner: EpochRunner, data: Any) -> dict[str, float]:
+        """The step of a batch, and the numbers so far."""
+        batch = on_device_of(self.model.net, data)
+        try:
+            losses, runner.last = runner.step_runner(batch)
+        except NonFiniteLoss as error:
+            raise bad_value("x", received=f"a batch at which {error}", expected="a finite loss",
+                            fix="Nothing was updated. Lower the learning rate, or look at the batch.") from error
+        runner.losses.add(losses, runner.step_runner.count(batch))
+        return keras_names(runner.row(), runner.stage)
+
+    def runner(self, stage: Stage) -> EpochRunner:
+        """What adds up the numbers of a stage."""
+        if stage not in self.runners:
+            model, training = self.model, stage == "train"
+            metrics = copy.deepcopy(model.metrics_dict)
+            device = hardware.device_of(model.net)
+            for part in (model.loss_fn, *metrics.values()):
+                if device is not None and isinstance(part, nn.Module):
+                    part.to(device)
+            scheduler = model.lr_scheduler
+            each_step = training and scheduler is not None and interval_of(scheduler, "auto") == "step"
+            # in one process and without mixed precision, this is all that a step asks of an Accelerator
+            alone: Any = SimpleNamespace(mixed_precision="no", gradient_accumulation_steps=1, sync_gradients=True,
+                                         device=device or torch.device("cpu"))
+            self.runners[stage] = EpochRunner(StepRunner(
+                model.net, model.loss_fn, alone, stage, metrics, model.optimizer if training else None,
+                scheduler if each_step else None))
+        return self.runners[stage]
+
+    def reset(self) -> None:
+        """Begin to add up anew."""
+        self.runners = {}
+
+
+def predictions(net: nn.Module, x: Any) -> Any:
+    """What a net puts out for a batch, as numpy arrays."""
+    (features,) = on_device_of(net, features_only(x))
+    with modes.evaluating(net), torch.no_grad():
+        return outputs.to_numpy(batches.call(net, features))
+
+
+def on_device_of(net: nn.Module, data: Any) -> Any:
+    """A batch of arrays as tensors where the net is."""
+    batch = ArrayDataset(data, name="x").tree
+    device = hardware.device_of(net)
+    return batch if device is None else batches.to_device(batch, device)

@@ -1,0 +1,164 @@
+"""Keras's callbacks on this engine: the same moments, in the same order, with the same numbers."""
+
+from __future__ import annotations
+
+from collections import UserDict
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from typing import Any
+
+from torchkeras.dialects.epochs import FitHistory, keras_names, newest
+from torchkeras.engine.callback import MOMENTS, Callback, check_callbacks
+from torchkeras.engine.checks import bad_type, did_you_mean, instance_not_class
+from torchkeras.engine.epoch import EpochRunner
+from torchkeras.engine.monitor import Monitor
+from torchkeras.engine.state import Weights
+
+KERAS_MOMENTS = ("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end", "on_train_batch_begin",
+                 "on_train_batch_end", "on_batch_begin", "on_batch_end", "on_test_begin", "on_test_end",
+                 "on_test_batch_begin", "on_test_batch_end")
+
+
+class BatchLogs(UserDict[str, float]):
+    """The numbers so far, worked out when they are first looked at: that waits for the device."""
+
+    def __init__(self, count: Callable[[], dict[str, float]]) -> None:
+        self.count = count
+
+    @cached_property
+    def data(self) -> dict[str, float]:  # type: ignore[override]  # UserDict has an attribute
+        """The numbers themselves."""
+        return self.count()
+
+
+class KerasMoments(Callback):
+    """Tells callbacks of Keras's kind, and writes down the history after them: they may add to the logs.
+
+    Args:
+        face: the model that they know.
+        callbacks: objects with some of Keras's methods.
+        history: takes the numbers of every epoch.
+    """
+
+    def __init__(self, face: Any, callbacks: list[Any], history: FitHistory) -> None:
+        self.face, self.callbacks, self.history = face, callbacks, history
+
+    def on_fit_start(self, model: Any) -> None:
+        """They are told what was asked, and by which model."""
+        self.face.stop_training = False
+        for one in self.callbacks:
+            if hasattr(one, "set_params"):
+                one.set_params(self.history.params)
+            if hasattr(one, "set_model"):
+                one.set_model(self.face)
+            else:
+                one.model = self.face
+        self.tell("on_train_begin", {})
+
+    def on_epoch_start(self, model: Any) -> None:
+        """Keras counts epochs from 0."""
+        self.tell("on_epoch_begin", model.run.epoch - 1, {})
+
+    def on_validation_epoch_end(self, model: Any) -> None:
+        """An epoch is over; if one of them wants to stop, the run is."""
+        logs, epoch = newest(model.run), model.run.epoch - 1
+        self.tell("on_epoch_end", epoch, logs)
+        self.history.add(epoch, logs)
+        if self.face.stop_training:
+            model.run.stop("stop_training was set")
+
+    def on_fit_end(self, model: Any) -> None:
+        """The run is over."""
+        self.history.stop_reason = model.run.stop_reason
+        self.tell("on_train_end", {name: column[-1] for name, column in self.history.history.items()})
+
+    def tell(self, moment: str, *given: Any) -> None:
+        """Call the method of each callback that has one."""
+        for one in self.callbacks:
+            hook = getattr(one, moment, None)
+            if hook is None and "_train_batch_" in moment:
+                hook = getattr(one, moment.replace("_train", ""), None)  # their older name
+            if hook is not None:
+                hook(*given)
+                check_rate(self.face.optimizer)
+
+
+def told(moments: KerasMoments) -> type[EpochRunner]:
+    """The epoch runner that tells of every batch, and ends a training pass when ``stop_training`` was set."""
+
+    class Told(EpochRunner):
+        """Batches between two moments."""
+
+        def windows(self, loader: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+            kind = "test" if self.stage == "val" else "train"
+            numbers = self.row if self.together.world == 1 else self.running
+            if kind == "test":
+                moments.tell("on_test_begin", {})
+            for batch, found in enumerate(super().windows(loader)):
+                moments.tell(f"on_{kind}_batch_begin", batch, {})
+                yield found
+                logs = BatchLogs(lambda: keras_names(numbers(), self.stage))
+                moments.tell(f"on_{kind}_batch_end", batch, logs)
+                logs.count = dict  # later its numbers would be those of another batch
+                if kind == "train" and moments.face.stop_training and self.may_end_here:
+                    break
+            if kind == "test":
+                moments.tell("on_test_end", keras_names(numbers(), self.stage))
+
+        @property
+        def may_end_here(self) -> bool:
+            """Not in the middle of an accumulation window; several processes end their epoch together, at its end."""
+            return self.together.world == 1 and bool(self.accelerator.sync_gradients)
+
+    return Told
+
+
+class Unheeded(Monitor):
+    """Knows which epoch was the best, and keeps nothing of it."""
+
+    def see(self, epoch: int, value: float) -> bool:
+        """Take in an epoch's number."""
+        super().see(epoch, value)
+        return False
+
+
+class LastWeights(Callback):
+    """The net ends with the weights of its last epoch, as in Keras; those that brought a loss to NaN are taken back."""
+
+    def on_fit_start(self, model: Any) -> None:
+        """No epoch's weights are to come back in the end."""
+        asked = model.run.monitor
+        model.run.monitor = Unheeded(asked.name, asked.mode, asked.patience)
+
+    def on_epoch_start(self, model: Any) -> None:
+        """The weights that the epoch begins with."""
+        self.weights = Weights(*model.learners())
+
+    def on_fit_end(self, model: Any) -> None:
+        """What the engine then puts back are the weights of the run's beginning."""
+        if model.run.diverged:
+            self.weights.restore()
+
+
+def sorted_out(callbacks: Any) -> tuple[list[Any], list[Any]]:
+    """Callbacks of this library's kind, and those of Keras's; one that is of both is among both."""
+    if not isinstance(callbacks, (list, tuple, type(None))):
+        check_callbacks(callbacks)
+    for one in callbacks or ():
+        instance_not_class("callbacks", one)
+        if not any(hasattr(one, moment) for moment in (*MOMENTS, *KERAS_MOMENTS)):
+            misspelt = next((name for name in dir(one) if name.startswith("on_")), "")
+            raise bad_type("callbacks", received=f"an object of type {type(one).__name__}",
+                           expected="objects with at least one of the methods " + ", ".join(KERAS_MOMENTS + MOMENTS),
+                           fix=did_you_mean(misspelt, KERAS_MOMENTS + MOMENTS))
+    own = [one for one in callbacks or () if any(hasattr(one, moment) for moment in MOMENTS)]
+    return own, [one for one in callbacks or () if any(hasattr(one, moment) for moment in KERAS_MOMENTS)]
+
+
+def check_rate(optimizer: Any) -> None:
+    """Refuse a learning rate that was set where torch does not look."""
+    for name in ("learning_rate", "lr"):
+        if name in getattr(optimizer, "__dict__", {}):
+            delattr(optimizer, name)
+            raise bad_type(f"model.optimizer.{name}", received="a new value, which torch's optimizers do not read",
+                           expected="it in param_groups", fix="Set model.learning_rate instead.")

@@ -1,0 +1,217 @@
+"""Nets with several outputs: a loss and metrics for each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from torchkeras import names
+from torchkeras.dialects.named import loss_of, metrics_of, reads_logits
+from torchkeras.engine import weighing
+from torchkeras.engine.checks import bad_type, bad_value, did_you_mean
+from torchkeras.metrics import Metric
+from torchkeras.metrics.base import State
+from torchkeras.summary.drawn import plan_of
+
+TAKEN = ("loss", "logits")  # under these names the engine looks for a loss and for scores in an output
+
+
+class Output(NamedTuple):
+    """One of several outputs: its name, and its place where outputs are a tuple."""
+
+    name: str
+    place: int
+
+    def of(self, values: Any, argument: str) -> Any:
+        """This output's part of predictions or labels."""
+        if isinstance(values, Mapping) and self.name in values:
+            return values[self.name]
+        if isinstance(values, (tuple, list)) and self.place < len(values):
+            return values[self.place]
+        known = list(values) if isinstance(values, Mapping) else []
+        raise bad_value(argument, received=f"a dict of {', '.join(map(repr, known))}" if known
+                        else f"a {type(values).__name__}", expected=f"a tuple or dict with a part for {self.name!r}",
+                        fix=did_you_mean(self.name, map(str, known)))
+
+
+class OutputLosses(nn.Module):
+    """Learn from several outputs at once: the sum of weight x loss over them.
+
+    Args:
+        losses: a loss for each output that is learned from.
+        weights: how much each counts; those not named count 1.
+
+    Attributes:
+        reduction: "mean": each loss is reduced as it is by itself; "none" gives one number a sample.
+
+    Example:
+        >>> loss_fn = OutputLosses({Output("a", 0): nn.MSELoss(), Output("b", 1): nn.L1Loss()}, {"b": 0.5})
+        >>> loss_fn((torch.zeros(2), torch.zeros(2)), (torch.ones(2), torch.ones(2))).item()
+        1.5
+    """
+
+    def __init__(self, losses: Mapping[Output, Any], weights: Mapping[str, float]) -> None:
+        super().__init__()
+        self.reduction = "mean"
+        self.losses, self.weights = dict(losses), dict(weights)
+        self.learning = nn.ModuleList(one for one in losses.values() if isinstance(one, nn.Module))
+
+    def forward(self, preds: Any, labels: Any) -> Tensor:
+        """The sum over outputs."""
+        return torch.stack([self.weights.get(output.name, 1) * self.term(loss, output.of(preds, "preds"),
+                                                                         output.of(labels, "labels"))
+                            for output, loss in self.losses.items()]).sum(0)
+
+    def term(self, loss: Any, preds: Tensor, labels: Tensor) -> Tensor:
+        """The loss of one output."""
+        if self.reduction != "none":
+            found: Tensor = loss(preds, labels)
+            return found
+        losses = weighing.per_sample(loss)(preds, labels)
+        losses = losses.reshape(len(losses), -1)
+        return losses.mean(1) if getattr(loss, "reduction", "mean") == "mean" else losses.sum(1)
+
+
+class OutputLoss(Metric):
+    """One output's loss beside the sum of all: the mean over samples, as the engine takes it of the whole.
+
+    Args:
+        output: which.
+        loss: its loss.
+    """
+
+    cheap, higher_is_better = True, False
+    loss: Callable[..., Any]
+
+    def __init__(self, output: Output, loss: Any) -> None:
+        super().__init__()
+        self.__dict__["loss"] = loss  # its weights belong to the model
+        self.output = output
+        self.add_sum("total", dtype=torch.float64)
+        self.add_sum("seen")
+
+    def counted(self, preds: Any, labels: Any) -> dict[str, Tensor | int]:
+        """This output's part of a batch."""
+        return super().counted(self.output.of(preds, "preds"), self.output.of(labels, "labels"))
+
+    def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
+        """The batch's loss, as often as it has samples."""
+        return {"total": self.loss(preds, labels).double() * len(preds), "seen": len(preds)}
+
+    def value(self, state: State) -> Tensor:
+        """The mean."""
+        return state["total"] / state["seen"]
+
+
+class OutputMetric(nn.Module):
+    """A metric of one output.
+
+    Args:
+        output: which.
+        metric: an object with ``update``, ``compute`` and ``reset``.
+    """
+
+    def __init__(self, output: Output, metric: Any) -> None:
+        super().__init__()
+        self.output, self.metric = output, metric
+        self.higher_is_better = getattr(metric, "higher_is_better", None)
+        self.cheap = getattr(metric, "cheap", False)
+
+    def update(self, preds: Any, labels: Any) -> None:
+        """Count one batch."""
+        self.metric.update(self.output.of(preds, "preds"), self.output.of(labels, "labels"))
+
+    def compute(self) -> Any:
+        """The number for all that was counted."""
+        return self.metric.compute()
+
+    def reset(self) -> None:
+        """Forget all that was counted."""
+        self.metric.reset()
+
+
+def outputs_of(net: nn.Module, loss: Any) -> list[Output] | None:
+    """The outputs of a drawn net, or those that a list or dict of losses names; None for one output."""
+    plan = plan_of(net)
+    drawn = getattr(plan, "outputs", None)
+    if isinstance(drawn, Mapping):
+        found = [str(name) for name in drawn]
+    elif isinstance(drawn, (tuple, list)):
+        found = [one.name for one in drawn]
+    elif isinstance(loss, Mapping):
+        found = list(loss)
+    elif isinstance(loss, (tuple, list)):
+        found = [f"output_{place}" for place in range(1, len(loss) + 1)]
+    else:
+        return None
+    if plan is not None and not isinstance(drawn, (Mapping, tuple, list)):
+        raise bad_type("loss", received=f"a {type(loss).__name__}", expected="one loss: this net has one output")
+    for name in found:
+        if name in TAKEN or found.count(name) > 1:
+            raise bad_value("outputs", received=f"the name {name!r}", expected="names that differ, and none of "
+                            + ", ".join(TAKEN), fix="Draw them with Model(inputs=..., outputs={'name': ...}).")
+    return [Output(name, place) for place, name in enumerate(found)]
+
+
+def shared_out(argument: str, given: Any, listed: Sequence[Output]) -> dict[Output, Any]:
+    """What was given for each output, in a dict by name or a list by place; outputs without anything are left out."""
+    if isinstance(given, Mapping):
+        known = [output.name for output in listed]
+        for name in given:
+            if name not in known:
+                raise bad_value(argument, received=repr(name), expected="one of the outputs " + ", ".join(known),
+                                fix=did_you_mean(str(name), known))
+        found = {output: given.get(output.name) for output in listed}
+    elif isinstance(given, (list, tuple)):
+        if len(given) != len(listed):
+            raise bad_value(argument, received=f"{len(given)} entries", expected=f"{len(listed)}, one for each of the "
+                            "outputs " + ", ".join(output.name for output in listed))
+        found = dict(zip(listed, given, strict=True))
+    else:
+        raise bad_type(argument, received=repr(given), expected="a list or dict with an entry for each output")
+    return {output: one for output, one in found.items() if one is not None}
+
+
+def losses_of(loss: Any, listed: Sequence[Output], weights: Any, from_logits: bool) -> OutputLosses:
+    """The losses of all outputs as one; a single one is that of each output."""
+    given = shared_out("loss", loss if isinstance(loss, (Mapping, list, tuple)) else [loss] * len(listed), listed)
+    if not given:
+        raise bad_value("loss", received="no loss", expected="one for at least one output")
+    logits = {output: from_logits and isinstance(one, str) and (len(given) == 1 or knows_logits(one))
+              for output, one in given.items()}
+    shares = {} if weights is None else {
+        output.name: one for output, one in shared_out("loss_weights", weights, listed).items()}
+    for name, one in shares.items():
+        if isinstance(one, bool) or not isinstance(one, (int, float)):
+            raise bad_type("loss_weights", received=f"{one!r} for {name!r}", expected="numbers")
+    found = {output: loss_of(one, logits[output]) for output, one in given.items()}
+    for output, one in found.items():
+        if getattr(one, "reduction", "mean") not in ("mean", "batchmean"):
+            raise bad_value("loss", received=f"reduction={one.reduction!r} for {output.name!r}",
+                            expected="'mean', where there are several outputs")
+    return OutputLosses(found, shares)
+
+
+def knows_logits(name: str) -> bool:
+    """Whether this is the name of a cross entropy of Keras's."""
+    return names.key_of(name) in {names.key_of(one) for one in names.KERAS_ENTROPIES}
+
+
+def all_metrics(metrics: Any, losses: OutputLosses, listed: Sequence[Output], from_logits: bool) -> dict[str, Any]:
+    """Columns for each output: ``<output>_loss``, then ``<output>_<metric>``."""
+    found: dict[str, Any] = {f"{output.name}_loss": OutputLoss(output, loss) for output, loss in losses.losses.items()}
+    if metrics is None:
+        return found
+    if isinstance(metrics, (list, tuple)) and not all(isinstance(one, (list, tuple, type(None))) for one in metrics):
+        raise bad_type("metrics", received=repr(metrics), expected="a list of lists or a dict, by output",
+                       fix="Such as {" + repr(listed[0].name) + ": ['accuracy']}.")
+    for output, asked in shared_out("metrics", metrics, listed).items():
+        logits = reads_logits(losses.losses.get(output), from_logits)
+        one_or_more = asked if isinstance(asked, (list, tuple, Mapping)) else [asked]
+        for name, metric in metrics_of(one_or_more, logits).items():
+            column = f"{output.name}_{name}"
+            found[column] = OutputMetric(output, names.as_metric(column, metric))
+    return found

@@ -1,0 +1,82 @@
+"""Listeners that print in the manner of Keras and of this library's first versions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torchkeras.display import text
+from torchkeras.display.boxed import boxed, dated_rule, rounded
+from torchkeras.display.screen import Plain
+
+
+class EpochLines:
+    """One line an epoch, as Keras has it with ``verbose=2``.
+
+    Args:
+        write: takes each line in place of standard output.
+        clock: gives seconds; for tests.
+    """
+
+    def __init__(self, write: Callable[[str], object] | None = None,
+                 clock: Callable[[], float] = time.perf_counter) -> None:
+        self.screen, self.clock = Plain(write), clock
+        self.model: Any = None
+        self.params: Mapping[str, Any] = {}
+
+    def set_params(self, params: Mapping[str, Any]) -> None:
+        """What was asked of the run."""
+        self.params = params
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """An epoch's clock starts."""
+        self.began = self.clock()
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
+        """The epoch's line."""
+        self.screen.line(f"Epoch {epoch + 1}/{self.params['epochs']} - {self.clock() - self.began:.1f}s - "
+                         + numbers(logs))
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Why the run ended early, if it did."""
+        if self.model.history.stop_reason is not None:
+            self.screen.line(text.stop_line(self.model.history.stop_reason))
+
+
+class StepLines:
+    """A line for every so many steps, and each epoch's numbers in a box under a dated rule.
+
+    Args:
+        log_step_freq: steps from one line to the next.
+        write: takes each line in place of standard output.
+    """
+
+    def __init__(self, log_step_freq: int = 1, write: Callable[[str], object] | None = None) -> None:
+        self.screen, self.log_step_freq = Plain(write), log_step_freq
+        self.model: Any = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """The run begins."""
+        self.screen.line("Start Training ...\n\n" + dated_rule())
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, float]) -> None:
+        """The numbers of the epoch so far."""
+        if (batch + 1) % self.log_step_freq == 0:
+            shown = {name: rounded(value) for name, value in logs.items()}
+            self.screen.line(str({"step": batch + 1, **shown}))
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
+        """The epoch's box, and the rule that ends it."""
+        self.screen.line("\n" + boxed({"epoch": epoch + 1, **logs}) + "\n\n" + dated_rule())
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """The run is over."""
+        if self.model.history.stop_reason is not None:
+            self.screen.line(text.stop_line(self.model.history.stop_reason))
+        self.screen.line("Finished Training...")
+
+
+def numbers(logs: Mapping[str, float]) -> str:
+    """Numbers by name on one line."""
+    return " - ".join(f"{name}: {text.number(value)}" for name, value in logs.items())
