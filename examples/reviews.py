@@ -4,12 +4,15 @@ import random
 from pathlib import Path
 from typing import NamedTuple
 
-PRAISE = "moving funny gripping clever warm brilliant honest charming fresh touching witty superb".split()
-BLAME = "dull tired clumsy shallow noisy dreary stale hollow lifeless muddled tedious bland".split()
-PARTS = "script plot acting camera dialogue score ending cast pacing humour story direction".split()
+PRAISE = ["moving", "funny", "gripping", "clever", "warm", "brilliant", "honest", "charming", "fresh", "touching",
+          "witty", "superb"]
+BLAME = ["dull", "tired", "clumsy", "shallow", "noisy", "dreary", "stale", "hollow", "lifeless", "muddled", "tedious",
+         "bland"]
+PARTS = ["script", "plot", "acting", "camera", "dialogue", "score", "ending", "cast", "pacing", "humour", "story",
+         "direction"]
 FRAMES = ("the {part} is {word}", "a {word} {part}", "{part} that stays {word}", "with {word} {part}",
           "one {word} film about {part}", "it has a {word} {part}")
-FILLERS = "the film | in two hours | on the whole | if you like such things | from start to finish | again".split(" | ")
+FILLERS = ["the film", "in two hours", "on the whole", "if you like such things", "from start to finish", "again"]
 
 
 class Reviews(NamedTuple):

@@ -26,12 +26,13 @@ class BagOfWords(nn.Module):
         return self.out(self.dropout(self.vectors(tokens)))
 
 
-def save_words(path: Path, scores: Tensor, words: list[str], most: int = 15) -> None:
+def save_words(path: Path, scores: Tensor, words: list[str], most: int = 12) -> None:
     """The words that speak most against a film, and most for it."""
     shown = scores.argsort()[[*range(most), *range(-most, 0)]]
-    figure = Figure(figsize=(8, 7.5), layout="constrained")
-    axes = figure.add_subplot(title="what the net thinks of words", xlabel="what a text of this word alone gets (logit)")
-    axes.barh([words[number] for number in shown], scores[shown], color=["#E45756"] * most + ["#4C78A8"] * most)
+    figure = Figure(figsize=(8, 6.5), layout="constrained")
+    axes = figure.add_subplot(title="what the net thinks of words", xlabel="logit of a text of this word alone")
+    colours = ["#E45756"] * most + ["#4C78A8"] * most
+    axes.barh([words[number] for number in shown], scores[shown].tolist(), color=colours)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.margins(y=0.01)
     axes.spines[["top", "right"]].set_visible(False)
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> float:
 
     net = BagOfWords(len(vocabulary))
     model = KerasModel(net, loss_fn="bce_with_logits", metrics_dict=["accuracy", "auc"],
-                       optimizer=torch.optim.Adam(net.parameters(), lr=3e-3, weight_decay=1e-5))
+                       optimizer=torch.optim.Adam(net.parameters(), lr=0.01, weight_decay=1e-5))
     options.output.mkdir(parents=True, exist_ok=True)
     model.fit(train, validation_split=0.1, epochs=options.epochs, batch_size=64, monitor="val_accuracy", patience=4,
               ckpt_path=options.output / "text_classification.pt")
@@ -63,9 +64,10 @@ def main(argv: list[str] | None = None) -> float:
 
     scores = model.predict(torch.arange(2, len(vocabulary))[:, None], batch_size=1000)[:, 0]
     save_words(options.output / "text_classification.png", scores, vocabulary.words)
-    for text, label, yes in list(zip(reviews.test_texts, reviews.test_labels,
-                                     model.predict(test, output="probabilities")[:, 0], strict=True))[:8]:
-        print(f"{'praise' if label else 'blame':8}{yes:5.0%} praise   {text.strip()[:80]}")
+    chances = model.predict(test, output="probabilities")[:, 0].tolist()
+    print("\nit is       read as praise with")
+    for text, label, chance in list(zip(reviews.test_texts, reviews.test_labels, chances, strict=True))[:8]:
+        print(f"{'praise' if label else 'blame':8}{chance:8.0%}   {text.strip()[:90]}")
     print(f"\naccuracy on {len(test):,} reviews it has never seen: {accuracy:.2%}")
     return accuracy
 

@@ -1,0 +1,37 @@
+"""Folders of images are written, read back with random changes, and learned."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from tests.examples.pictures import check_picture
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+
+import image_folder  # noqa: E402 (the examples are scripts in a folder, not a package)
+from torchkeras.data import ImageFolder  # noqa: E402
+
+
+def test_fours_are_told_from_nines(tmp_path):
+    accuracy = image_folder.main(["--epochs", "5", "--samples", "100", "--output", str(tmp_path)])
+    assert accuracy > 0.8  # guessing gives 0.5
+    train = ImageFolder(tmp_path / "images" / "train")
+    assert (train.classes, len(train)) == (["four", "nine"], 200)
+    assert len(ImageFolder(tmp_path / "images" / "val")) == 200
+    check_picture(tmp_path / "image_folder.png")
+
+
+def test_mistakes_are_red(tmp_path):
+    from matplotlib.image import imread
+
+    image_folder.write_folders(tmp_path, samples=10)
+    data = ImageFolder(tmp_path / "val", size=28, mode="L")
+    labels = np.array([number for _, number in data.samples])
+
+    def red(preds):
+        image_folder.save_grid(tmp_path / "grid.png", data, preds, rows=2)
+        picture = imread(tmp_path / "grid.png")
+        return int(((picture[..., 0] > 0.9) & (picture[..., 1] < 0.1)).sum())
+
+    assert red(labels) == 0
+    assert red(np.where(np.arange(20) == 3, 1 - labels, labels)) > 20
