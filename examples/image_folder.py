@@ -45,7 +45,7 @@ def save_grid(path: Path, data: ImageFolder, preds: np.ndarray, rows: int = 5, c
     figure = Figure(figsize=(columns * 1.25, rows * 1.6), layout="constrained")
     figure.suptitle(f"folder, and what the net says: right for {(~wrong).sum()} of {len(labels)}, wrong in red")
     for axes, index in zip(figure.subplots(rows, columns).flat, shown, strict=False):
-        axes.imshow(data[index][0][0], cmap="gray_r")
+        axes.imshow(data[index][0][0].numpy(), cmap="gray_r")
         axes.set_title(f"{data.classes[labels[index]]}, {data.classes[preds[index]]}", fontsize=9,
                        color="red" if wrong[index] else "black")
         axes.set(xticks=[], yticks=[])
