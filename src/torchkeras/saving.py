@@ -95,8 +95,8 @@ def put_matching(net: nn.Module, source: Any, strict: bool, rename: Rename | Non
 def unwrapped(weights: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
     """Weights without the prefixes that wrappers put before all names; a net's own part may be called so too."""
     forms = [dict(weights)]
-    while weights and (prefix := next((one for one in WRAPPERS if all(name.startswith(one) for name in forms[-1])), "")):
-        forms.append({name.removeprefix(prefix): value for name, value in forms[-1].items()})
+    while weights and (shared := [one for one in WRAPPERS if all(name.startswith(one) for name in forms[-1])]):
+        forms.append({name.removeprefix(shared[0]): value for name, value in forms[-1].items()})
     return max(reversed(forms), key=lambda form: len(form.keys() & own.keys()))
 
 
