@@ -14,7 +14,7 @@ from digits import load_digits  # noqa: E402
 
 def test_each_job_is_timed_and_right(monkeypatch, capsys):
     full = load_digits()
-    part = full._replace(train_images=full.train_images[:1000], train_labels=full.train_labels[:1000])
+    part = full._replace(train_images=full.train_images[:600], train_labels=full.train_labels[:600])
     monkeypatch.setattr(cpu_vs_gpu, "load_digits", lambda folder: part)
     table = cpu_vs_gpu.main(["--small", "--epochs", "2"])
     devices = 1 + torch.accelerator.is_available()
