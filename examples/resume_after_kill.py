@@ -24,7 +24,7 @@ class Slow(Callback):
         """One line a training step."""
         if model.run.stage == "train":
             print(f"at epoch {model.run.epoch} step {model.run.step}", flush=True)
-            time.sleep(0.005)
+            time.sleep(0.01)
 
 
 def train(folder: Path) -> None:

@@ -5,17 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.examples.helpers import few_digits
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 import cpu_vs_gpu  # noqa: E402 (the examples are scripts in a folder, not a package)
-from digits import load_digits  # noqa: E402
 
 
 def test_each_job_is_timed_and_right(monkeypatch, capsys):
-    full = load_digits()
-    part = full._replace(train_images=full.train_images[:600], train_labels=full.train_labels[:600])
-    monkeypatch.setattr(cpu_vs_gpu, "load_digits", lambda folder: part)
+    monkeypatch.setattr(cpu_vs_gpu, "load_digits", lambda folder: few_digits())
     table = cpu_vs_gpu.main(["--small", "--epochs", "2"])
     devices = 1 + torch.accelerator.is_available()
     product, regression, cnn = table.values()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.examples.pictures import check_picture
+from tests.examples.helpers import check_picture, digits_at_hand
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
@@ -16,7 +16,9 @@ from torchkeras.data import ImageFolder  # noqa: E402
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
-    return folder, image_folder.main(["--epochs", "5", "--samples", "150", "--output", str(folder)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(image_folder, "load_digits", digits_at_hand)
+        return folder, image_folder.main(["--epochs", "5", "--samples", "150", "--output", str(folder)])
 
 
 def test_fours_are_told_from_nines(outcome):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.examples.pictures import check_picture
+from tests.examples.helpers import check_picture
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
