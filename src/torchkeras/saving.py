@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchkeras.engine.checkpoint import beside, plain, read_weights, shape_of, strip, write_whole
+from torchkeras.engine.checkpoint import WRAPPERS, beside, plain, read_weights, shape_of, write_whole
 from torchkeras.engine.checks import bad_type, bad_value
 from torchkeras.engine.ending import CheckpointCorruptError
 from torchkeras.engine.packing import Packer, unpack
@@ -78,8 +78,8 @@ def put_matching(net: nn.Module, source: Any, strict: bool, rename: Rename | Non
     given = read_weights(source) if isinstance(source, (str, os.PathLike)) else source
     if not isinstance(given, Mapping):
         raise bad_type(argument, received=f"a {type(given).__name__}", expected="a weights file, or names and tensors")
-    named = renamed({strip(name): value for name, value in given.items()}, rename)
     own = plain(net).state_dict()
+    named = renamed(unwrapped(given, own), rename)
     alike = {name: value for name, value in named.items() if name in own and shape_of(value) == shape_of(own[name])}
     report = LoadReport(
         sorted(alike), sorted(own.keys() - named.keys()), sorted(named.keys() - own.keys()),
@@ -90,6 +90,14 @@ def put_matching(net: nn.Module, source: Any, strict: bool, rename: Rename | Non
                         "net's", fix="Pass strict=False to take what matches, or rename=... for other names.")
     plain(net).load_state_dict({**own, **alike})
     return report
+
+
+def unwrapped(weights: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Weights without the prefixes that wrappers put before all names; a net's own part may be called so too."""
+    forms = [dict(weights)]
+    while weights and (shared := [one for one in WRAPPERS if all(name.startswith(one) for name in forms[-1])]):
+        forms.append({name.removeprefix(shared[0]): value for name, value in forms[-1].items()})
+    return max(reversed(forms), key=lambda form: len(form.keys() & own.keys()))
 
 
 def renamed(weights: Mapping[str, Tensor], rename: Rename | None) -> dict[str, Tensor]:
