@@ -113,3 +113,17 @@ def test_weights_of_a_loss_used_as_metric_stay_its_own():
     net.metric = FunctionMetric(nn.CrossEntropyLoss(weight=torch.ones(2)))
     assert sorted(net.state_dict()) == ["bias", "weight"]
     assert net.metric(torch.zeros(3, 2), torch.tensor([0, 1, 0])).item() == pytest.approx(0.6931, abs=1e-4)
+
+
+def test_functions_of_scikit_learn_get_labels_first():
+    from sklearn.metrics import precision_score, r2_score
+
+    preds, labels = torch.tensor([1.0, 2.0, 4.0, 3.0]), torch.tensor([1.0, 2.5, 3.0, 3.0])
+    assert r2_score(labels, preds) != pytest.approx(r2_score(preds, labels))  # else the order could not show
+    metric = FunctionMetric(r2_score)
+    metric.update(preds, labels)
+    assert float(metric.compute()) == pytest.approx(r2_score(labels, preds))
+    metric = FunctionMetric(precision_score)
+    metric.update(torch.tensor([1, 1, 1, 0]), torch.tensor([1, 0, 1, 1]))
+    assert float(metric.compute()) == pytest.approx(2 / 3)
+    assert FunctionMetric(lambda preds, labels: preds.sum() - labels.sum()).fn(torch.ones(2), torch.zeros(2)) == 2

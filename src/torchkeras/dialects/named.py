@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -13,23 +13,7 @@ from torch import nn
 from torchkeras import names, outputs
 from torchkeras.engine.checks import bad_type, instance_not_class
 from torchkeras.losses import LayerPenalty, Loss
-
-SCORES = ("y_pred", "y_score", "y_prob", "y_proba")
-
-
-class Swapped:
-    """A function ``(y_true, y_pred)``, called with predictions first.
-
-    Args:
-        function: the function.
-    """
-
-    def __init__(self, function: Callable[[Any, Any], Any]) -> None:
-        self.function, self.__name__ = function, function.__name__
-
-    def __call__(self, preds: Any, labels: Any) -> Any:
-        """What the function says."""
-        return self.function(labels, preds)
+from torchkeras.metrics.function import in_our_order
 
 
 class NumpyToo:
@@ -53,17 +37,6 @@ class NumpyToo:
                     return self.function(*outputs.to_numpy((preds, labels)))
                 except Exception:
                     raise error from None
-
-
-def in_our_order(function: Any) -> Any:
-    """A function whose arguments are named ``(y_true, y_pred)``, as Keras's and scikit-learn's are, takes ours."""
-    if not inspect.isroutine(function):
-        return function
-    try:
-        first = list(inspect.signature(function).parameters)[:2]
-    except (TypeError, ValueError):  # code that hides its signature
-        return function
-    return Swapped(function) if first[:1] == ["y_true"] and first[1:] and first[1] in SCORES else function
 
 
 def metric_function(function: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from torchkeras.metrics.base import Metric, State, scalar
 from torchkeras.metrics.shapes import precise
 
 ROOM = 64 * 2**20  # bytes that may wait on an accelerator
+SCORES = ("y_pred", "y_score", "y_prob", "y_proba")
 
 
 class FunctionMetric(Metric):
@@ -23,6 +25,9 @@ class FunctionMetric(Metric):
     Many numbers of a data set are no mean over its batches (a root, a rank correlation, an F1). So all predictions and
     labels are kept, and the function is called once, in ``compute()``, with all of them on the CPU. They wait where
     they were made until they fill 64 MB, then in main memory. Half precision is kept as float32, which numpy knows.
+
+    A function whose arguments are named ``(y_true, y_pred)`` or ``(y_true, y_score)``, as scikit-learn's are, gets them
+    in that order.
 
     Args:
         fn: takes predictions and labels (tensors, or the net's own tuples and dicts of tensors) and gives a number of
@@ -47,7 +52,7 @@ class FunctionMetric(Metric):
                  higher_is_better: bool | None = None) -> None:
         super().__init__()
         # Not as a submodule: weights of a loss used as a metric belong to no one who holds the metric.
-        self.__dict__["fn"] = fn
+        self.__dict__["fn"] = in_our_order(fn)
         self.name = name or getattr(fn, "__name__", type(fn).__name__)
         self.higher_is_better = higher_is_better
         self.waiting = 0  # bytes on an accelerator
@@ -120,6 +125,32 @@ class FunctionMetric(Metric):
                             expected="one number, or a dict of names to numbers",
                             fix="Reduce it, for example with .mean().")
         return scalar(value)
+
+
+class Swapped:
+    """A function ``(y_true, y_pred)``, called with predictions first.
+
+    Args:
+        function: the function.
+    """
+
+    def __init__(self, function: Callable[[Any, Any], Any]) -> None:
+        self.function, self.__name__ = function, function.__name__
+
+    def __call__(self, preds: Any, labels: Any) -> Any:
+        """What the function says."""
+        return self.function(labels, preds)
+
+
+def in_our_order(function: Any) -> Any:
+    """A function whose arguments are named ``(y_true, y_pred)``, as Keras's and scikit-learn's are, takes ours."""
+    if not inspect.isroutine(function):
+        return function
+    try:
+        first = list(inspect.signature(function).parameters)[:2]
+    except (TypeError, ValueError):  # code that hides its signature
+        return function
+    return Swapped(function) if first[:1] == ["y_true"] and first[1:] and first[1] in SCORES else function
 
 
 class Accumulating(nn.Module):
