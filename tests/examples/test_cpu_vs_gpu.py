@@ -14,7 +14,7 @@ import cpu_vs_gpu  # noqa: E402 (the examples are scripts in a folder, not a pac
 
 def test_each_job_is_timed_and_right(monkeypatch, capsys):
     monkeypatch.setattr(cpu_vs_gpu, "load_digits", lambda folder: few_digits())
-    table = cpu_vs_gpu.main(["--small", "--epochs", "2"])
+    table = cpu_vs_gpu.main(["--small", "--epochs", "5"])
     devices = 1 + torch.accelerator.is_available()
     product, regression, cnn = table.values()
     assert [len(one) for one in table.values()] == [devices] * 3
