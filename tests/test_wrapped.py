@@ -107,6 +107,20 @@ def test_a_part_that_is_called_module_keeps_its_name(name, more, group, tmp_path
         assert torch.equal(value, other.state_dict()[key])
 
 
+@pytest.mark.parametrize("name", [*WRAPS, "bare"])
+def test_a_run_of_a_net_with_a_part_called_module_goes_on(name, group, tmp_path):
+    def fit(net, epochs):
+        model = KerasModel(net, "mse", ["mae"], torch.optim.Adam(net.parameters(), lr=0.01))
+        return model.fit(make_data(), epochs=epochs, batch_size=16, seed=0, ckpt_path=tmp_path / "best.pt", quiet=True,
+                         cpu=True, resume=True, patience=None).to_numpy().tolist()
+
+    wrap = WRAPS.get(name, lambda net: net)
+    first = fit(wrap(Holder(0)), 2)
+    whole = fit(wrap(Holder(1)), 3)
+    assert whole[:2] == first
+    assert whole[2][1] < first[1][1]
+
+
 @pytest.mark.parametrize("name", ["DataParallel", "DDP"])
 def test_a_run_that_began_wrapped_goes_on_bare(name, group, tmp_path):
     net = make_net()

@@ -86,13 +86,6 @@ def beside(missing: Path) -> str:
     return f"The folder holds: {', '.join(names) or 'nothing'}."
 
 
-def strip(name: str) -> str:
-    """A weight's name without the prefixes that wrappers add."""
-    for prefix in WRAPPERS:
-        name = name.removeprefix(prefix)
-    return name
-
-
 def shape_of(value: Any) -> Any:
     """A tensor's shape; "missing" for a name that is not there."""
     return "missing" if value is None else tuple(getattr(value, "shape", ()))
@@ -179,12 +172,14 @@ class Best:
 
     def named(self) -> list[dict[str, Any]]:
         """The best weights under the names that they have in bare modules."""
-        return [{strip(name): value for name, value in copies.items()} for copies in self.weights.copies]
+        return [dict(zip(plain(module).state_dict(), copies.values(), strict=True))
+                for module, copies in zip(self.weights.modules, self.weights.copies, strict=True)]
 
     def take(self, saved: list[dict[str, Any]], kept: bool) -> None:
         """Those of a run that goes on; their file is written again if it is gone."""
         for number, (module, weights) in enumerate(zip(self.weights.modules, saved, strict=True)):
-            self.weights.copies[number] = {name: copy.deepcopy(weights[strip(name)]) for name in module.state_dict()}
+            bare = zip(module.state_dict(), plain(module).state_dict(), strict=True)
+            self.weights.copies[number] = {name: copy.deepcopy(weights[own]) for name, own in bare}
         self.kept = kept
         if kept and self.path is not None and self.model.run.together.main and not Path(self.path).exists():
             write_weights({name: value for name, value in saved[0].items() if isinstance(value, Tensor)}, self.path)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchkeras.data import Batches
 from torchkeras.data.fingerprint import content
-from torchkeras.engine.checkpoint import plain, strip
+from torchkeras.engine.checkpoint import plain
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.config import FitConfig
 
@@ -22,7 +22,7 @@ SHOWN = 5  # differences that an error lists
 
 def weights_in(module: nn.Module) -> dict[str, Any]:
     """Weights, buffers and extra state under the names that they have in the bare net."""
-    return {strip(name): value for name, value in plain(module).state_dict().items()}
+    return dict(plain(module).state_dict())
 
 
 def put_weights(module: nn.Module, saved: Mapping[str, Any]) -> None:
@@ -32,7 +32,7 @@ def put_weights(module: nn.Module, saved: Mapping[str, Any]) -> None:
 
 def names_of(modules: list[nn.Module]) -> dict[int, str]:
     """The name of every parameter, by its identity."""
-    return {id(weight): f"{number}.{strip(name)}" for number, module in enumerate(modules)
+    return {id(weight): f"{number}.{name}" for number, module in enumerate(modules)
             for name, weight in plain(module).named_parameters()}
 
 
