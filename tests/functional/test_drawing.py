@@ -14,6 +14,12 @@ from torchkeras.functional.plan import snake
 ORIGINAL = nn.Module.__call__
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_being_drawn():
+    """Errors of earlier tests hold values of their drawings until they are collected."""
+    gc.collect()
+
+
 def same(net: nn.Module, expected, *shapes: tuple[int, ...]) -> None:
     """A net and a function give the same for two numbers of samples, and not for other inputs."""
     for samples in (2, 5):
