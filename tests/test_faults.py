@@ -13,7 +13,8 @@ pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="forks, /proc a
               pytest.mark.timeout(300)]
 CHECKS = ["kill -9 at random", "control: without generators", "SIGTERM at random", "a crash at every file operation",
           "truncated files", "single bits flipped", "control: the same by weights_only", "malicious states",
-          "full disk", "places that cannot be written", "two runs in one folder", "200 saves, 20 resumes"]
+          "full disk", "places that cannot be written", "two runs in one folder", "200 saves, 20 resumes",
+          "2 processes, one killed"]
 
 
 @pytest.fixture(scope="module")

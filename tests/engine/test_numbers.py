@@ -234,3 +234,21 @@ def test_loader_and_dataset_and_arrays_give_the_same_numbers():
                                                (x.numpy(), y.numpy()), {"input": x, "labels": y},
                                                [(x[:40], y[:40]), (x[40:], y[40:])])]
     assert all(one["val_loss"] == pytest.approx(found[0]["val_loss"], rel=1e-6) for one in found)
+
+
+def test_an_epochs_loss_has_the_same_bits_however_often_it_was_read_on_the_way():
+    from torchkeras.engine.means import Means
+
+    losses = torch.rand(1000, generator=torch.Generator().manual_seed(0)).tolist()
+    seldom, often = Means(), Means()
+    for number, loss in enumerate(losses):
+        for means in (seldom, often):
+            means.add({"train_loss": loss}, 7 + number % 3)
+        if number % 11 == 0:
+            often.result()
+    assert seldom.result()["train_loss"].hex() == often.result()["train_loss"].hex()
+    products, weight = [loss * (7 + number % 3) for number, loss in enumerate(losses)], sum(
+        7 + number % 3 for number in range(1000))
+    by_parts = {(sum(sum(products[begin:begin + size]) for begin in range(0, 1000, size)) / weight).hex()
+                for size in range(2, 60)}
+    assert len(by_parts) > 1  # the order of additions does show

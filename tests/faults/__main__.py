@@ -43,6 +43,7 @@ QUICK: dict[str, Callable[[], dict[str, Any]]] = {
     "places that cannot be written": places.unwritable,
     "two runs in one folder": places.locked,
     "200 saves, 20 resumes": lambda: growth.growth(20, 2),
+    "2 processes, one killed": lambda: processes.killed(1),
 }
 
 
