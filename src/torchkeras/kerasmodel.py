@@ -27,6 +27,7 @@ from torchkeras.engine.archive import archive
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.checks import bad_type
 from torchkeras.engine.config import FitConfig
+from torchkeras.engine.denominator import LossFacts
 from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.fast import piloted
 from torchkeras.engine.forms import form
@@ -95,6 +96,7 @@ class KerasModel(nn.Module):
         self.lr_scheduler, self.step_objects = lr_scheduler, step_objects
         self.from_scratch = True  # False gives the next fit an epoch 0 that only measures
         self.run: Run | None = None
+        self.loss_facts = LossFacts()  # what the loss is a mean over, where that had to be found out
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the net."""

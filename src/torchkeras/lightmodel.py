@@ -193,7 +193,7 @@ class LightModel(pl.LightningModule):
         told = self.shared_step(batch)
         check_told(told, runner.step_runner)
         runner.losses.add({f"{stage}_{name}": value.detach() if isinstance(value, Tensor) else value
-                           for name, value in told.items()}, runner.step_runner.count(batch))
+                           for name, value in told.items()}, runner.step_runner.weight(batch))
         together = runner.together
         runner.counted.append(len(runner.counted) * together.world + together.rank)
         loss: Tensor = told["loss"]

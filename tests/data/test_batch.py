@@ -51,12 +51,13 @@ def test_labels_of_a_dict_are_under_the_first_known_key():
     assert list(batches.split({"y": X, "labels": Y})[0]) == ["y"]
 
 
-def test_a_namedtuple_is_one_value():
+def test_a_packed_sequence_is_one_value_and_a_namedtuple_goes_by_position():
     packed = pack_sequence([torch.ones(3, 2), torch.ones(1, 2)])
     assert batches.split(packed)[0] is packed
-    pair = Pair(X, Y)
-    assert batches.split(pair) == (pair, None, None)
-    assert batches.split(tuple(pair))[1] is Y
+    features, labels, weights = batches.split(Pair(X, Y))
+    assert features is X
+    assert labels is Y
+    assert weights is None
 
 
 def test_a_batch_of_four_items_names_the_layouts_and_the_way_out():
@@ -68,7 +69,7 @@ def test_a_batch_of_four_items_names_the_layouts_and_the_way_out():
         batches.split(())
 
 
-@pytest.mark.parametrize("third", [X, torch.tensor(1.0), torch.rand(5), W > 0.5, "text", np.ones(4)])
+@pytest.mark.parametrize("third", [X, torch.tensor(1.0), torch.rand(5), "text", np.ones(4)])
 def test_a_third_item_that_is_no_weight_is_refused(third):
     with pytest.raises(ValueError, match="third item") as caught:
         batches.split((X, Y, third))
@@ -81,23 +82,8 @@ def test_a_third_item_with_one_number_a_sample_is_weights(third):
     assert batches.split((X, Y, third))[2] is third
 
 
-def test_size_is_the_first_batch_dimension_found():
-    assert batches.size((X, torch.ones(9))) == 4
-    assert batches.size({"scale": torch.tensor(1.0), "more": [{"x": np.zeros((7, 2))}]}) == 7
-    assert batches.size((["a", "b"], torch.ones(2))) == 2
-    assert batches.size(torch.empty(0, 3)) == 0
-
-
-def test_size_of_a_packed_sequence_counts_sequences_not_steps():
-    packed = pack_sequence([torch.ones(3, 2), torch.ones(1, 2)])
-    assert batches.size((packed, Y)) == 2
-    assert len(packed.data) == 4
-
-
-@pytest.mark.parametrize("empty", [None, "text", 3, [], {"a": 1}, torch.tensor(2.0)])
-def test_size_without_a_tensor_is_an_error(empty):
-    with pytest.raises(ValueError, match=r"batch: received a .* expected a tensor of shape \(N, ...\)"):
-        batches.size(empty)
+def test_a_mask_as_third_item_is_weights_of_0_and_1():
+    assert torch.equal(batches.split((X, Y, W > 0.5))[2], (W > 0.5).float())
 
 
 def test_moving_reaches_every_tensor_and_keeps_the_containers():

@@ -26,7 +26,7 @@ def test_parts_of_the_largest_size_would_not_be_even():
 
 
 BATCH = {"x": torch.arange(10).reshape(5, 2), "names": list("abcde"), "scale": torch.tensor(2.0), "kind": "train",
-         "pair": (np.arange(5), [torch.arange(5) * 2, torch.arange(3)])}
+         "pair": (np.arange(5), [torch.arange(5) * 2, torch.tensor(3)])}
 
 
 def test_a_part_takes_the_rows_of_what_has_a_row_for_each_sample():
@@ -38,11 +38,22 @@ def test_a_part_takes_the_rows_of_what_has_a_row_for_each_sample():
     assert isinstance(found["pair"], tuple)
 
 
-def test_a_part_leaves_what_has_no_row_for_each_sample():
+def test_a_part_leaves_what_has_no_rows():
     found = take(BATCH, 5, slice(1, 3), "train_data")
     assert found["scale"] is BATCH["scale"]
     assert found["kind"] == "train"
-    assert found["pair"][1][1].tolist() == [0, 1, 2]
+
+
+def test_a_tensor_with_other_rows_than_samples_is_refused_since_nobody_knows_whose_they_are():
+    with pytest.raises(ValueError, match=r"train_data: received a batch of 5 samples with a tensor of shape \(2, 9\)"):
+        take({"x": torch.zeros(5), "edges": torch.zeros(2, 9)}, 5, slice(1, 3), "train_data")
+
+
+def test_a_list_of_one_item_a_sample_is_divided_by_items():
+    images = tuple(torch.zeros(3, 4 + one, 5) for one in range(3))
+    found = take((images, tuple({"boxes": torch.ones(one, 4)} for one in range(3))), 3, slice(1, 3), "train_data")
+    assert [tuple(one.shape) for one in found[0]] == [(3, 5, 5), (3, 6, 5)]
+    assert [len(one["boxes"]) for one in found[1]] == [1, 2]
 
 
 def test_the_parts_of_all_make_up_the_batch():

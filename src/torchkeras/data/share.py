@@ -16,9 +16,10 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
-from torchkeras.data.batch import size
+from torchkeras.data.batch import Items, as_inputs
 from torchkeras.data.fingerprint import digest
 from torchkeras.data.memory import InMemory
+from torchkeras.data.samples import size
 from torchkeras.data.start import Start, numbered
 from torchkeras.data.tree import rebuild
 from torchkeras.engine.checks import bad_type, bad_value
@@ -163,23 +164,29 @@ def cut(count: int, rank: int, world: int) -> slice:
 def take(batch: Any, whole: int, part: slice, name: str) -> Any:
     """Some samples of a ready batch: rows of its arrays, items of its lists."""
     if isinstance(batch, (Tensor, np.ndarray)):
-        return batch[part] if batch.ndim and len(batch) == whole else batch
+        if batch.ndim and len(batch) != whole:
+            raise bad_value(name, received=f"a batch of {whole} samples with a tensor of shape {tuple(batch.shape)}",
+                            expected="tensors with a row for each sample, which several processes can divide",
+                            fix="Pass a DataLoader over a Dataset: its batches are divided before they are made.")
+        return batch[part] if batch.ndim else batch
     if hasattr(batch, "to") and not isinstance(batch, Mapping):
         raise bad_type(name, received=f"batches with a {type(batch).__name__} in them",
                        expected="tensors, whose rows several processes can divide",
                        fix="Pass a DataLoader over a Dataset: its batches are divided before they are made.")
-    if isinstance(batch, list) and len(batch) == whole and not any(map(is_container, batch)):
-        return batch[part]
-    if isinstance(batch, Mapping):
-        return rebuild(batch, [take(value, whole, part, name) for value in batch.values()])
-    if isinstance(batch, (tuple, list)):
-        return rebuild(batch, [take(value, whole, part, name) for value in batch])
+    if type(batch) in (tuple, list) and len(batch) == 2 and isinstance(batch[0], (tuple, list)) and isinstance(
+            as_inputs(batch[0], batch[1], None), Items):
+        return type(batch)(value[part] for value in batch)
+    if isinstance(batch, (tuple, list, Mapping)):
+        return rebuild(batch, [value[part] if one_a_sample(value, whole) else take(value, whole, part, name)
+                               for value in (batch.values() if isinstance(batch, Mapping) else batch)])
     return batch
 
 
-def is_container(value: Any) -> bool:
-    """Whether a value can hold samples itself."""
-    return isinstance(value, (Tensor, np.ndarray, Mapping, tuple, list))
+def one_a_sample(value: Any, whole: int) -> bool:
+    """Tell whether a list in a batch holds one item a sample: as many as samples, none of which has a row for each."""
+    return isinstance(value, (list, tuple)) and not hasattr(value, "to") and len(value) == whole and not any(
+        isinstance(item, (Tensor, np.ndarray, list, tuple)) and getattr(item, "ndim", 1) and len(item) == whole
+        for item in value)
 
 
 def refuse_distributed_sampler(source: Any, name: str) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from torchkeras.data.batch import size
+from torchkeras.data.arrays import WholeBatches
 from torchkeras.data.kinds import loader_of
 from torchkeras.data.memory import in_memory, leaves
 from torchkeras.data.resident import Mover, fits
+from torchkeras.data.samples import size
 from torchkeras.data.share import Share, Sharing
 from torchkeras.data.start import Start
 from torchkeras.engine.checks import bad_value, message, whole_number
@@ -143,6 +144,11 @@ class Batches:
             self.near = self.memory.on(device)
         if self.near is None or not self.near.lives_on(device):
             self.mover = Mover(device)
+
+    @property
+    def of_arrays(self) -> bool:
+        """Whether these are arrays that the user gave as such, so that a third one is weights."""
+        return isinstance(getattr(self.source, "dataset", None), WholeBatches)
 
     @property
     def own_length(self) -> int | None:

@@ -65,7 +65,7 @@ class Batchwise:
         except NonFiniteLoss as error:
             raise bad_value("x", received=f"a batch at which {error}", expected="a finite loss",
                             fix="Nothing was updated. Lower the learning rate, or look at the batch.") from error
-        runner.losses.add(losses, runner.step_runner.count(batch))
+        runner.losses.add(losses, runner.step_runner.weight(batch))
         return keras_names(runner.row(), runner.stage)
 
     def runner(self, stage: Stage) -> EpochRunner:

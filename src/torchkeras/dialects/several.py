@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from torchkeras import names
+from torchkeras.data.samples import length
 from torchkeras.dialects.named import loss_of, metrics_of, reads_logits
 from torchkeras.engine import weighing
 from torchkeras.engine.checks import bad_type, bad_value, did_you_mean
+from torchkeras.engine.denominator import Denominator, known_denominator
 from torchkeras.metrics import Metric
 from torchkeras.metrics.base import State
 from torchkeras.summary.drawn import plan_of
@@ -37,6 +39,13 @@ class Output(NamedTuple):
                         fix=did_you_mean(self.name, map(str, known)))
 
 
+class Found(dict[Output, Denominator]):
+    """What losses of the user's own are means over, found out on the first batch; copies of a metric share it."""
+
+    def __deepcopy__(self, memo: Any) -> Found:
+        return self
+
+
 class OutputLosses(nn.Module):
     """Learn from several outputs at once: the sum of weight x loss over them.
 
@@ -45,7 +54,7 @@ class OutputLosses(nn.Module):
         weights: how much each counts; those not named count 1.
 
     Attributes:
-        reduction: "mean": each loss is reduced as it is by itself; "none" gives one number a sample.
+        reduction: "mean": each loss is reduced as it is by itself.
 
     Example:
         >>> loss_fn = OutputLosses({Output("a", 0): nn.MSELoss(), Output("b", 1): nn.L1Loss()}, {"b": 0.5})
@@ -58,48 +67,79 @@ class OutputLosses(nn.Module):
         self.reduction = "mean"
         self.losses, self.weights = dict(losses), dict(weights)
         self.learning = nn.ModuleList(one for one in losses.values() if isinstance(one, nn.Module))
+        self.found = Found()
+        self.scales: list[Any] | None = None  # of each loss, where a batch is a part of an update
+        self.terms: list[Tensor] = []  # the losses of the batch just done
 
     def forward(self, preds: Any, labels: Any) -> Tensor:
         """The sum over outputs."""
-        return torch.stack([self.weights.get(output.name, 1) * self.term(loss, output.of(preds, "preds"),
-                                                                         output.of(labels, "labels"))
-                            for output, loss in self.losses.items()]).sum(0)
+        return self.summed([loss(output.of(preds, "preds"), output.of(labels, "labels"))
+                            for output, loss in self.losses.items()], labels)
 
-    def term(self, loss: Any, preds: Tensor, labels: Tensor) -> Tensor:
-        """The loss of one output."""
-        if self.reduction != "none":
-            found: Tensor = loss(preds, labels)
-            return found
-        losses = weighing.per_sample(loss)(preds, labels)
-        losses = losses.reshape(len(losses), -1)
-        return losses.mean(1) if getattr(loss, "reduction", "mean") == "mean" else losses.sum(1)
+    def weighted(self, preds: Any, labels: Any, weights: Tensor) -> Tensor:
+        """Return the sum over outputs, each with a weight for every sample."""
+        return self.summed([
+            weighing.weighted_term(loss, output.of(preds, "preds"), output.of(labels, "labels"), weights)
+            for output, loss in self.losses.items()], labels)
+
+    def summed(self, terms: list[Tensor], labels: Any) -> Tensor:
+        """Return the sum of weight x loss; an output of which no label counts in this batch adds nothing."""
+        counts = self.term_counts(labels)
+        terms = [term if isinstance(count, (int, float)) and count else
+                 torch.where(torch.as_tensor(count, device=term.device) == 0, torch.zeros_like(term), term)
+                 for term, count in zip(terms, counts, strict=True)]
+        self.terms = [term.detach() for term in terms]
+        if self.scales is not None:
+            terms = [term * scale for term, scale in zip(terms, self.scales, strict=True)]
+        return torch.stack([share * term for share, term in zip(self.shares, terms, strict=True)]).sum(0)
+
+    @property
+    def shares(self) -> list[float]:
+        """How much each loss counts."""
+        return [self.weights.get(output.name, 1) for output in self.losses]
+
+    def term_counts(self, labels: Any) -> list[Any]:
+        """Return what each loss of a batch is a mean over."""
+        counts = []
+        for output, loss in self.losses.items():
+            own = output.of(labels, "labels")
+            found = known_denominator(loss) or self.found.get(output) or Denominator("samples")
+            counts.append(found.count(own, length(own) or 0))
+        return counts
 
 
 class OutputLoss(Metric):
-    """One output's loss beside the sum of all: the mean over samples, as the engine takes it of the whole.
+    """One output's loss beside the sum of all: the mean over all samples, or over the labels that count.
 
     Args:
         output: which.
         loss: its loss.
+        found: what losses of the user's own are means over.
     """
 
     cheap, higher_is_better = True, False
     loss: Callable[..., Any]
 
-    def __init__(self, output: Output, loss: Any) -> None:
+    def __init__(self, output: Output, loss: Any, found: Found | None = None) -> None:
         super().__init__()
         self.__dict__["loss"] = loss  # its weights belong to the model
+        self.found = Found() if found is None else found
         self.output = output
         self.add_sum("total", dtype=torch.float64)
-        self.add_sum("seen")
+        self.add_sum("seen", dtype=torch.float64)
 
     def counted(self, preds: Any, labels: Any) -> dict[str, Tensor | int]:
         """This output's part of a batch."""
         return super().counted(self.output.of(preds, "preds"), self.output.of(labels, "labels"))
 
     def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
-        """The batch's loss, as often as it has samples."""
-        return {"total": self.loss(preds, labels).double() * len(preds), "seen": len(preds)}
+        """The batch's loss, as often as what it is a mean over."""
+        found, loss = known_denominator(self.loss) or self.found.get(self.output), self.loss(preds, labels).double()
+        seen = torch.as_tensor((found or Denominator("samples")).count(labels, len(preds)), dtype=torch.float64)
+        # before it is known which labels a loss leaves out, those of a batch without a loss are
+        seen = seen if found is not None else torch.where(loss.isnan(), torch.zeros_like(seen), seen)
+        total = loss * seen
+        return {"total": torch.where(seen == 0, torch.zeros_like(total), total), "seen": seen}
 
     def value(self, state: State) -> Tensor:
         """The mean."""
@@ -202,7 +242,8 @@ def knows_logits(name: str) -> bool:
 
 def all_metrics(metrics: Any, losses: OutputLosses, listed: Sequence[Output], from_logits: bool) -> dict[str, Any]:
     """Columns for each output: ``<output>_loss``, then ``<output>_<metric>``."""
-    found: dict[str, Any] = {f"{output.name}_loss": OutputLoss(output, loss) for output, loss in losses.losses.items()}
+    found: dict[str, Any] = {f"{output.name}_loss": OutputLoss(output, loss, losses.found)
+                             for output, loss in losses.losses.items()}
     if metrics is None:
         return found
     if isinstance(metrics, (list, tuple)) and not all(isinstance(one, (list, tuple, type(None))) for one in metrics):

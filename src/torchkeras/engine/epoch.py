@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from torchkeras.data import batch as batches
-from torchkeras.engine import gradients, hardware, joining
+from torchkeras.data.samples import size
+from torchkeras.engine import examination, gradients, hardware, joining, weighing
 from torchkeras.engine.callback import CallbackList
+from torchkeras.engine.denominator import adds_up
 from torchkeras.engine.ending import NonFiniteLoss, PassEnded, Request
-from torchkeras.engine.means import Means, number
+from torchkeras.engine.means import Means, number, samples_of
 from torchkeras.engine.run import Run
 from torchkeras.engine.together import Alone
 from torchkeras.engine.words import Logs, Metric, StepOutput
@@ -34,8 +35,11 @@ class EpochRunner:
         self.together = getattr(step_runner, "together", Alone())
         alarm = getattr(step_runner, "alarm", sound) if self.stage == "train" else None
         self.losses = Means(summed(step_runner), alarm)
+        self.parts = Means()  # of other numbers that steps give
         self.counted: list[int] = []  # of several processes: the numbers of the batches that count here
         self.last: Logs = {}
+        self.deciding = False  # whether it is still to be seen what the loss is a mean over
+        self.undecided: list[tuple[Logs, Any, Any]] = []  # the batches until then
 
     def __call__(self, loader: Iterable[Any]) -> dict[str, float]:
         """Go through the data once; the numbers of the epoch."""
@@ -43,51 +47,122 @@ class EpochRunner:
             metric.reset()
         for batch, count in self.windows(loader):
             step_losses, self.last = self.step_runner(batch)
-            self.losses.add(step_losses, count)
+            if self.deciding:
+                self.undecided.append((step_losses, batch, self.weight(batch)))
+            else:
+                self.add(step_losses, self.weight(batch) if count is None else count)
+        self.decide()
         row = self.row()
         for metric in self.metrics_dict.values():
             metric.reset()
         return row
 
+    def add(self, step_losses: Logs, count: Any) -> None:
+        """Add up the numbers of a step: losses, and what else it gives but rates."""
+        self.losses.add(step_losses, count)
+        if len(self.last) > 1 or (self.last and "lr" not in self.last):
+            measured = {f"{self.stage}_{name}" for name in self.metrics_dict}
+            told = {name: number(name, value) for name, value in self.last.items()
+                    if not is_rate(name) and name not in measured}
+            if told:
+                self.parts.add(told, samples_of(count))
+
+    def weight(self, batch: Any) -> Any:
+        """How much the batch just done counts."""
+        weigh: Callable[[Any], Any] = getattr(self.step_runner, "weight", None) or self.count
+        return weigh(batch)
+
     def windows(self, loader: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         """Batches and their counts; in gradient accumulation, each marked as a part of its window.
 
-        A window is read whole before its first step, because the share of each part depends on all of them.
+        A window is read whole before its first step, because the share of each part depends on all of them. Else the
+        count is None here, and asked for when the step is done.
         """
-        size, training = self.accelerator.gradient_accumulation_steps, self.stage == "train"
-        count = getattr(self.step_runner, "count", batches.size)
+        steps, training = self.accelerator.gradient_accumulation_steps, self.stage == "train"
         if self.together.world > 1:
-            yield from self.shares(loader, size, count)
+            yield from self.shares(loader, steps)
             return
-        if size == 1 or not training:
-            yield from ((batch, count(batch)) for batch in loader)
+        source = self.examined(loader, divided=training and steps > 1)
+        if steps == 1 or not training:
+            yield from ((batch, None) for batch in source)
             return
-        source = iter(loader)
-        while window := [(batch, count(batch)) for batch in islice(source, size)]:
-            total = sum(parts for _, parts in window)
+        while window := [(batch, self.count(batch)) for batch in islice(source, steps)]:
+            counts = [count for _, count in window]
             for position, (batch, parts) in enumerate(window, start=1):
-                # a batch of which no label counts is 0/0 by itself
-                divisor = 1 if self.losses.summed or (isinstance(parts, (int, float)) and not parts) else total / parts
-                hardware.micro_batch(self.accelerator, divisor, last=position == len(window))
-                yield batch, parts
-        hardware.micro_batch(self.accelerator, size, last=True)
+                hardware.micro_batch(self.accelerator, self.divisor(parts, counts), last=position == len(window))
+                yield batch, later(parts)
+        hardware.micro_batch(self.accelerator, steps, last=True)
+        weighing.scale_terms(self.step_runner, None, None)
 
-    def shares(self, loader: Any, size: int, count: Callable[[Any], Any]) -> Iterator[tuple[Any, Any]]:
+    def count(self, batch: Any) -> Any:
+        """How much a batch counts, before its step."""
+        return getattr(self.step_runner, "count", size)(batch)
+
+    def divisor(self, parts: Any, window: list[Any]) -> Any:
+        """What the loss of a batch is to be divided by, as a part of its window."""
+        if isinstance(parts, weighing.Terms):
+            totals = weighing.totals_of(window)
+            weighing.scale_terms(self.step_runner, parts, totals)
+            return totals[0] / parts.samples if parts.samples else 1
+        # a batch of which no label counts is 0/0 by itself
+        none = isinstance(parts, (int, float)) and not parts
+        return 1 if self.losses.summed or none else sum(window) / parts
+
+    def examined(self, loader: Iterable[Any], divided: bool) -> Iterator[Any]:
+        """The batches, of which the first is looked at, where it is not known what the loss is a mean over."""
+        step, source = self.step_runner, iter(loader)
+        if hasattr(step, "facts") and examination.needed(step, divided):
+            for batch in self.looked_at(source, divided):
+                self.losses.summed = summed(step)
+                yield batch
+            self.decide()
+        yield from source
+
+    def looked_at(self, source: Iterator[Any], divided: bool) -> Iterator[Any]:
+        """The first batch, and more of them as long as all their labels are left out."""
+        more = True
+        while more:
+            first = list(islice(source, 1))
+            with self.together.same_fate():
+                found = examination.look(self.step_runner, first[0]) if first else None
+                found = self.together.from_main(found)
+                examination.accept(self.step_runner, found, divided)
+            self.deciding = more = bool(first) and found is not None and found.kind == "unseen" and (
+                self.together.world == 1)
+            yield from first
+
+    def decide(self) -> None:
+        """Add up the batches whose loss was not finite before it was known which labels are left out."""
+        self.deciding = False
+        for step_losses, batch, before in self.undecided:
+            weight = self.weight(batch)
+            several = isinstance(before, weighing.Terms)
+            self.add(step_losses, weight._replace(losses=before.losses, scales=before.scales) if several else weight)
+        self.undecided.clear()
+
+    def shares(self, loader: Any, size: int) -> Iterator[tuple[Any, Any]]:
         """The same in one of several processes: its shares of the batches, and what each of them counts."""
-        source = ((batch, loader.share) for batch in loader)
-        while window := list(islice(source, size if self.stage == "train" else 1)):
-            counts = [count(batch) if share.samples else 0 for batch, share in window]
-            scale = gradients.common_scale(self.step_runner, counts, len(window) * window[0][1].whole)
+        training = self.stage == "train"
+        source = ((batch, loader.share) for batch in self.examined(loader, divided=training))
+        while window := list(islice(source, size if training else 1)):
+            counts = [self.count(batch) if share.samples else 0 for batch, share in window]
+            totals = gradients.total_counts(self.step_runner, counts) if training else None
+            scale = gradients.common_scale(self.step_runner, [samples_of(one) for one in counts],
+                                           len(window) * window[0][1].whole)
             for position, (batch, share) in enumerate(window):
                 self.step_runner.idle = not share.samples
                 if share.samples:
                     self.counted.append(share.number)
-                if self.stage == "train":
-                    self.weigh(counts[:position + 1], scale, last=position + 1 == len(window))
-                yield batch, counts[position]
+                if training:
+                    parts = counts[position]
+                    weighing.scale_terms(self.step_runner, parts if isinstance(parts, weighing.Terms) else None, totals)
+                    self.weigh([samples_of(one) for one in counts[:position + 1]], scale,
+                               last=position + 1 == len(window))
+                yield batch, later(counts[position])
         self.step_runner.finish()
-        if self.stage == "train":
+        if training:
             hardware.micro_batch(self.accelerator, size, last=True)
+            weighing.scale_terms(self.step_runner, None, None)
 
     def weigh(self, counts: list[Any], scale: float, last: bool) -> None:
         """What the newest part of a window is to be divided by, and what all its parts so far weigh."""
@@ -99,28 +174,45 @@ class EpochRunner:
         gradients.weigh(self.step_runner, weight, last)
 
     def row(self) -> dict[str, float]:
-        """The numbers so far: mean losses, metrics, and what else the last step told."""
+        """The numbers so far: mean losses, metrics, and what else the steps told."""
         if self.together.world > 1:
             told = {name: number(name, value) for name, value in self.last.items()}
             packs = {name: joining.packed(metric) for name, metric in self.metrics_dict.items()}
-            return self.together.decide(self.joined, (self.losses.sums(), packs, self.counted, told))
+            return self.together.decide(self.joined, (self.losses.sums(), self.parts.sums(), packs, self.counted, told))
         row = {**self.losses.result(), **metric_values(self.metrics_dict, self.stage)}
-        return row | {name: number(name, value) for name, value in self.last.items() if name not in row}
+        return row | others(row, {name: number(name, value) for name, value in self.last.items()}, self.parts.result())
 
     def joined(self, parts: list[Any]) -> dict[str, float]:
         """The row of all processes together, from what each of them counted."""
-        losses, packs, counted, told = zip(*parts, strict=True)
-        metrics = {name: joining.joined(metric, [pack[name] for pack in packs], list(counted))
+        losses, parts, packs, counted, told = map(list, zip(*parts, strict=True))
+        metrics = {name: joining.joined(metric, [pack[name] for pack in packs], counted)
                    for name, metric in self.metrics_dict.items()}
-        row = {**self.losses.of(list(losses)), **metric_values(metrics, self.stage)}
-        last = max(range(len(parts)), key=lambda rank: counted[rank][-1:])  # the process of the last batch
-        return row | {name: value for name, value in told[last].items() if name not in row}
+        row = {**self.losses.of(losses), **metric_values(metrics, self.stage)}
+        last = max(range(len(told)), key=lambda rank: counted[rank][-1:])  # the process of the last batch
+        return row | others(row, told[last], self.parts.of(parts))
 
     def running(self) -> dict[str, float]:
         """The numbers to show while running, leaving out metrics that are dear to compute."""
         cheap = {name: one for name, one in self.metrics_dict.items() if getattr(one, "cheap", False)}
         row = {**self.losses.result(), **metric_values(cheap, self.stage)}
         return row | {name: number(name, value) for name, value in self.last.items() if name not in row}
+
+
+def later(count: Any) -> Any:
+    """The count of a batch; None where it has the losses of the step too, which is not done yet."""
+    return None if isinstance(count, weighing.Terms) else count
+
+
+def others(row: dict[str, float], last: dict[str, float], means: dict[str, float]) -> dict[str, float]:
+    """What steps gave beside losses and metrics: the mean over samples; of a rate, the last."""
+    told = {name: value if is_rate(name) else means.get(name, value) for name, value in last.items()} | {
+        name: value for name, value in means.items() if name not in last}
+    return {name: value for name, value in told.items() if name not in row}
+
+
+def is_rate(name: str) -> bool:
+    """Whether a number of a step is a learning rate, of which an epoch has the last and no mean."""
+    return name in ("lr", "learning_rate") or name.endswith("_lr")
 
 
 def sound(error: NonFiniteLoss) -> None:
@@ -130,7 +222,9 @@ def sound(error: NonFiniteLoss) -> None:
 
 def summed(step_runner: Any) -> bool:
     """Whether the loss adds up its samples; then an epoch's loss does too."""
-    return getattr(getattr(step_runner, "loss_fn", None), "reduction", "mean") == "sum"
+    if hasattr(step_runner, "denominator"):
+        return bool(step_runner.denominator.kind == "sum")
+    return adds_up(getattr(step_runner, "loss_fn", None))
 
 
 def metric_values(metrics: dict[str, Metric], stage: str) -> dict[str, float]:

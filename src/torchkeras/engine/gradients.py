@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.ending import NonFiniteLoss
+from torchkeras.engine.weighing import Terms, terms_of, totals_of
 
 
 class Rider:
@@ -143,6 +144,17 @@ def common_scale(step: Any, counts: list[Any], samples: int) -> Any:
     total = torch.as_tensor(sum(counts), dtype=torch.float64, device=step.accelerator.device).reshape(1)
     distributed.all_reduce(total)
     return (total.item() or 1.0) / world if total.is_cpu else total[0] / world
+
+
+def total_counts(step: Any, counts: list[Any]) -> list[Any] | None:
+    """Return what the losses of several outputs are means over in all processes; None where there is one loss."""
+    terms = terms_of(getattr(step, "loss_fn", None))
+    if terms is None:
+        return None
+    own = totals_of(counts) if any(isinstance(one, Terms) for one in counts) else [0] * (len(terms.shares) + 1)
+    total = torch.stack([torch.as_tensor(one, dtype=torch.float64, device=step.accelerator.device) for one in own])
+    distributed.all_reduce(total)
+    return total.tolist() if total.is_cpu else list(total)
 
 
 def added_up(step: Any, count: Any) -> float:

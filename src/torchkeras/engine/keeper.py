@@ -16,7 +16,7 @@ from torchkeras.engine.ending import PassEnded
 from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.generators import drawn, put_drawn
 from torchkeras.engine.inexact import inexact, unsaved_metrics
-from torchkeras.engine.means import number
+from torchkeras.engine.means import Means, number
 from torchkeras.engine.metricstate import counted, put_counted
 from torchkeras.engine.packing import Packer
 from torchkeras.engine.run import Keeps, Run
@@ -175,8 +175,7 @@ class Keeper(Keeps):
         part = {"now": now, "began": self.began if phase == "train" else None, "callbacks": memory, "sums": None}
         if phase == "train":
             runner = self.epoch_runner
-            totals, weight = runner.losses.sums()
-            part["sums"] = {"totals": dict(totals), "weight": weight, "done": runner.losses.done,
+            part["sums"] = {"losses": kept_sums(runner.losses), "parts": kept_sums(runner.parts),
                             "counted": list(runner.counted),
                             "last": {name: number(name, value) for name, value in runner.last.items()},
                             "metrics": {name: counted(metric) for name, metric in runner.metrics_dict.items()}}
@@ -259,12 +258,30 @@ class Keeper(Keeps):
     def put_sums(self, own: Any) -> None:
         """Put back what this pass has counted."""
         sums, runner = own["sums"], self.epoch_runner
-        runner.losses.totals, runner.losses.weight = dict(sums["totals"]), sums["weight"]
-        runner.losses.done, runner.counted, runner.last = sums["done"], list(sums["counted"]), dict(sums["last"])
+        put_sums_of(runner.losses, sums["losses"] if "losses" in sums else older_sums(sums))
+        put_sums_of(runner.parts, sums.get("parts", {}))
+        runner.counted, runner.last = list(sums["counted"]), dict(sums["last"])
         for name, metric in runner.metrics_dict.items():
             put_counted(metric, sums["metrics"][name])
         for name, buffer in self.model.net.named_buffers() if own["buffers"] else ():
             buffer.copy_(own["buffers"][name])
+
+
+def kept_sums(means: Means) -> dict[str, Any]:
+    """Return what has been added up of some numbers, to be saved."""
+    totals, weights, shares = means.sums()
+    return {"totals": dict(totals), "weights": dict(weights), "shares": dict(shares), "done": means.done}
+
+
+def put_sums_of(means: Means, sums: dict[str, Any]) -> None:
+    """Put back what :func:`kept_sums` gave."""
+    means.totals, means.weights = dict(sums.get("totals", {})), dict(sums.get("weights", {}))
+    means.shares, means.done = dict(sums.get("shares", {})), sums.get("done", 0)
+
+
+def older_sums(sums: dict[str, Any]) -> dict[str, Any]:
+    """Return the sums of a state that was saved when all names of a pass had one weight."""
+    return {"totals": sums["totals"], "weights": dict.fromkeys(sums["totals"], sums["weight"]), "done": sums["done"]}
 
 
 def remembers(listener: Any) -> bool:

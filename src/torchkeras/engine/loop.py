@@ -91,6 +91,7 @@ def one_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, data: 
     data.set_epoch(run.epoch)
     run.stage, run.step, run.steps, run.logs = stage, 0, data.own_length, {}
     step = build_step(model, run, stage, learning)
+    step.whole_numbers = data.of_arrays
     epoch_runner = model.EpochRunner(Watched(step, run, callbacks), True)
     run.running = getattr(epoch_runner, "running", dict)
     run.keeper.begin_pass(epoch_runner)
@@ -112,7 +113,7 @@ def build_step(model: Any, run: Run, stage: Stage, learning: bool) -> Any:
                             metrics_dict=tools.metrics[stage], optimizer=tools.optimizer if learning else None,
                             lr_scheduler=tools.step_scheduler if learning else None, **model.step_objects)
     if isinstance(step, StepRunner):
-        step.config, step.together = run.config, run.together
+        step.config, step.together, step.facts, step.notes = run.config, run.together, model.loss_facts, run.notes
         step.rehearsing = learning and run.trained == 0
     return step
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,13 +11,15 @@ from torch import Tensor
 
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.ending import NonFiniteLoss
+from torchkeras.engine.weighing import Terms
 from torchkeras.engine.words import Logs
 
+Sums = tuple[dict[str, float], dict[str, float], dict[str, list[float]]]
 FLUSH_EVERY = 128  # steps between two reads of the device
 
 
 class Means:
-    """Sums of loss x samples, and of samples, in float64.
+    """Sums of loss x samples, and of samples, in float64; each name with the samples of the batches that have it.
 
     Step losses wait in a list and are added up a hundred at a time: a step costs one ``append``, the device is
     waited for once in many steps, and the first loss that is not finite is still found with its step number.
@@ -31,12 +33,13 @@ class Means:
     def clear(self) -> None:
         """Begin a new epoch."""
         self.totals: dict[str, float] = {}
-        self.weight = 0.0
+        self.weights: dict[str, float] = {}
+        self.shares: dict[str, list[float]] = {}  # of the terms that a name is the sum of, where it has several
         self.done = 0
         self.waiting: list[tuple[Logs, Any]] = []
 
-    def add(self, losses: Logs, count: float | Tensor) -> None:
-        """Take in one step's losses, means over ``count`` samples."""
+    def add(self, losses: Logs, count: Any) -> None:
+        """Take in one step's losses, means over ``count`` samples; with :class:`Terms`, the first is a sum of means."""
         self.waiting.append((losses, count))
         if len(self.waiting) >= FLUSH_EVERY:
             self.flush()
@@ -45,37 +48,74 @@ class Means:
         """Add up what waits."""
         if not self.waiting:
             return
-        counts = column([count for _, count in self.waiting])
-        for name in self.waiting[0][0]:
-            values = column([losses[name] for losses, _ in self.waiting])
-            values = values.where(counts != 0, 0.0)  # measured over no label at all: 0/0, and weighs nothing
-            self.check(name, values)
-            self.totals[name] = added(self.totals.get(name, 0.0), values if self.summed else values * counts)
-        self.weight = added(self.weight, counts)
-        self.done += len(self.waiting)
-        self.waiting.clear()
+        waiting, self.waiting = self.waiting, []
+        for name in dict.fromkeys(name for losses, _ in waiting for name in losses):
+            own = [(place, losses[name], count) for place, (losses, count) in enumerate(waiting, self.done + 1)
+                   if name in losses]
+            places, values, counts = zip(*own, strict=True)
+            self.add_column(name, values, [samples_of(count) for count in counts], places)
+            if isinstance(counts[0], Terms) and name == next(iter(waiting[0][0])):
+                self.add_terms(name, values, counts)
+        self.done += len(waiting)
 
-    def check(self, name: str, values: Tensor) -> None:
+    def add_column(self, name: str, values: Sequence[Any], counts: Sequence[Any], places: Sequence[int] = ()) -> None:
+        """Add up the values of one name; with ``places``, the numbers of their steps, look whether they are finite."""
+        weights = column(list(counts))
+        # measured over no label at all: 0/0, and weighs nothing
+        numbers = column(list(values)).where(weights != 0, 0.0)
+        if places:
+            self.check(name, numbers, places)
+        self.totals[name] = added(self.totals.get(name, 0.0), numbers if self.summed else numbers * weights)
+        self.weights[name] = added(self.weights.get(name, 0.0), weights)
+
+    def add_terms(self, name: str, values: Sequence[Any], terms: Sequence[Terms]) -> None:
+        """Add up the terms that a loss is the sum of, each over what it is a mean over, and what is in none of them."""
+        self.shares[name] = [*terms[0].shares, 1.0]
+        rest, empty = column(list(values)), torch.zeros(len(terms), dtype=torch.bool)
+        for place, share in enumerate(terms[0].shares):
+            losses, counts = [one.losses[place] for one in terms], [one.counts[place] for one in terms]
+            self.add_column(f"{name}#{place}", losses, counts)
+            scales = column([1.0 if one.scales is None else one.scales[place] for one in terms])
+            empty |= column(counts) == 0
+            rest = rest - share * scales * column(losses).where(column(counts) != 0, 0.0)
+        rest = rest.where(~(empty & rest.isnan()), 0.0)  # the 0/0 of a loss of which nothing counts
+        self.add_column(f"{name}#{len(terms[0].shares)}", rest.tolist(), [one.samples for one in terms])
+
+    def check(self, name: str, values: Tensor, places: Sequence[int]) -> None:
         """In a guarded pass, sound the alarm at the first loss that is NaN or infinite."""
         if self.alarm is not None and not (finite := values.isfinite()).all():
             first = int((~finite).nonzero()[0])
-            self.alarm(NonFiniteLoss(f"{name} is {float(values[first])}", step=self.done + first + 1))
+            self.alarm(NonFiniteLoss(f"{name} is {float(values[first])}", step=places[first]))
 
     def result(self) -> dict[str, float]:
         """The means so far."""
         return self.of([self.sums()])
 
-    def sums(self) -> tuple[dict[str, float], float]:
-        """The sums so far, and the weight that they are to be divided by."""
+    def sums(self) -> Sums:
+        """The sums so far, the weights that they are to be divided by, and the shares of terms."""
         self.flush()
-        return self.totals, self.weight
+        return self.totals, self.weights, self.shares
 
-    def of(self, parts: list[tuple[dict[str, float], float]]) -> dict[str, float]:
+    def of(self, parts: list[Sums]) -> dict[str, float]:
         """The means over the sums of several processes."""
-        share = 1.0 if self.summed else sum(weight for _, weight in parts)
-        names = dict.fromkeys(name for totals, _ in parts for name in totals)
-        return {name: sum(totals.get(name, 0.0) for totals, _ in parts) / share if share else math.nan
-                for name in names}
+        names = dict.fromkeys(name for totals, _, _ in parts for name in totals)
+        weights = {name: sum(weights.get(name, 0.0) for _, weights, _ in parts) for name in names}
+        means = {name: divided(sum(totals.get(name, 0.0) for totals, _, _ in parts),
+                               1.0 if self.summed else weights[name]) for name in names}
+        for name, shares in {name: own for _, _, found in parts for name, own in found.items()}.items():
+            terms = [(f"{name}#{place}", share) for place, share in enumerate(shares)]
+            means[name] = sum(share * means[term] for term, share in terms if weights[term])
+        return {name: value for name, value in means.items() if "#" not in name}
+
+
+def samples_of(count: Any) -> Any:
+    """Return how much a batch counts, where several losses count each for itself: its samples."""
+    return count.samples if isinstance(count, Terms) else count
+
+
+def divided(total: float, weight: float) -> float:
+    """Return a mean, NaN where nothing was counted."""
+    return total / weight if weight else math.nan
 
 
 def added(total: float, values: Tensor) -> float:

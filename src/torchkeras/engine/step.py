@@ -11,14 +11,20 @@ from torch import Tensor, nn
 
 from torchkeras import outputs
 from torchkeras.data import batch as batches
-from torchkeras.engine import gradients, preflight, weighing
+from torchkeras.data import samples
+from torchkeras.data.signature import takes_third
+from torchkeras.engine import examination, gradients, preflight, weighing
 from torchkeras.engine.config import FitConfig
+from torchkeras.engine.denominator import Denominator, LossFacts, is_class_loss, known_denominator
 from torchkeras.engine.ending import NonFiniteLoss, Request
 from torchkeras.engine.together import Alone
 from torchkeras.engine.words import Logs, Stage, StepOutput
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+SAMPLES = Denominator("samples")
 
 
 class StepRunner:
@@ -30,9 +36,13 @@ class StepRunner:
         ...         return super().loss(preds, labels, weights).clamp(max=10)
     """
 
-    config: FitConfig = FitConfig()  # set by the loop before the first batch
-    together: Alone = Alone()  # the processes of the job, set by the loop too
+    config: FitConfig = FitConfig()  # set by the loop before the first batch, as all that follow
+    together: Alone = Alone()  # the processes of the job
     rehearsing = False  # True for the first training batch of a run: it is looked at before anything is updated
+    facts: LossFacts  # what is known of the loss, shared by the passes of a model
+    notes: list[str]  # what a reader should know
+    known: Denominator | None = None  # what the loss is a mean over
+    whole_numbers = True  # whether whole numbers as a batch's third item are weights: not where a loader gives them
 
     def __init__(self, net: nn.Module, loss_fn: Any, accelerator: Accelerator, stage: Stage = "train",
                  metrics_dict: Mapping[str, Any] | None = None, optimizer: Any = None,
@@ -42,13 +52,17 @@ class StepRunner:
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.training = stage == "train" and optimizer is not None
         self.plain = accelerator.mixed_precision == "no"
+        self.facts, self.notes = LossFacts(), []
+        self.own = frozenset(verb for verb in ("forward", "loss", "count")
+                             if getattr(type(self), verb) is not getattr(StepRunner, verb))  # what a user wrote anew
+        self.seen: Any = None  # the labels of the batch in hand, as the loss got them
+        self.parts: Logs = {}  # what the loss gave beside its value
 
     def __call__(self, batch: Any) -> StepOutput:
         """Forward, loss, backward, update, measure."""
         preds, labels, loss = self.rehearse(batch) if self.rehearsing else self.try_out(batch)
         if self.training:
-            self.guard(loss)
-            self.backward(loss)
+            self.backward(self.guard(loss, preds, batch))
             self.update()
         return self.measure(loss, preds, labels)
 
@@ -58,13 +72,17 @@ class StepRunner:
             preds, labels, *weights = self.forward(batch)
             if self.rehearsing:
                 preflight.check_labels(self.loss_fn, preds, labels)
-            return preds, labels, self.loss(preds, labels, *weights)
+            found: Any = self.loss(preds, labels, *weights)
+        self.seen = labels
+        loss, self.parts = found if with_parts(found) else (found, {})
+        return preds, labels, loss
 
     def rehearse(self, batch: Any) -> tuple[Any, Any, Tensor]:
         """The same for the first batch, which is looked at for mistakes while nothing has changed yet."""
         with self.together.same_fate():
             preds, labels, loss = self.try_out(batch)
-            preflight.check_loss(loss, self.net, batch, counts=self.counts_here)
+            counts = self.counts_here and not weighing.none_counts(self.weight(batch))
+            preflight.check_loss(loss, self.net, batch, counts=counts)
             gradients.check_reached(self, loss)
         with self.together.same_fate():
             whole = self.together.gather((weighing.scores(preds), labels)) if self.metrics_dict else []
@@ -74,13 +92,14 @@ class StepRunner:
 
     def forward(self, batch: Any) -> tuple[Any, ...]:
         """Take the batch apart and run the net: ``(preds, labels)``, or ``(preds, labels, sample weights)``."""
-        features, labels, weights = batches.split(batch)
+        features, labels, weights = batches.split(batch, self.net, self.loss_fn, whole_numbers=self.whole_numbers,
+                                                  labelled=self.stage != "predict")
         own_loss = self.loss_fn is None and isinstance(batch, Mapping)  # then the net takes its labels itself
         preds = batches.call(self.net, batch if own_loss else features)
         return (preds, labels) if weights is None else (preds, labels, weights)
 
     def loss(self, preds: Any, labels: Any, weights: Tensor | None = None) -> Tensor:
-        """The scalar to learn from; a net that brings its own loss is taken at its word."""
+        """The scalar to learn from, or ``(scalar, {name: part of it})``; a net may bring its own."""
         own = weighing.own_loss(preds) if self.loss_fn is None else None
         if own is not None:
             return own
@@ -89,6 +108,8 @@ class StepRunner:
             weights = weighing.by_class(self.config.class_weight, preds, labels, weights)
         if weights is None:
             return self.loss_fn(preds, labels)
+        if takes_third(self.loss_fn):
+            return self.loss_fn(preds, labels, weights)
         return weighing.weighted_loss(self.loss_fn, preds, labels, weights)
 
     def backward(self, loss: Tensor) -> None:
@@ -123,22 +144,50 @@ class StepRunner:
             for metric in self.metrics_dict.values():
                 metric.update(preds, labels)
         metrics: Logs = {"lr": self.learning_rate} if self.training else {}
-        return StepOutput({f"{self.stage}_loss": loss.detach()}, metrics)
+        parts = {f"{self.stage}_{name}": detached(value) for name, value in self.parts.items()} if self.parts else {}
+        return StepOutput({f"{self.stage}_loss": loss.detach(), **parts}, metrics)
 
     def count(self, batch: Any) -> float | Tensor:
-        """What the loss of this batch is a mean over: its samples, or their class weights, or its tokens."""
-        if self.config.class_weight is not None and self.stage == "train":
-            return batches.size(batch)
-        return weighing.mean_over(self.loss_fn, batch)
+        """Return what the loss of this batch is a mean over: samples, or the labels or tokens that count in it.
 
-    def guard(self, loss: Tensor) -> None:
+        Override it for a loss of which nobody else can know. The mean of an epoch, gradient accumulation and the parts
+        of several processes go by it.
+        """
+        return self.counted(samples.parts_of(batch, self.net)[1], batch)
+
+    def counted(self, labels: Any, batch: Any) -> Any:
+        """Return how much labels count."""
+        terms = weighing.terms_of(self.loss_fn)
+        if terms is not None:
+            size = samples.size(batch, self.net)
+            return weighing.Terms(size, terms.term_counts(labels), terms.shares, terms.terms, terms.scales)
+        by_labels = self.denominator.by_labels and isinstance(labels, Tensor)
+        return self.denominator.count(labels, 0 if by_labels else samples.size(batch, self.net))
+
+    def weight(self, batch: Any) -> Any:
+        """Return what the loss of the batch just done was a mean over, by the labels that the loss got."""
+        recounts = "forward" in self.own and "count" not in self.own and isinstance(self.seen, Tensor)
+        return self.counted(self.seen, batch) if recounts else self.count(batch)
+
+    @property
+    def denominator(self) -> Denominator:
+        """What the loss is a mean over, as far as it is known."""
+        if self.known is None:
+            self.known = known_denominator(self.loss_fn) or self.facts.of(examination.subject_of(self))
+        return self.known or SAMPLES
+
+    def guard(self, loss: Tensor, preds: Any, batch: Any) -> Tensor:
         """Stop before a loss that is not finite spoils the weights; reading it costs nothing on a CPU only."""
-        if loss.is_cpu and not math.isfinite(value := loss.item()):
-            if self.together.world == 1:
-                raise NonFiniteLoss(f"{self.stage}_loss is {value}")
-            if self.counts_here:  # else it is 0/0, times 0
-                gradients.spoil(self)  # the other processes wait for these gradients: all stop before the update
-                self.together.request = Request(f"{self.stage}_loss is {value} in process {self.together.rank}", True)
+        if not loss.is_cpu or math.isfinite(value := loss.item()):
+            return loss
+        if self.together.world == 1 and not weighing.none_counts(self.weight(batch)):
+            raise NonFiniteLoss(f"{self.stage}_loss is {value}")
+        if self.together.world > 1 and self.counts_here:
+            gradients.spoil(self)  # the other processes wait for these gradients: all stop before the update
+            self.together.request = Request(f"{self.stage}_loss is {value} in process {self.together.rank}", True)
+            return loss
+        # 0/0, of which nothing counts: the gradient of torch's own cross entropy is zero there, that of others is NaN
+        return loss if is_class_loss(self.loss_fn) else weighing.zero_of(preds, loss)
 
     @property
     def counts_here(self) -> bool:
@@ -149,3 +198,13 @@ class StepRunner:
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision where it was asked for."""
         return nullcontext() if self.plain else self.accelerator.autocast()
+
+
+def with_parts(found: Any) -> bool:
+    """Tell whether a loss gave ``(loss, {name: part of it})``."""
+    return isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Mapping)
+
+
+def detached(value: Any) -> Any:
+    """Return a part of a loss without the graph behind it."""
+    return value.detach() if isinstance(value, Tensor) else value

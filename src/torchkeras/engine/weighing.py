@@ -1,4 +1,4 @@
-"""How much each sample counts: sample weights, class weights, and what a loss is a mean over."""
+"""How much each sample counts: sample weights and class weights; the losses of several outputs."""
 
 from __future__ import annotations
 
@@ -6,65 +6,69 @@ import copy
 import functools
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchkeras.data import batch as batches
 from torchkeras.data.tree import map_tree
 from torchkeras.engine.checks import bad_type, bad_value
+from torchkeras.engine.denominator import Denominator, known_denominator, options_of
 from torchkeras.outputs import logits_of
 
 
-def mean_over(loss_fn: Any, batch: Any) -> float | Tensor:
-    """The denominator of a batch's mean loss: samples, or what cross entropy really divides by.
-
-    With class weights torch divides by the weights of the labels, with ``ignore_index`` (-100 unless set) by the labels
-    that are not ignored (torch.nn.CrossEntropyLoss, "reduction").
-    """
-    if not counts_labels(loss_fn):
-        return batches.size(batch)
-    _, labels, weights = batches.split(batch)
-    if weights is not None or not isinstance(labels, Tensor) or labels.is_floating_point():
-        return batches.size(batch)
-    used = labels != getattr(loss_fn, "ignore_index", -100)
-    weight = getattr(loss_fn, "weight", None)
-    count = used.sum() if weight is None else (weight[labels * used] * used).sum()
-    if count.is_cpu:
-        return count.item()  # nothing is waited for there
-    return count if count.device.type == "mps" else count.double()  # MPS has no float64
-
-
-def counts_labels(loss_fn: Any) -> bool:
-    """Whether a loss is a mean over labels, some of which it may leave out or weigh."""
-    if isinstance(loss_fn, nn.Module):
-        return isinstance(getattr(loss_fn, "module", loss_fn), (nn.CrossEntropyLoss, nn.NLLLoss))
-    return loss_fn in (F.cross_entropy, F.nll_loss)
-
-
 def weighted_loss(loss_fn: Any, preds: Any, labels: Any, weights: Tensor) -> Tensor:
-    """Sum of weight x loss over the samples, divided by their number, as Keras does.
+    """Return the sum of weight x loss over the samples, divided by what the loss is a mean over without weights.
 
-    Each sample's loss is the mean over its own values, or their sum where the loss's own reduction adds them up, so
-    the result is the same at any batch split, and weights of 1 change nothing.
+    So weights of 1 change nothing: not beside labels that are left out, nor beside class weights in the loss. Where
+    every number of a sample counts alike, this is the sum over the samples of weight x mean loss, divided by their
+    number, as in Keras.
     """
-    reduction = getattr(loss_fn, "reduction", "mean")
+    penalty = getattr(loss_fn, "penalty", None)  # it weighs what the samples do on average
+    terms = terms_of(loss_fn)
+    total: Tensor = weighted_term(loss_fn if penalty is None else loss_fn.module, preds, labels, weights) if (
+        terms is None) else terms.weighted(preds, labels, weights)
+    return total if penalty is None else total + penalty() * weights.to(total).mean()
+
+
+def weighted_term(loss_fn: Any, preds: Any, labels: Any, weights: Tensor) -> Tensor:
+    """Return the weighted loss of one output."""
     losses = per_sample(loss_fn)(preds, labels)
-    losses = losses.reshape(len(losses), -1)
-    losses = losses.mean(dim=1) if reduction == "mean" else losses.sum(dim=1)
     weights = weights.reshape(-1).to(losses)
     if len(losses) != len(weights):
         raise bad_value("sample_weight", received=f"{len(weights)} weights for {len(losses)} samples",
                         expected="one weight a sample")
-    return (losses * weights).sum() if reduction == "sum" else (losses * weights).mean()
+    total = (losses * weights.reshape(-1, *[1] * (losses.dim() - 1))).sum()
+    known = known_denominator(loss_fn) or Denominator("elements")
+    if known.kind == "sum":
+        return total
+    return total / (losses.numel() if known.kind == "elements" else known.count(labels, len(losses)))
+
+
+def terms_of(loss_fn: Any) -> Any:
+    """Return the losses of several outputs that a loss adds up, each a mean of its own; None for any other loss."""
+    found = options_of(loss_fn).loss
+    return found if hasattr(found, "term_counts") else None
+
+
+class Terms(NamedTuple):
+    """How the losses of several outputs count.
+
+    Each is a mean over its own samples or labels, so their sum is none; the sum of their means over an epoch is.
+    """
+
+    samples: int  # of the batch
+    counts: list[Any]  # what each loss is a mean over
+    shares: list[float]  # how much each loss counts in the sum
+    losses: list[Tensor]  # of the batch just done
+    scales: list[Any] | None  # by which each was multiplied, as a part of an update
 
 
 def per_sample(loss_fn: Any) -> Any:
-    """The same loss, one value a sample."""
-    if isinstance(getattr(loss_fn, "module", None), nn.Module) and hasattr(loss_fn.module, "reduction"):
-        return functools.partial(unreduced, loss_fn)  # a loss that learns in step with those of other processes
+    """Return the same loss without its reduction: one value, or several, a sample."""
+    inner = options_of(loss_fn).loss
+    if isinstance(loss_fn, nn.Module) and inner is not loss_fn and hasattr(inner, "reduction"):
+        return functools.partial(unreduced, loss_fn, inner)  # a loss that learns in step with those of other processes
     if isinstance(loss_fn, nn.Module) and hasattr(loss_fn, "reduction"):
         single: Any = copy.copy(loss_fn)
         single.reduction = "none"
@@ -76,13 +80,13 @@ def per_sample(loss_fn: Any) -> Any:
                    fix="Use a torch loss, or multiply by the weights in your own StepRunner.loss.")
 
 
-def unreduced(replica: Any, preds: Any, labels: Any) -> Tensor:
+def unreduced(wrapper: Any, inner: Any, preds: Any, labels: Any) -> Tensor:
     """Call a wrapped loss, which only its wrapper may call, without its reduction."""
-    before, replica.module.reduction = replica.module.reduction, "none"
+    before, inner.reduction = inner.reduction, "none"
     try:
-        losses: Tensor = replica(preds, labels)
+        losses: Tensor = wrapper(preds, labels)
     finally:
-        replica.module.reduction = before
+        inner.reduction = before
     return losses
 
 
@@ -112,3 +116,38 @@ def scores(output: Any) -> Any:
     if isinstance(output, Tensor):
         return output.detach()
     return map_tree(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, logits_of(output))
+
+
+def none_counts(count: Any) -> bool:
+    """Tell whether a batch counts nothing at all: all its labels are left out, or it has no sample."""
+    counts = count.counts if isinstance(count, Terms) else [count]
+    return all(isinstance(one, (int, float)) and not one for one in counts)
+
+
+def zero_of(preds: Any, loss: Tensor) -> Tensor:
+    """Return a loss of zero whose gradient is zero in all that predictions depend on."""
+    found: list[Tensor] = []
+    map_tree(lambda leaf: found.append(leaf) if isinstance(leaf, Tensor) and leaf.requires_grad else None, preds)
+    return sum((one.float().sum() * 0 for one in found), start=torch.zeros_like(loss)) if found else loss
+
+
+def totals_of(window: list[Any]) -> list[Any]:
+    """Return the samples of the batches of a window, and what each of their losses is a mean over, added up."""
+    terms = [one for one in window if isinstance(one, Terms)]
+    return [sum(one.samples for one in terms), *map(sum, zip(*(one.counts for one in terms), strict=True))]
+
+
+def scale_terms(step: Any, batch: Terms | None, totals: list[Any] | None) -> None:
+    """Multiply each loss of several by its share of an update, over the share of samples that the batch has in it.
+
+    Dividing their sum by the latter, as every loss is, gives each its own share. Without a batch, nothing is scaled.
+    """
+    terms = terms_of(getattr(step, "loss_fn", None))
+    if terms is None:
+        return
+    if batch is None or totals is None or not batch.samples:
+        terms.scales = None
+        return
+    share = totals[0] / batch.samples
+    terms.scales = [count / (total + (total == 0)) * share
+                    for count, total in zip(batch.counts, totals[1:], strict=True)]

@@ -1,0 +1,95 @@
+"""What a net's forward takes: this tells inputs from labels, before any name is looked at."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from typing import Any, NamedTuple
+
+from torch import nn
+
+CACHE: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Signature | None]] = weakref.WeakKeyDictionary()
+
+
+class Signature(NamedTuple):
+    """The parameters of a forward.
+
+    Attributes:
+        names: those that can be given by keyword, in their order.
+        required: those of them that have no default.
+        least: how many positional arguments there must be.
+        most: how many there can be; None: any number.
+        open: whether any other keyword is taken too (``**kwargs``).
+        text: as Python writes it.
+    """
+
+    names: tuple[str, ...]
+    required: frozenset[str]
+    least: int
+    most: int | None
+    open: bool
+    text: str
+
+    def takes(self, name: str) -> bool:
+        """Tell whether a keyword is one of the named parameters."""
+        return name in self.names
+
+
+def signature_of(net: nn.Module | None) -> Signature | None:
+    """Return what a net's forward takes, or None where code hides it.
+
+    What wraps a net (DataParallel, DistributedDataParallel, torch.compile) takes anything and passes it on, so the net
+    inside is looked at.
+    """
+    if net is None:
+        return None
+    inner = unwrapped(net)
+    forward = inner.forward
+    key = getattr(forward, "__func__", forward)
+    found = CACHE.get(inner)
+    if found is None or found[0] is not key:  # a forward that was replaced on the object is another one
+        found = key, read(forward)
+        CACHE[inner] = found
+    return found[1]
+
+
+def unwrapped(net: nn.Module) -> nn.Module:
+    """Return the net that a wrapper holds."""
+    while True:
+        inner = getattr(net, "_orig_mod", None)  # torch.compile
+        if inner is None and isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = net.module
+        if inner is None:
+            return net
+        net = inner
+
+
+def read(function: Any) -> Signature | None:
+    """Return the parameters of a bound function, or None where they cannot be known."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
+    parameters = list(signature.parameters.values())
+    kinds = {one.kind for one in parameters}
+    placed = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    named = [one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    open_names = inspect.Parameter.VAR_KEYWORD in kinds
+    if open_names and not named and inspect.Parameter.VAR_POSITIONAL in kinds:
+        return None  # (*args, **kwargs) says nothing
+    return Signature(names=tuple(one.name for one in named),
+                     required=frozenset(one.name for one in named if one.default is one.empty),
+                     least=sum(one.default is one.empty for one in placed),
+                     most=None if inspect.Parameter.VAR_POSITIONAL in kinds else len(placed),
+                     open=open_names, text=str(signature))
+
+
+def takes_third(loss_fn: Any) -> bool:
+    """Tell whether a loss cannot be called without a third argument beside predictions and labels.
+
+    Losses for noisy labels are: they are given the number of each sample. An optional third argument, such as the
+    class weights of ``torch.nn.functional.cross_entropy``, is none.
+    """
+    function = loss_fn.forward if isinstance(loss_fn, nn.Module) else loss_fn
+    found = None if loss_fn is None else read(function)
+    return found is not None and found.least == 3

@@ -1,0 +1,264 @@
+"""Look at the loss of the first batch: what it is a mean over, and whether batches can be divided at all."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchkeras.data.batch import LABEL_KEYS, label_key
+from torchkeras.data.samples import parts_of, size
+from torchkeras.data.signature import signature_of, unwrapped
+from torchkeras.data.tree import map_tree
+from torchkeras.engine.checks import bad_value
+from torchkeras.engine.denominator import Denominator, known_denominator
+from torchkeras.engine.gradients import is_sharded
+from torchkeras.engine.modes import evaluating
+from torchkeras.engine.recognition import axes, close, recognise
+from torchkeras.engine.state import put_random_states, random_states
+from torchkeras.engine.weighing import terms_of
+
+COUNT = ("Where it is a mean over something else, say over what in StepRunner.count(batch); else use one process and "
+         "no accumulation, with larger batches.")
+
+
+class Indivisible(Exception):
+    """A batch of which single samples cannot be taken."""
+
+
+def needed(step: Any, divided: bool) -> bool:
+    """Tell whether the loss of a step has to be looked at: it is of unknown make, and nobody has said how it counts."""
+    if "count" in step.own or step.facts.of(subject_of(step)) is not None:
+        return False
+    return known_denominator(step.loss_fn) is None or (bool(step.own) and divided)
+
+
+def subject_of(step: Any) -> Any:
+    """Return what the loss comes from: the loss itself, or the net that brings its own."""
+    subject = step.net if step.loss_fn is None else step.loss_fn
+    return unwrapped(subject) if isinstance(subject, nn.Module) else subject
+
+
+def look(step: Any, batch: Any) -> Denominator | None:
+    """Find out what the loss of a step is a mean over, by the first batch; None where it cannot tell.
+
+    Net, loss, random generators and the batch are as before.
+    """
+    terms = None if step.own else terms_of(step.loss_fn)
+    found: Denominator | None = None
+    each: dict[Any, Denominator] = {}
+    with undisturbed(step), suppress(Indivisible):
+        if is_sharded(step.net):  # every process has to run a net that is divided equally often
+            found = of_sharded(step, batch)
+        elif terms is None:
+            found = found_out(step, batch, step.own)
+        else:
+            found, each = of_terms(step, terms, batch)
+    if terms is not None:
+        terms.found.update(each)
+    return found
+
+
+def accept(step: Any, found: Denominator | None, divided: bool) -> None:
+    """Keep what was found out.
+
+    Args:
+        step: the StepRunner; its ``facts`` keep it.
+        found: what the loss is a mean over.
+        divided: whether losses of several batches, or of parts of one, make one update.
+
+    Raises:
+        ValueError: ``divided``, and the loss is no mean over anything that is known.
+    """
+    if found is None:
+        return
+    if found.kind == "other" and divided:
+        raise bad_value("loss_fn", received="a loss which is no mean over samples or labels: that of the first batch "
+                        "is not the mean of those of its parts", expected="such a mean, where one update is made of "
+                        "several batches (gradient_accumulation_steps) or of the parts of several processes", fix=COUNT)
+    if found.kind != "unseen":
+        step.facts.keep(subject_of(step), found)
+    if found.kind == "other":
+        step.notes.append("loss_fn: no mean over samples or labels (its value for the first batch is not the mean of "
+                          "those of its parts), so the loss of an epoch depends on the batch size; where it is a mean "
+                          "over something else, say over what in StepRunner.count(batch)")
+    elif found.kind == "random" and divided:
+        step.notes.append("loss_fn: draws random numbers, so it was not checked that it is a mean over samples")
+
+
+@contextmanager
+def undisturbed(step: Any) -> Iterator[None]:
+    """Run a step's net and loss in evaluation mode, without a trace in what they remember and in random generators."""
+    random = random_states()
+    modules = [one for one in (step.net, step.loss_fn) if isinstance(one, nn.Module)]
+    before = [remembered(module) for module in {id(one): one for part in modules for one in part.modules()}.values()]
+    try:
+        with evaluating(step.net), torch.no_grad(), step.autocast():
+            yield
+    finally:
+        for restore in before:
+            restore()
+        put_random_states(random)
+
+
+def remembered(module: nn.Module) -> Callable[[], None]:
+    """Return a function that gives a module back its buffers and attributes as they are now."""
+    attributes = dict(module.__dict__)
+    contents = {name: copy.copy(value) for name, value in attributes.items()
+                if isinstance(value, (list, dict, set, deque)) and name not in ("_parameters", "_modules")}
+    buffers = [(one, one.detach().clone()) for one in module._buffers.values() if one is not None]
+
+    def restore() -> None:
+        module.__dict__.clear()
+        module.__dict__.update(attributes)
+        for name, value in contents.items():
+            put_contents(attributes[name], value)
+        with torch.no_grad():
+            for buffer, old in buffers:
+                buffer.copy_(old)
+
+    return restore
+
+
+def put_contents(container: Any, value: Any) -> None:
+    """Give a list, dict or set the items of another."""
+    container.clear()
+    container.update(value) if isinstance(container, (dict, set)) else container.extend(value)
+
+
+def found_out(step: Any, batch: Any, own: frozenset[str]) -> Denominator | None:
+    """Return what a loss is a mean over: a function of the user's, a net's own, or that of a step of the user's."""
+    if "loss" in own or (own and known_denominator(step.loss_fn) is not None):
+        return verified(step, batch)
+    if step.loss_fn is None:
+        return of_net(step, batch)
+    preds, labels, *third = step.forward(batch)
+    return verified(step, batch) if third or not paired(preds, labels) else of_loss(step.loss, preds, labels)
+
+
+def of_sharded(step: Any, batch: Any) -> Denominator | None:
+    """Return what a loss is a mean over, with one call of the net."""
+    preds, labels, *third = step.forward(batch)
+    if step.loss_fn is None:
+        raise bad_value("StepRunner.count", received="none, for a net that brings its own loss, with fsdp=True",
+                        expected="what that loss is a mean over", fix="Override StepRunner.count(batch).")
+    return of_loss(step.loss, preds, labels) if not third and paired(preds, labels) else None
+
+
+def paired(preds: Any, labels: Any) -> bool:
+    """Tell whether predictions and labels are two tensors with a row for each sample."""
+    return isinstance(preds, Tensor) and isinstance(labels, Tensor) and preds.dim() > 0 and labels.dim() > 0 and (
+        len(preds) == len(labels))
+
+
+def of_loss(loss: Any, preds: Tensor, labels: Tensor) -> Denominator | None:
+    """Return what a function of predictions and labels is a mean over."""
+    def loss_of(rows: list[int], own: Tensor | None) -> float:
+        return scalar(loss(preds[rows], own))
+
+    found = recognise(loss_of, labels, len(labels)) if len(labels) else None
+    if found is None or labels.dim() < 2 or found.kind not in ("samples", "other", "sum"):
+        return found
+    along = axes(lambda some, own: torch.tensor(scalar(loss(some, own))), preds, labels)
+    return found if along.kind == "other" else along
+
+
+def of_terms(step: Any, terms: Any, batch: Any) -> tuple[Denominator | None, dict[Any, Denominator]]:
+    """Return what each of the losses of several outputs is a mean over; with all of them, their sum is known."""
+    each: dict[Any, Denominator] = {}
+    unknown = {output: loss for output, loss in terms.losses.items()
+               if known_denominator(loss) is None and output not in terms.found}
+    if unknown:
+        preds, labels, *_ = step.forward(batch)
+        for output, loss in unknown.items():
+            pair = output.of(preds, "preds"), output.of(labels, "labels")
+            found = of_loss(loss, *pair) if paired(*pair) else None
+            if found is None or found.kind in ("other", "unseen"):
+                return found, each
+            each[output] = found
+    return Denominator("samples"), each
+
+
+def of_net(step: Any, batch: Any) -> Denominator | None:
+    """Return what the loss that a net brings is a mean over."""
+    samples = size(batch, step.net)
+    _, labels, _ = parts_of(batch, step.net)
+    labels = labels if isinstance(labels, Tensor) and labels.dim() and len(labels) == samples else None
+
+    def loss_of(rows: list[int], own: Tensor | None) -> float:
+        preds, found, *_ = step.forward(with_labels(some(batch, rows, samples), own, step.net))
+        return scalar(step.loss(preds, found))
+
+    return recognise(loss_of, labels, samples) if samples else None
+
+
+def verified(step: Any, batch: Any) -> Denominator | None:
+    """Check that the loss of a batch is the mean of those of two parts, as the step counts them."""
+    samples = size(batch, step.net)
+    if samples < 2:
+        return None
+    cut = max(1, samples // 3)
+    parts = [some(batch, list(rows), samples) for rows in (range(cut), range(cut, samples))]
+
+    def loss_of(part: Any) -> float:
+        preds, labels, *weights = step.forward(part)
+        return scalar(step.loss(preds, labels, *weights))
+
+    whole, again = loss_of(batch), loss_of(batch)
+    if not close(whole, again):
+        return Denominator("random")
+    try:
+        found = [(loss_of(part), float(step.count(part))) for part in parts]
+    except Exception:  # a loss that needs more samples than a part has
+        return Denominator("other")
+    total = sum(count for _, count in found)
+    if total and close(whole, sum(loss * count for loss, count in found if count) / total):
+        return known_denominator(step.loss_fn) or Denominator("samples")
+    return Denominator("sum" if close(whole, sum(loss for loss, _ in found)) else "other")
+
+
+def scalar(loss: Any) -> float:
+    """Return a loss as a number; of a loss with parts, the loss."""
+    return float((loss[0] if isinstance(loss, tuple) else loss).detach())
+
+
+def some(batch: Any, rows: list[int], samples: int) -> Any:
+    """Return some samples of a batch.
+
+    Raises:
+        Indivisible: a tensor in it does not have a row for each sample.
+    """
+    def take(leaf: Any) -> Any:
+        if isinstance(leaf, (Tensor, np.ndarray)) and leaf.ndim:
+            if len(leaf) != samples:
+                raise Indivisible
+            return leaf[rows]
+        if hasattr(leaf, "to") and not isinstance(leaf, Tensor):
+            raise Indivisible
+        return leaf
+
+    if isinstance(batch, list) and len(batch) == samples and not any(
+            isinstance(one, (Tensor, np.ndarray, Mapping, tuple, list)) for one in batch):
+        return [batch[row] for row in rows]
+    if isinstance(batch, Mapping):
+        return {name: some(value, rows, samples) for name, value in batch.items()}
+    if type(batch) in (tuple, list):
+        return type(batch)(some(value, rows, samples) for value in batch)
+    return map_tree(take, batch)
+
+
+def with_labels(batch: Any, labels: Tensor | None, net: nn.Module) -> Any:
+    """Return a batch with other labels."""
+    if labels is None:
+        return batch
+    if isinstance(batch, Mapping):
+        return {**batch, label_key(batch, signature_of(net), labelled=True) or LABEL_KEYS[0]: labels}
+    if type(batch) in (tuple, list) and len(batch) > 1:
+        return type(batch)([batch[0], labels, *batch[2:]])
+    raise Indivisible
