@@ -168,7 +168,7 @@ def test_counting_goes_on_beyond_what_a_float32_can_count():
     metric.correct += 2**24
     metric.seen += 2**24
     for _ in range(3):
-        metric.update(torch.ones(1), torch.ones(1))
+        metric.update(torch.tensor([[0.0, 1.0]]), torch.ones(1))
     assert metric.correct == metric.seen == 2**24 + 3
     stuck = torch.tensor(2.0**24)
     assert stuck + 1 == stuck  # control
