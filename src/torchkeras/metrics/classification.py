@@ -22,8 +22,9 @@ class Accuracy(Metric):
     also be one-hot, or mixed from several classes: then say ``one_hot=True``, and the highest score is compared with
     the largest share. By name, in a model, the loss says it.
 
-    Labels that mean "not known" are left out: NaN, -100, ``ignore_index``; of class numbers, every negative one; and -1
-    beside labels of 0 and 1 (in data without any 0 it means "no"). A row of one-hot labels without a share is left out.
+    Labels that mean "not known" are left out: NaN, ``ignore_index``, and every negative number; but -1 means "no" where
+    predictions are yes or no each and there is no label of 0 in the whole pass. A row of one-hot labels without a share
+    is left out.
     A prediction that is NaN is never right, nor is any for a class that the net has no score for.
 
     Args:
@@ -74,7 +75,7 @@ class Accuracy(Metric):
         right = answers.reshape(-1) == found.truth
         if best.is_floating_point():
             right &= (best == best).reshape(-1)  # NaN counts as the highest score, and is none
-        return {"correct": right.sum(), "seen": (found.truth >= 0).sum()}
+        return {"correct": right.count_nonzero(), "seen": (found.truth >= 0).count_nonzero()}
 
     def value(self, state: State) -> Tensor:
         """Return right answers of all answers."""
@@ -136,7 +137,7 @@ class TopK(Metric):
         number = torch.arange(found.size, device=scores.device)
         passed = (scores < own) | ((scores == own) & (number >= known))
         hits = (passed.sum(1, keepdim=True) > found.size - self.k) & (known == truth)
-        return {"correct": hits.sum(), "seen": (truth >= 0).sum()}
+        return {"correct": hits.count_nonzero(), "seen": (truth >= 0).count_nonzero()}
 
     def value(self, state: State) -> Tensor:
         """Return hits of all labels."""

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from torchkeras.engine.checks import bad_value
 from torchkeras.metrics.base import Metric, State
-from torchkeras.metrics.reading import UNKNOWN, Classes, as_classes
+from torchkeras.metrics.reading import Classes, as_classes
 from torchkeras.metrics.shapes import paired, precise, wide
 from torchkeras.metrics.task import Task, asked
-from torchkeras.metrics.yesno import MINUS, negatives
+from torchkeras.metrics.yesno import MINUS, coded, negatives
 
 PIECES = 64  # kept tensors that are joined into one: a tensor of 32 scores costs 500 bytes beside them
 
@@ -67,8 +67,7 @@ class Ranking(Metric):
 
     def of_kinds(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Return the number for one score a label."""
-        no = negatives(torch.stack([(labels == 1).sum(), (labels == 0).sum(), (labels == -1).sum(),
-                                    (labels.abs() == STRANGE).sum()]), self.task.signed)
+        no = negatives(torch.stack([(labels == code).count_nonzero() for code in (2, 1, 0, -1)]), self.task.signed)
         known = (labels == 1) | (labels == (-1 if no == MINUS else 0))
         return self.of_order(scores[known], labels[known] == 1)
 
@@ -98,18 +97,6 @@ class Ranking(Metric):
     def of_curve(self, hits: Tensor, alarms: Tensor) -> Tensor:
         """Return the number of a curve of positives and negatives found at each score, from the highest down."""
         raise NotImplementedError
-
-
-STRANGE = 2  # and -2: neither a yes nor a no
-
-
-def coded(labels: Tensor, ignore_index: int | None) -> Tensor:
-    """Return labels as 1, 0 and -1, with 2 or -2 for what is none of these, and -100 for what is not known."""
-    labels = labels if labels.is_floating_point() else labels.float()  # an unsigned type knows no -1
-    known = (labels == labels) & (labels != UNKNOWN)
-    if ignore_index is not None:
-        known &= labels != ignore_index
-    return torch.where(known, (labels + 0.5).floor().clamp(-STRANGE, STRANGE), UNKNOWN).to(torch.int8)
 
 
 def small(found: Classes) -> Tensor:

@@ -29,7 +29,7 @@ class MeanError(Metric):
         if not truth.is_floating_point():
             return {"total": errors.sum(), "seen": numbers.numel()}
         known = truth == truth
-        return {"total": torch.where(known, errors, 0).sum(), "seen": known.sum()}
+        return {"total": torch.where(known, errors, 0).sum(), "seen": known.count_nonzero()}
 
     def errors(self, preds: Tensor, labels: Tensor) -> Tensor:
         """The error of each number."""

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from torchkeras.engine.checks import bad_value
-from torchkeras.metrics.reading import UNKNOWN, Classes
+from torchkeras.metrics.reading import Classes
 from torchkeras.metrics.shapes import precise
 from torchkeras.metrics.task import Task
 
-POSITIVE, ZERO, MINUS, OTHER = range(4)  # kinds of labels
+EDGES = (1.5, 0.5, -0.5, -1.5)  # from these on a label is: no answer, a yes, 0, -1; below all: not known
+OTHER, POSITIVE, ZERO, MINUS = range(4)  # kinds of labels, in the order of the edges
 YES, NO, ANY = range(3)  # kinds of answers; NaN is neither a yes nor a no
+SMALL = 1 << 13  # masks of more values are faster counted one by one
 
 
 class Cut:
@@ -51,30 +53,40 @@ class Cut:
         return margin > 0, margin <= 0
 
 
-def kinds(labels: Tensor, ignore_index: int | None) -> Tensor:
-    """Return of what kind each label is, ``(4, M)``: positive (from 0.5 on), zero, minus one, or nothing of these.
-
-    NaN, -100 and ``ignore_index`` are of no kind.
-    """
-    labels = labels if labels.is_floating_point() else labels.float()  # an unsigned type knows no -1
-    whole = (labels + 0.5).floor()
-    other = (whole > 1) | ((whole < -1) & (labels != UNKNOWN))
-    found = torch.stack([whole == 1, whole == 0, whole == -1, other])
-    return found if ignore_index is None else found & (labels != ignore_index)
-
-
 def table(answers: tuple[Tensor, Tensor], labels: Tensor, ignore_index: int | None) -> Tensor:
-    """Return how many labels of each kind (row) met a yes, a no, and any answer (columns)."""
-    found = kinds(labels, ignore_index)
+    """Return how many labels from each edge on (row) met a yes, a no, and any answer (columns).
+
+    NaN, ``ignore_index`` and numbers below -1 reach no edge.
+    """
+    labels = floats(labels)
+    found = torch.stack([labels >= edge for edge in EDGES])
+    if ignore_index is not None:
+        found &= labels != ignore_index
     yes, no = answers
-    return torch.stack([(found & yes).sum(1), (found & no).sum(1), found.sum(1)], dim=1)
+    masks = found[:, None] & torch.stack([yes, no, torch.ones_like(yes)])
+    if labels.numel() <= SMALL:
+        return masks.count_nonzero(-1)
+    return torch.stack([mask.count_nonzero() for mask in masks.flatten(0, 1)]).view(masks.shape[:2])
+
+
+def coded(labels: Tensor, ignore_index: int | None) -> Tensor:
+    """Return labels as 1 (yes), 0 and -1 in int8; 2 is no answer, -2 is not known."""
+    labels = floats(labels)
+    other, positive, zero, minus = ((labels >= edge).view(torch.int8) for edge in EDGES)
+    codes = other + positive + zero + minus - 2
+    return codes if ignore_index is None else codes.masked_fill(labels == ignore_index, -2)
+
+
+def floats(labels: Tensor) -> Tensor:
+    """Return labels as floats: of an unsigned type, some would equal a negative number."""
+    return labels if labels.is_floating_point() else labels.float()
 
 
 def negatives(counts: Tensor, signed: bool) -> int:
     """Return which kind of label means no in all that was counted.
 
     Args:
-        counts: labels of each kind, at least four.
+        counts: labels of each kind.
         signed: True when the loss takes -1 for no, also beside 0.
 
     Raises:
@@ -89,6 +101,7 @@ def negatives(counts: Tensor, signed: bool) -> int:
     return MINUS if minus and (signed or not int(counts[ZERO])) else ZERO
 
 
-def settled(counts: Tensor, task: Task) -> tuple[Tensor, Tensor]:
-    """Return the rows of a table that are those of yes and of no."""
-    return counts[POSITIVE], counts[negatives(counts[:, ANY], task.signed)]
+def settled(answers: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+    """Return the answers to labels of yes, and to labels of no, from what :func:`table` counted."""
+    rows = answers.diff(dim=0, prepend=answers.new_zeros(1, 3))
+    return rows[POSITIVE], rows[negatives(rows[:, ANY], task.signed)]
