@@ -60,7 +60,7 @@ def known_task(loss_fn: Any) -> Task:
     """Return what the kind of a loss says."""
     if isinstance(loss_fn, Loss):
         if loss_fn.task is None:
-            return Task()
+            return Task(from_logits=loss_fn.from_logits)
         axis = getattr(loss_fn, "axis", 1)
         return replace(CLASSES if loss_fn.task == "classes" else BINARY, from_logits=loss_fn.from_logits,
                        likely_axis=axis if loss_fn.task == "classes" else None)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchkeras import KerasModel, Model, losses, names
-from torchkeras.engine import joining
+from torchkeras.engine import joining, metricstate
 from torchkeras.metrics import (
     AUC,
     AUCPR,
@@ -335,6 +335,41 @@ def test_a_watched_loss_divides_as_the_loss_does():
     holes = torch.tensor([1.0, NAN, 3.0])
     assert MeanLoss(nn.L1Loss())(torch.zeros(3), holes) == 2.0
     assert MeanLoss(nn.L1Loss())(torch.tensor([NAN, 0, 0]), holes).isnan()  # control
+
+
+def test_what_version_5_0_had_counted_in_mid_epoch_goes_on():
+    scores, labels = torch.tensor([1.0, 1.0, -1.0, 2.0]), torch.tensor([1.0, 0.0, 0.0, 1.0])
+    sums = {"counts": torch.tensor([1, 3, 4]), "seen": torch.tensor(6)}
+    states = {Precision: (sums, 3 / 6), Recall: (sums, 3 / 6), Accuracy: ({"correct": torch.tensor(5),
+                          "seen": torch.tensor(6)}, 8 / 10),
+              AUC: ({"scores": [torch.tensor([3.0, 0.0])], "labels": [torch.tensor([True, False])]},
+                    sk.roc_auc_score([1, 0, 1, 0, 0, 1], [3.0, 0.0, 1.0, 1.0, -1.0, 2.0]))}
+    for kind, (kept, expected) in states.items():
+        metric = kind()
+        metricstate.put_counted(metric, {"kept": kept, "lists": metric.lists, "learned": {}})
+        metric.update(scores, labels)
+        assert metric.compute().item() == pytest.approx(expected)
+        assert kind()(scores, labels) != pytest.approx(expected)  # control
+
+
+def test_a_state_of_several_classes_goes_on():
+    g = torch.Generator().manual_seed(0)
+    scores, labels = torch.randn(N, 4, generator=g), torch.randint(0, 4, (N,), generator=g)
+    for make in (F1, AUC):
+        first, second = make(), make()
+        first.update(scores[:10], labels[:10])
+        metricstate.put_counted(second, metricstate.counted(first))
+        second.update(scores[10:], labels[10:])
+        assert second.compute() == make()(scores, labels) != first.compute()
+        second.reset()
+        assert second(scores[:, :3], labels % 3) == make()(scores[:, :3], labels % 3)  # another number of classes
+
+
+def test_a_process_without_a_batch_joins_the_others():
+    g = torch.Generator().manual_seed(0)
+    scores, labels = torch.randn(N, 4, generator=g), torch.randint(0, 4, (N,), generator=g)
+    for make in (F1, AUC, Accuracy):
+        assert over_processes(make, scores, labels, N) == make()(scores, labels).item()
 
 
 def test_scores_kept_in_small_batches_are_joined_now_and_then():
