@@ -153,6 +153,25 @@ def test_in_keras_the_caller_says_what_the_loss_does_not():
     assert task_for(lambda preds, labels: 0, False) == Task(from_logits=False)
 
 
+class Half(nn.Module):
+    """Gives each sample a probability of exactly one half."""
+
+    def forward(self, x):
+        return torch.full((len(x), 1), 0.5) + 0 * x[:, :1]
+
+
+def test_a_probability_of_one_half_is_a_no_everywhere():
+    x, y = torch.zeros(4, 2), torch.tensor([[0.0], [1.0], [1.0], [1.0]])
+    model = KerasModel(Half(), "bce", ["accuracy", "recall"])
+    assert model.predict(x, output="classes").sum() == 0
+    found = model.evaluate((x, y))
+    assert [found["val_accuracy"], found["val_recall"]] == [0.25, 0.0]
+    assert IOU(2, from_logits=False)(Half()(x), y) == pytest.approx((1 / 4 + 0) / 2)
+    keras = Model(Half())
+    keras.compile(loss="binary_crossentropy", metrics=["accuracy", "binary_accuracy"])
+    assert keras.evaluate(x, y)[1:] == [0.25, 0.25]
+
+
 # What is not known
 
 def binary(unknown, zeros=True):

@@ -129,7 +129,8 @@ class AUC(Ranking):
     """See how likely a positive scores above a negative: the area under the ROC curve, 0.5 for chance, 1 for perfect.
 
     Exact at any batch size: equal scores count half, and the area is added up in whole numbers. With one class only
-    there is nothing to rank and the value is 0.5. A NaN score makes it NaN. Memory: 5 bytes a float32 score.
+    there is nothing to rank and the value is 0.5. A NaN score makes it NaN. Memory: 5 bytes a
+    float32 score (of C classes, 4 x C + 1 a sample).
 
     Predictions of the shape of the labels are yes or no each. Of scores of two classes, the second is the positive one;
     of more, each class against all others, by the probabilities of softmax, and the mean over the classes for which
