@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "torchkeras"
 FLOORS = [  # a file imports from its own floor and those below; the first match counts
     ("engine.checks engine.allocator engine.attempt engine.words engine.ending engine.forking engine.together", 0),
-    ("engine.state data metrics losses names outputs functional summary display.text display.plot display.screen "
+    ("engine.state data metrics losses names outputs task functional summary display.text display.plot display.screen "
      "display.svg display.html display.samples display.figures display.targets display.png "
      "display.classes display.page display.boxed", 1),
     ("engine.when engine.config engine.history engine.monitor engine.run engine.modes engine.denominator", 2),

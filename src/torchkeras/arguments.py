@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Adam
 from torch.utils.data import IterableDataset
 
-from torchkeras import names, outputs
+from torchkeras import names
 from torchkeras.data import Batches, split_validation
 from torchkeras.data.kinds import array_tree, is_map_dataset
 from torchkeras.engine import preflight
@@ -23,6 +23,7 @@ from torchkeras.engine.hardware import launched
 from torchkeras.engine.monitor import check_monitor
 from torchkeras.engine.schedule import check_length, interval_of
 from torchkeras.engine.step import StepRunner
+from torchkeras.task import task_of
 
 
 def make_optimizer(optimizer: Any, net: nn.Module) -> Any:
@@ -46,8 +47,8 @@ def named_metrics(metrics: Any, loss_fn: Any) -> dict[str, Any]:
                        expected='a dict of name to metric, or a list of names', fix='Such as {"acc": "accuracy"}.')
     for name in metrics:
         preflight.check_metric_name(name)
-    from_logits = outputs.takes_logits(loss_fn)
-    return {name: names.as_metric(name, value, from_logits=from_logits) for name, value in metrics.items()}
+    task = task_of(loss_fn)
+    return {name: names.as_metric(name, value, task=task) for name, value in metrics.items()}
 
 
 def unbatched(data: Any) -> bool:

@@ -13,19 +13,29 @@ from torch import nn
 
 from torchkeras import losses, metrics
 from torchkeras.engine.checks import bad_type, bad_value, did_you_mean, instance_not_class
+from torchkeras.metrics import Task
 from torchkeras.metrics.function import Accumulating, FunctionMetric
 
 Thing = TypeVar("Thing")
 
-DECISIONS: dict[str, Callable[..., metrics.Metric]] = {  # these need to know whether scores are logits
+DECISIONS: dict[str, Callable[..., metrics.Metric]] = {  # where a yes begins, the loss must say
     "accuracy": metrics.Accuracy, "acc": metrics.Accuracy, "precision": metrics.Precision, "recall": metrics.Recall,
     "f1": metrics.F1,
+    "precision_macro": functools.partial(metrics.Precision, average="macro"),
+    "precision_micro": functools.partial(metrics.Precision, average="micro"),
+    "recall_macro": functools.partial(metrics.Recall, average="macro"),
+    "recall_micro": functools.partial(metrics.Recall, average="micro"),
+    "f1_macro": functools.partial(metrics.F1, average="macro"),
+    "f1_micro": functools.partial(metrics.F1, average="micro"),
 }
-OTHERS: dict[str, Callable[..., metrics.Metric]] = {
-    "auc": metrics.AUC, "auc_roc": metrics.AUC, "auc_pr": metrics.AUCPR, "ks": metrics.KS, "mae": metrics.MAE,
-    "mse": metrics.MSE, "rmse": metrics.RMSE, "mape": metrics.MAPE, "r2": metrics.R2, "top_k": metrics.TopK,
+RANKINGS: dict[str, Callable[..., metrics.Metric]] = {
+    "auc": metrics.AUC, "auc_roc": metrics.AUC, "auc_pr": metrics.AUCPR, "ks": metrics.KS, "top_k": metrics.TopK,
     "top_5": metrics.TopK,
 }
+ERRORS: dict[str, Callable[..., metrics.Metric]] = {
+    "mae": metrics.MAE, "mse": metrics.MSE, "rmse": metrics.RMSE, "mape": metrics.MAPE, "r2": metrics.R2,
+}
+METRICS = DECISIONS | RANKINGS | ERRORS
 LOSSES: dict[str, Callable[[], nn.Module]] = {
     "cross_entropy": nn.CrossEntropyLoss, "nll": nn.NLLLoss,
     "bce": nn.BCELoss, "binary_cross_entropy": nn.BCELoss,
@@ -48,11 +58,9 @@ KERAS_LOSSES: dict[str, Callable[..., losses.Loss]] = {
     "huber": losses.Huber, "kl_divergence": losses.KLDivergence, "kld": losses.KLDivergence,
     "cosine_similarity": losses.CosineSimilarity,
 }
-KERAS_DECISIONS: dict[str, Callable[..., metrics.Metric]] = {
+KERAS_METRICS: dict[str, Callable[..., metrics.Metric]] = {
     "accuracy": metrics.AccuracyByShape, "acc": metrics.AccuracyByShape, "binary_accuracy": metrics.BinaryAccuracy,
     "precision": metrics.Precision, "recall": metrics.Recall, "f1": metrics.F1, "f1_score": metrics.F1,
-}
-KERAS_METRICS: dict[str, Callable[..., metrics.Metric]] = {
     "categorical_accuracy": metrics.CategoricalAccuracy,
     "sparse_categorical_accuracy": metrics.SparseCategoricalAccuracy,
     "top_k_categorical_accuracy": metrics.TopKCategoricalAccuracy,
@@ -62,22 +70,42 @@ KERAS_METRICS: dict[str, Callable[..., metrics.Metric]] = {
 }
 
 
-def metric(name: str, from_logits: bool = True) -> metrics.Metric:
+def metric(name: str, from_logits: bool = True, task: Task | None = None) -> metrics.Metric:
     """Get a fresh metric by its name, such as "accuracy" or "auc".
 
     Args:
         name: in any case, with or without ``-`` and ``_``.
         from_logits: True when the net's outputs are logits, False when they are probabilities.
+        task: what the loss says of labels and predictions, ``from_logits`` included; see
+            :func:`torchkeras.task.task_of`. Default: the shapes tell, as for a metric object.
 
     Raises:
-        ValueError: there is no such metric; the message lists those that there are.
+        ValueError: there is no such metric (the message lists those that there are), or it does not go with the loss.
 
     Example:
         >>> metric("Accuracy")
         Accuracy()
     """
-    found = look_up("metric", name, DECISIONS | OTHERS)
-    return found(from_logits=from_logits) if found in DECISIONS.values() else found()
+    found = look_up("metric", name, METRICS)
+    if task is not None and task.kind == "numbers" and found in DECISIONS.values():
+        raise bad_value("metrics_dict", received=f"{name!r} with a loss of numbers", expected="a metric object that "
+                        "says where a yes begins", fix="Such as Accuracy(from_logits=False) for labels 0 and 1, "
+                        "Accuracy() for -1 and 1, Accuracy(one_hot=True) for one-hot labels.")
+    return made(name, found, Task(from_logits=from_logits, one_hot=False) if task is None else task)
+
+
+def made(name: str, kind: Any, task: Task) -> metrics.Metric:
+    """Make a metric, and tell it of the task what it can be told."""
+    if kind in ERRORS.values() and task.kind in ("classes", "binary") and task.from_logits:
+        raise bad_value("metrics_dict", received=f"{name!r} with a loss of {task.kind} whose predictions are logits",
+                        expected="predictions that are numbers of the kind of the labels",
+                        fix="Measure with accuracy, auc or f1, or with a function (preds, labels) that makes "
+                            "probabilities first.")
+    known = inspect.signature(kind).parameters
+    told = {"task": task, "from_logits": task.from_logits, "ignore_index": task.ignore_index}
+    chosen = ["task"] if "task" in known else [one for one in told if one in known]
+    found: metrics.Metric = kind(**{one: told[one] for one in chosen})
+    return found
 
 
 def loss(name: str) -> nn.Module:
@@ -122,32 +150,33 @@ def keras_loss(name: str, from_logits: bool = False) -> nn.Module:
     return found()
 
 
-def keras_metric(name: str, from_logits: bool = False) -> metrics.Metric:
+def keras_metric(name: str, from_logits: bool = False, task: Task | None = None) -> metrics.Metric:
     """Get a fresh metric by the name it has in Keras, such as "accuracy", "AUC" or "sparse_categorical_accuracy".
 
-    "accuracy" goes by the shapes of predictions and labels; a loss's name gives its mean; "cosine_similarity" is higher
-    for what is more alike, as Keras has it for metrics. Names that Keras does not have are those of :func:`metric`.
+    "accuracy" goes by the loss where that tells classes from yes and no, else by the shapes of predictions and labels;
+    a loss's name gives its mean; "cosine_similarity" is higher for what is more alike, as Keras has it for metrics.
+    Names that Keras does not have are those of :func:`metric`.
 
     Args:
         name: in any case, with or without ``-`` and ``_``.
         from_logits: True when the net's outputs are logits, False when they are probabilities.
+        task: what the loss says of labels and predictions, ``from_logits`` included; see
+            :func:`torchkeras.task.task_for`.
 
     Raises:
-        ValueError: there is no such metric; the message lists those that there are.
+        ValueError: there is no such metric (the message lists those that there are), or it does not go with the loss.
 
     Example:
         >>> keras_metric("sparse_categorical_accuracy")
         SparseCategoricalAccuracy()
     """
-    tables: Any = (KERAS_DECISIONS | KERAS_METRICS, KERAS_ENTROPIES | KERAS_LOSSES, DECISIONS | OTHERS)
-    known = beside(*tables)
+    task = Task(from_logits=from_logits, one_hot=False) if task is None else task
+    known = beside(KERAS_METRICS, KERAS_ENTROPIES | KERAS_LOSSES, METRICS)
     found = look_up("metrics", name, known)
     if found in KERAS_ENTROPIES.values() or found in KERAS_LOSSES.values():
-        return metrics.MeanLoss(keras_loss(name, from_logits and found in KERAS_ENTROPIES.values()),
+        return metrics.MeanLoss(keras_loss(name, task.from_logits and found in KERAS_ENTROPIES.values()),
                                 negate=found is losses.CosineSimilarity)
-    with_logits = found in (*KERAS_DECISIONS.values(), *DECISIONS.values())
-    made: metrics.Metric = found(from_logits=from_logits) if with_logits else found()
-    return made
+    return made(name, found, task)
 
 
 def beside(*tables: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
@@ -204,7 +233,7 @@ def key_of(name: str) -> str:
     return re.sub(r"[-_ ]", "", name.lower())
 
 
-def as_metric(name: str, value: Any, from_logits: bool = True) -> Any:
+def as_metric(name: str, value: Any, from_logits: bool = True, task: Task | None = None) -> Any:
     """Make an object with ``update``, ``compute`` and ``reset`` of whatever may stand for a metric.
 
     Args:
@@ -212,6 +241,7 @@ def as_metric(name: str, value: Any, from_logits: bool = True) -> Any:
         value: a name; a metric object, ours, torchmetrics' or any with the three methods; an older object that counts
             when called and has ``compute`` and ``reset``; or a function ``(preds, labels) -> number``.
         from_logits: for a name: True when the net's outputs are logits, False when they are probabilities.
+        task: for a name: what the loss says of labels and predictions, ``from_logits`` included.
 
     Raises:
         TypeError: ``value`` is a class, or nothing that can measure.
@@ -222,7 +252,7 @@ def as_metric(name: str, value: Any, from_logits: bool = True) -> Any:
         FunctionMetric()
     """
     if isinstance(value, str):
-        return metric(value, from_logits)
+        return metric(value, from_logits, task)
     argument = f"metrics_dict[{name!r}]"
     instance_not_class(argument, value)
     if has(value, "update", "compute", "reset"):

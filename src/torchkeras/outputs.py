@@ -28,7 +28,7 @@ def read(preds: Any, loss_fn: Any, output: str) -> Any:
     known: dict[str, Any] = {"softmax": functools.partial(torch.softmax, dim=dim), "sigmoid": torch.sigmoid,
                              "log": torch.exp, "given": torch.as_tensor, "shares": torch.as_tensor}
     probabilities = known[kind](preds)
-    return (probabilities >= 0.5).long() if output == "classes" else probabilities
+    return (probabilities > 0.5).long() if output == "classes" else probabilities
 
 
 def logits_of(output: Any) -> Any:

@@ -45,7 +45,7 @@ def ks(labels, scores):
 
 
 def yes(scores):
-    return scores >= 0
+    return scores > 0  # a probability of exactly one half is a no
 
 
 DECIDED = [

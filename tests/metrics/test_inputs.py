@@ -100,12 +100,14 @@ def test_labels_may_be_of_any_type(dtype):
     assert AUC()(scores, labels) == 0.5
 
 
-def test_the_threshold_is_a_probability_and_belongs_to_the_positives():
+def test_the_threshold_is_a_probability_and_belongs_to_the_negatives():
     probabilities = torch.tensor([0.69, 0.7, 0.71])
-    labels = torch.tensor([0, 1, 1])
+    labels = torch.tensor([0, 0, 1])
     assert Accuracy(0.7, from_logits=False)(probabilities, labels) == 1.0
-    assert Accuracy(0.7)(torch.tensor([0.80, 0.85, 3.0]), labels) == 1.0  # logit(0.7) is 0.8473
-    assert Accuracy()(torch.zeros(1), torch.ones(1)) == 1.0
+    assert Accuracy(0.7)(torch.tensor([0.80, 0.84, 3.0]), labels) == 1.0  # logit(0.7) is 0.8473
+    for metric in (Accuracy(), Precision(), Recall(), F1()):
+        assert metric(torch.zeros(1), torch.ones(1)) == 0.0
+        assert metric(torch.tensor([1e-30]), torch.ones(1)) == 1.0  # control
     assert Accuracy(0.5, from_logits=False)(probabilities, labels) < 1  # control
     with pytest.raises(ValueError, match="threshold: received 1.5"):
         Accuracy(1.5)
@@ -113,7 +115,7 @@ def test_the_threshold_is_a_probability_and_belongs_to_the_positives():
 
 def test_whole_numbers_are_decisions_already():
     assert Accuracy()(torch.tensor([0, 1, 0]), torch.tensor([0, 1, 0])) == 1.0
-    assert Accuracy()(torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0, 1, 0])) < 1  # control: as logits, 0 says yes
+    assert Accuracy()(torch.tensor([0.1, 1.0, 0.1]), torch.tensor([0, 1, 0])) < 1  # control: as logits, 0.1 says yes
 
 
 def test_many_labels_at_once_are_judged_one_by_one():

@@ -116,7 +116,7 @@ def test_accuracy_goes_by_shape():
     assert AccuracyByShape()(scores, torch.tensor([0, 1, 0, 0])) == 0.75
     assert AccuracyByShape()(scores, torch.tensor([[0], [1], [0], [0]])) == 0.75
     assert AccuracyByShape()(scores[:, 0], torch.tensor([1, 1, 1, 0])) == 0.75
-    assert AccuracyByShape(from_logits=False)(scores[:, :1] / 4, torch.tensor([1, 0, 0, 0])) == 1.0
+    assert AccuracyByShape(from_logits=False)(scores[:, :1] / 4, torch.tensor([0, 0, 0, 0])) == 1.0  # 0.5 is a no
     places, numbers = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 4, 5))
     second = (places.argmax(1) == numbers).double().mean()
     assert AccuracyByShape()(places, numbers) == second == AccuracyByShape()(places.movedim(1, -1), numbers)

@@ -141,6 +141,17 @@ def test_update_reads_no_value_and_keeps_no_graph(make):
     assert not any(one.requires_grad for one in held_by(metric))
 
 
+@pytest.mark.parametrize("shape", [(8, 2), (8, 3), (8, 5, 3), (8, 3, 5)])
+@pytest.mark.parametrize("kind", [Accuracy, Precision, AUC, lambda **more: TopK(2, **more)])
+@pytest.mark.parametrize("ignore_index", [None, 2])
+def test_nor_does_it_with_several_classes(kind, shape, ignore_index):
+    preds, numbers = torch.randn(shape, device="meta"), torch.zeros(8, *shape[2:], device="meta", dtype=torch.int64)
+    if shape == (8, 5, 3):
+        numbers = torch.zeros(8, 5, device="meta")
+    kind(ignore_index=ignore_index).update(preds, numbers)
+    kind(one_hot=True, axis=1).update(preds, torch.zeros(shape, device="meta"))
+
+
 def test_control_reading_a_meta_tensor_raises():
     with pytest.raises(RuntimeError):
         torch.zeros((), device="meta").item()
@@ -168,7 +179,7 @@ def test_counting_goes_on_beyond_what_a_float32_can_count():
     metric.correct += 2**24
     metric.seen += 2**24
     for _ in range(3):
-        metric.update(torch.ones(1), torch.ones(1))
+        metric.update(torch.tensor([[0.0, 1.0]]), torch.ones(1))
     assert metric.correct == metric.seen == 2**24 + 3
     stuck = torch.tensor(2.0**24)
     assert stuck + 1 == stuck  # control

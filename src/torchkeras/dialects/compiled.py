@@ -11,11 +11,12 @@ from torch import nn
 from torchkeras.dialects.batchwise import Batchwise
 from torchkeras.dialects.epochs import FitHistory
 from torchkeras.dialects.moments import KerasMoments, LastWeights, check_rate, sorted_out, told
-from torchkeras.dialects.named import loss_of, metric_function, metrics_of, reads_logits, with_layer_penalties
+from torchkeras.dialects.named import loss_of, metric_function, metrics_of, with_layer_penalties
 from torchkeras.dialects.several import all_metrics, losses_of, outputs_of
 from torchkeras.display.epochlines import EpochLines
 from torchkeras.engine.checks import bad_type, bad_value, did_you_mean, instance_not_class
 from torchkeras.kerasmodel import KerasModel
+from torchkeras.task import task_for
 
 OPTIONS = ("ckpt_path", "patience", "monitor", "mode", "plot", "wandb", "report", "mixed_precision", "cpu",
            "gradient_accumulation_steps", "clip_grad_norm", "clip_grad_value", "lr_interval", "speed", "seed")
@@ -54,7 +55,7 @@ def compile_keras(net: nn.Module, loss: Any, metrics: Any, loss_weights: Any, fr
         if loss_weights is not None:
             raise bad_value("loss_weights", received=repr(loss_weights), expected="None: there is one loss")
         loss_fn = loss_of(loss, from_logits)
-        found = metrics_of(metrics, reads_logits(loss_fn, from_logits))
+        found = metrics_of(metrics, task_for(loss_fn, from_logits))
     else:
         loss_fn = losses_of(loss, listed, loss_weights, from_logits)
         found = all_metrics(metrics, loss_fn, listed, from_logits)

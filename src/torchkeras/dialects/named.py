@@ -12,7 +12,8 @@ from torch import nn
 
 from torchkeras import names, outputs
 from torchkeras.engine.checks import bad_type, instance_not_class
-from torchkeras.losses import LayerPenalty, Loss
+from torchkeras.losses import LayerPenalty
+from torchkeras.metrics import Task
 from torchkeras.metrics.function import in_our_order
 
 
@@ -61,23 +62,12 @@ def with_layer_penalties(loss: Any, net: nn.Module) -> Any:
     return loss + LayerPenalty(net) if asked and loss is not None else loss
 
 
-def reads_logits(loss: Any, from_logits: bool) -> bool:
-    """Whether outputs are logits: as the loss says, where it is one of classes; else as the user says."""
-    found = outputs.inner(loss)
-    if isinstance(found, Loss) and found.task is None:
-        return from_logits
-    try:
-        return outputs.family(found) in ("softmax", "sigmoid")
-    except ValueError:  # no loss of classes
-        return from_logits
-
-
-def metrics_of(metrics: Any, from_logits: bool) -> dict[str, Any]:
+def metrics_of(metrics: Any, task: Task) -> dict[str, Any]:
     """Metric objects by the name of their column: names as they were given, objects by their class."""
     if metrics is None:
         return {}
     if isinstance(metrics, Mapping):
-        return {name: metric_of(one, from_logits) for name, one in metrics.items()}
+        return {name: metric_of(one, task) for name, one in metrics.items()}
     if isinstance(metrics, str):
         metrics = [metrics]
     if not isinstance(metrics, (list, tuple)):
@@ -88,15 +78,15 @@ def metrics_of(metrics: Any, from_logits: bool) -> dict[str, Any]:
         name, count = column_of(one), 0
         while (column := f"{name}_{count}" if count else name) in found:
             count += 1
-        found[column] = metric_of(one, from_logits)
+        found[column] = metric_of(one, task)
     return found
 
 
-def metric_of(metric: Any, from_logits: bool) -> Any:
+def metric_of(metric: Any, task: Task) -> Any:
     """A metric from its name in Keras; others as they are, for the engine to take."""
     instance_not_class("metrics", metric)
     if isinstance(metric, str):
-        return names.keras_metric(metric, from_logits)
+        return names.keras_metric(metric, task=task)
     if not callable(metric) and not names.has(metric, "update", "compute", "reset"):
         raise bad_type("metrics", received=f"a {type(metric).__name__}", expected="a name, a function (preds, labels) "
                        "or a metric object")

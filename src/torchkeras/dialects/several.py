@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from torchkeras import names
 from torchkeras.data.samples import length
-from torchkeras.dialects.named import loss_of, metrics_of, reads_logits
+from torchkeras.dialects.named import loss_of, metrics_of
 from torchkeras.engine import weighing
 from torchkeras.engine.checks import bad_type, bad_value, did_you_mean
 from torchkeras.engine.denominator import Denominator, known_denominator
 from torchkeras.metrics import Metric
 from torchkeras.metrics.base import State
 from torchkeras.summary.drawn import plan_of
+from torchkeras.task import task_for
 
 TAKEN = ("loss", "logits")  # under these names the engine looks for a loss and for scores in an output
 
@@ -250,9 +251,9 @@ def all_metrics(metrics: Any, losses: OutputLosses, listed: Sequence[Output], fr
         raise bad_type("metrics", received=repr(metrics), expected="a list of lists or a dict, by output",
                        fix="Such as {" + repr(listed[0].name) + ": ['accuracy']}.")
     for output, asked in shared_out("metrics", metrics, listed).items():
-        logits = reads_logits(losses.losses.get(output), from_logits)
+        task = task_for(losses.losses.get(output), from_logits)
         one_or_more = asked if isinstance(asked, (list, tuple, Mapping)) else [asked]
-        for name, metric in metrics_of(one_or_more, logits).items():
+        for name, metric in metrics_of(one_or_more, task).items():
             column = f"{output.name}_{name}"
             found[column] = OutputMetric(output, names.as_metric(column, metric))
     return found

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from torchkeras import outputs
 from torchkeras.data.batch import to_device
+from torchkeras.engine.checks import bad_value
 from torchkeras.metrics.base import Metric
+from torchkeras.metrics.function import FunctionMetric
+from torchkeras.metrics.structure import paths
 
 
 class Replayed:
@@ -65,7 +68,8 @@ def packed(metric: Any) -> Any:
     if isinstance(metric, Replayed):
         return metric.kept
     if isinstance(metric, Metric):
-        return to_device([{name: getattr(metric, name) for name in (*metric.sums, *metric.lists)}], "cpu")
+        kept = to_device([{name: getattr(metric, name) for name in (*metric.sums, *metric.lists)}], "cpu")
+        return [*kept, paths(metric.layout)] if isinstance(metric, FunctionMetric) else kept
     return to_device([{name: getattr(one, name) for name in one._reductions} if one._update_count else {}
                       for one in torchmetrics_of(metric)], "cpu")
 
@@ -77,6 +81,7 @@ def joined(metric: Any, packs: list[Any], counted: list[list[int]]) -> Any:
         whole.kept = batchwise(packs, counted)
         return whole
     if isinstance(whole, Metric):
+        check_alike(metric, packs)
         put_together(whole.cpu(), [pack[0] for pack in packs], counted, dict.fromkeys(whole.sums, torch.sum))
         return whole
     for one, states in zip(torchmetrics_of(whole.cpu()), zip(*packs, strict=True), strict=True):
@@ -87,6 +92,15 @@ def joined(metric: Any, packs: list[Any], counted: list[list[int]]) -> Any:
     return whole
 
 
+def check_alike(metric: Metric, packs: list[Any]) -> None:
+    """Refuse to join what a function metric kept, where processes met batches of unlike structure."""
+    if isinstance(metric, FunctionMetric):
+        found = {tuple(sorted(pack[1].items())) for pack in packs if any(pack[0].values())}
+        if len(found) > 1:
+            raise bad_value(f"metric {metric.name!r}", received="batches of unlike structure in several processes",
+                            expected="the same keys and lengths in every batch")
+
+
 def put_together(metric: Any, states: list[dict[str, Any]], counted: list[list[int]],
                  reductions: Mapping[str, Any]) -> None:
     """Set a metric's state to that of all: tensors by their reductions, lists in the order of the batches."""
@@ -95,7 +109,8 @@ def put_together(metric: Any, states: list[dict[str, Any]], counted: list[list[i
         parts, numbers = zip(*((state[name], own) for state, own in zip(states, counted, strict=True)
                                if name in state), strict=True)
         if isinstance(parts[0], Tensor):
-            reduce, stacked = reductions.get(name), torch.stack(list(parts))
+            # a sum without a size has that of its first batch, and is a scalar where there was none
+            reduce, stacked = reductions.get(name), torch.stack(torch.broadcast_tensors(*parts))
             value = stacked if reduce is None else reduce(stacked, dim=0) if reduce is torch.sum else reduce(stacked)
         else:
             value = in_order(list(parts), list(numbers))

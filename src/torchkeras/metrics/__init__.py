@@ -13,14 +13,16 @@ from torchkeras.metrics.categorical import (
     SparseTopKCategoricalAccuracy,
     TopKCategoricalAccuracy,
 )
-from torchkeras.metrics.classification import F1, Accuracy, Precision, Recall, TopK
+from torchkeras.metrics.classification import Accuracy, TopK
+from torchkeras.metrics.decisions import F1, Precision, Recall
 from torchkeras.metrics.function import FunctionMetric
 from torchkeras.metrics.lossmetric import MeanLoss
 from torchkeras.metrics.ranking import AUC, AUCPR, AUCROC, KS
 from torchkeras.metrics.regions import IOU
 from torchkeras.metrics.regression import MAE, MAPE, MSE, R2, RMSE
+from torchkeras.metrics.task import Task
 
 __all__ = ["AUC", "AUCPR", "AUCROC", "F1", "IOU", "KS", "MAE", "MAPE", "MSE", "R2", "RMSE", "Accuracy",
            "AccuracyByShape", "BinaryAccuracy", "CategoricalAccuracy", "FunctionMetric", "MeanLoss", "Metric",
-           "Precision", "Recall", "SparseCategoricalAccuracy", "SparseTopKCategoricalAccuracy", "TopK",
-           "TopKCategoricalAccuracy"]
+           "Precision", "Recall", "SparseCategoricalAccuracy", "SparseTopKCategoricalAccuracy", "Task",
+           "TopK", "TopKCategoricalAccuracy"]

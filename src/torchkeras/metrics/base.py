@@ -51,12 +51,17 @@ class Metric(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.sums: tuple[str, ...] = ()
+        self.sizes: dict[str, tuple[int, ...]] = {}
         self.lists: tuple[str, ...] = ()
 
     def add_sum(self, name: str, size: tuple[int, ...] = (), dtype: torch.dtype = torch.int64) -> None:
-        """Declare a state tensor that starts at zero and adds up: int64 for counts, float64 for measures."""
+        """Declare a state tensor that starts at zero and adds up: int64 for counts, float64 for measures.
+
+        One without a size takes the shape of what is added first.
+        """
         self.register_buffer(name, torch.zeros(size, dtype=dtype), persistent=False)
         self.sums += (name,)
+        self.sizes[name] = size
 
     def add_list(self, name: str) -> None:
         """Declare a state list that keeps a tensor of every batch."""
@@ -66,7 +71,7 @@ class Metric(nn.Module):
         self.lists += (name,)
 
     def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
-        """What one batch adds to each sum and list, worked out without reading a value from the device."""
+        """What one batch adds to sums and lists, worked out without reading a value from the device."""
         raise NotImplementedError
 
     def value(self, state: State) -> Any:
@@ -85,7 +90,7 @@ class Metric(nn.Module):
     def reset(self) -> None:
         """Forget all that was counted."""
         for name in self.sums:
-            setattr(self, name, torch.zeros_like(getattr(self, name)))
+            setattr(self, name, getattr(self, name).new_zeros(self.sizes[name]))
         for name in self.lists:
             setattr(self, name, [])
 
@@ -94,7 +99,8 @@ class Metric(nn.Module):
         with torch.no_grad():
             added = self.counted(preds, labels)
             self.absorb(added)
-            return self.result({name: torch.as_tensor(more) for name, more in added.items()})
+            nothing = {name: torch.zeros(self.sizes[name], dtype=torch.int64) for name in self.sums}
+            return self.result(nothing | {name: torch.as_tensor(more) for name, more in added.items()})
 
     def state(self) -> State:
         """The whole state as one tensor a name."""
@@ -125,14 +131,14 @@ class Metric(nn.Module):
         """Add to the state what a batch brought."""
         # A new tensor each time: one made in inference mode cannot be written to outside of it.
         totals: Any = self._buffers  # a module's own way to set them costs more than the sum
-        for name in self.sums:
-            total, more = totals[name], added[name]
-            if isinstance(more, Tensor) and more.device != total.device:
-                total = moved(total, more.device)
-            totals[name] = total + more
-        # A copy: CUDA graphs write the next batch into the tensors of this one.
-        for name in self.lists:
-            getattr(self, name).append(torch.as_tensor(added[name]).clone())
+        for name, more in added.items():
+            if name in self.sizes:
+                total = totals[name]
+                if isinstance(more, Tensor) and more.device != total.device:
+                    total = moved(total, more.device)
+                totals[name] = total + more
+            else:  # a copy: CUDA graphs write the next batch into the tensors of this one
+                getattr(self, name).append(torch.as_tensor(more).clone())
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Metric:
         # An integer shows where .to(), .cuda() and .half() lead, and is left in its type by all of them.

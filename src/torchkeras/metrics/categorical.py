@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from torchkeras.engine.checks import whole_number
 from torchkeras.metrics.classification import Accuracy, TopK
-from torchkeras.metrics.shapes import is_class_scores, layout, mismatch, paired
+from torchkeras.metrics.reading import Classes, fits_axis, known_numbers, known_one_hot
+from torchkeras.metrics.shapes import mismatch, paired
+from torchkeras.metrics.task import Task
+from torchkeras.metrics.yesno import table
 
 
 class BinaryAccuracy(Accuracy):
     """See the share of right answers where each prediction is a yes or a no.
 
+    Which labels are left out is told at :class:`Accuracy`.
+
     Args:
-        threshold: the probability from which on a prediction is positive; labels are positive from 0.5 on.
+        threshold: the probability above which a prediction is positive; labels are positive from 0.5 on.
         from_logits: True when the net's outputs are logits, False when they are probabilities.
 
     Raises:
@@ -28,8 +35,9 @@ class BinaryAccuracy(Accuracy):
     """
 
     def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
-        """Right answers and all answers."""
-        return super().count(*paired(preds, labels))
+        """Return answers by label."""
+        scores, truth = paired(preds, labels)
+        return {"answers": table(self.cut(scores), truth, self.task.ignore_index)}
 
 
 class CategoricalAccuracy(Accuracy):
@@ -55,17 +63,18 @@ class CategoricalAccuracy(Accuracy):
         self.axis = axis
 
     def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
-        """Right answers and all answers."""
-        return super().count(*of_one_hot(preds, labels, self.axis))
+        """Return right answers and all answers."""
+        return self.of_classes(of_one_hot(preds, labels, self.axis))
 
 
 class SparseCategoricalAccuracy(Accuracy):
     """See how often the highest score is that of the true class, told by its number.
 
-    Places with a negative label are left out.
+    Places with a negative label, NaN or ``ignore_index`` are left out.
 
     Args:
         axis: the dimension of the classes: the last, as in Keras; 1 for ``(N, C, H, W)``.
+        ignore_index: one more label that means "not known", such as 255 or 0.
 
     Raises:
         ValueError: labels are not one number for each row of scores.
@@ -78,14 +87,14 @@ class SparseCategoricalAccuracy(Accuracy):
         0.5
     """
 
-    def __init__(self, axis: int = -1) -> None:
-        super().__init__()
+    def __init__(self, axis: int = -1, ignore_index: int | None = None) -> None:
+        super().__init__(ignore_index=ignore_index)
         whole_number("axis", axis, least=-10, most=10)
         self.axis = axis
 
     def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
-        """Right answers and all answers."""
-        return super().count(*of_numbers(preds, labels, self.axis))
+        """Return right answers and all answers."""
+        return self.of_classes(of_numbers(preds, labels, self.axis, self.task.ignore_index))
 
 
 class TopKCategoricalAccuracy(TopK):
@@ -112,18 +121,19 @@ class TopKCategoricalAccuracy(TopK):
         self.axis = axis
 
     def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
-        """Labels that fewer than k other classes come before."""
-        return super().count(*of_one_hot(preds, labels, self.axis))
+        """Return labels that fewer than k other classes come before, and how many are known."""
+        return self.of_classes(of_one_hot(preds, labels, self.axis))
 
 
 class SparseTopKCategoricalAccuracy(TopK):
     """See how often the true class, told by its number, is among the net's k best guesses.
 
-    Places with a negative label are left out.
+    Places with a negative label, NaN or ``ignore_index`` are left out.
 
     Args:
         k: the number of guesses.
         axis: the dimension of the classes: the last, as in Keras; 1 for ``(N, C, H, W)``.
+        ignore_index: one more label that means "not known", such as 255 or 0.
 
     Raises:
         ValueError: ``k`` is below 1 or above the number of classes, or labels are not one number for each row.
@@ -136,14 +146,14 @@ class SparseTopKCategoricalAccuracy(TopK):
         1.0
     """
 
-    def __init__(self, k: int = 5, axis: int = -1) -> None:
-        super().__init__(k)
+    def __init__(self, k: int = 5, axis: int = -1, ignore_index: int | None = None) -> None:
+        super().__init__(k, ignore_index=ignore_index)
         whole_number("axis", axis, least=-10, most=10)
         self.axis = axis
 
     def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
-        """Labels that fewer than k other classes come before."""
-        return super().count(*of_numbers(preds, labels, self.axis))
+        """Return labels that fewer than k other classes come before, and how many are known."""
+        return self.of_classes(of_numbers(preds, labels, self.axis, self.task.ignore_index))
 
 
 class AccuracyByShape(Accuracy):
@@ -155,8 +165,9 @@ class AccuracyByShape(Accuracy):
     labels ``(N, ...)``. Unlike ``Accuracy``, this takes labels of several columns as one-hot.
 
     Args:
-        threshold: the probability from which on a binary prediction is positive; labels are positive from 0.5 on.
+        threshold: the probability above which a binary prediction is positive; labels are positive from 0.5 on.
         from_logits: True when the net's outputs are logits, False when they are probabilities.
+        task: what a loss says of labels and predictions; where it tells classes from yes and no, it decides.
 
     Raises:
         ValueError: ``threshold`` is not between 0 and 1, or shapes do not belong together.
@@ -169,32 +180,24 @@ class AccuracyByShape(Accuracy):
         0.5
     """
 
-    def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
-        """Right answers and all answers."""
-        if preds.dim() < 2 or preds.shape[-1] == 1:
-            return super().count(*paired(preds, labels))
-        if layout(labels) == layout(preds[..., 0]):
-            return super().count(*of_numbers(preds, labels, -1))
-        if is_class_scores(preds, labels):
-            return super().count(preds, labels)
-        return super().count(*of_one_hot(preds, labels, -1))
+    def __init__(self, threshold: float = 0.5, from_logits: bool = True, *, task: Task | None = None) -> None:
+        by_shape = Task(from_logits=bool(from_logits)) if task is None else task
+        if by_shape.kind not in ("classes", "binary"):
+            by_shape = replace(by_shape, one_hot=True, likely_axis=-1)
+        super().__init__(threshold, task=by_shape)
 
 
-def of_one_hot(preds: Tensor, labels: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Scores ``(M, C)`` and class numbers ``(M,)`` from scores and one-hot labels of one shape."""
-    if preds.shape != labels.shape or preds.dim() < 2:
+def of_one_hot(preds: Tensor, labels: Tensor, axis: int) -> Classes:
+    """Return scores and true classes from one-hot labels of the shape of the scores."""
+    if preds.shape != labels.shape or not -preds.dim() <= axis < preds.dim() or preds.dim() < 2:
         raise mismatch(preds, labels, "one-hot labels of the shape of the predictions, or class numbers "
                        "for a sparse metric")
-    return rows(preds, axis), rows(labels, axis).argmax(1)
+    return Classes(preds, axis % preds.dim(), known_one_hot(labels, axis))
 
 
-def of_numbers(preds: Tensor, labels: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Scores ``(M, C)`` and class numbers ``(M,)`` from scores and one class number for each row of them."""
-    if preds.dim() < 2 or layout(labels) != layout(preds.select(axis, 0)):
+def of_numbers(preds: Tensor, labels: Tensor, axis: int, ignore_index: int | None) -> Classes:
+    """Return scores and true classes from one class number for each row of scores."""
+    dim = axis % max(preds.dim(), 1)
+    if preds.dim() < 2 or not -preds.dim() <= axis < preds.dim() or not fits_axis(preds.shape, labels.shape, dim):
         raise mismatch(preds, labels, f"one class number for the scores along dimension {axis}")
-    return rows(preds, axis), labels.reshape(-1)
-
-
-def rows(tensor: Tensor, axis: int) -> Tensor:
-    """A row of scores for each place."""
-    return tensor.movedim(axis, -1).reshape(-1, tensor.shape[axis])
+    return Classes(preds, dim, known_numbers(labels.reshape(-1), ignore_index))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from torchkeras.data.tree import map_tree
 from torchkeras.engine.checks import bad_type, bad_value
+from torchkeras.metrics import structure
 from torchkeras.metrics.base import Metric, State, scalar
 from torchkeras.metrics.shapes import precise
 
@@ -26,6 +27,9 @@ class FunctionMetric(Metric):
     labels are kept, and the function is called once, in ``compute()``, with all of them on the CPU. They wait where
     they were made until they fill 64 MB, then in main memory. Half precision is kept as float32, which numpy knows.
 
+    Values of dicts belong together by their keys, those of tuples and lists by their places. Each batch must have the
+    keys and the lengths of the first.
+
     A function whose arguments are named ``(y_true, y_pred)`` or ``(y_true, y_score)``, as scikit-learn's are, gets them
     in that order.
 
@@ -37,7 +41,8 @@ class FunctionMetric(Metric):
 
     Raises:
         TypeError: predictions or labels hold something that is no tensor.
-        ValueError: the function does not give one number, or the batches do not join into one tensor.
+        ValueError: the function does not give one number, batches differ in structure, or they do not join into one
+            tensor.
 
     Example:
         >>> metric = FunctionMetric(lambda preds, labels: (preds - labels).abs().max())
@@ -59,20 +64,17 @@ class FunctionMetric(Metric):
         self.layout: Any = (0, 1)  # preds and labels, with a number in the place of each tensor
 
     def counted(self, preds: Any, labels: Any) -> dict[str, Tensor | int]:
-        """All that came, a list for each tensor in it."""
-        leaves: list[Tensor] = []
-
-        def keep(leaf: Any) -> int:
+        """Return all that came, a list for each tensor in it."""
+        if not any(getattr(self, name) for name in self.lists):
+            self.layout = structure.numbered((preds, labels))
+        leaves = structure.leaves_of(self.layout, (preds, labels), f"metric {self.name!r}")
+        for leaf in leaves.values():
             if not isinstance(leaf, Tensor):
                 raise bad_type(f"metric {self.name!r}", received=type(leaf).__name__, expected="tensors to keep",
                                fix="For other data, write an object with update, compute and reset.")
-            leaves.append(torch.atleast_1d(precise(leaf.detach())))
-            return len(leaves) - 1
-
-        self.layout = map_tree(keep, (preds, labels))
         for number in range(len(self.lists), len(leaves)):
             self.add_list(f"part{number}")
-        return {f"part{number}": leaf for number, leaf in enumerate(leaves)}
+        return {f"part{number}": torch.atleast_1d(precise(leaf.detach())) for number, leaf in leaves.items()}
 
     def absorb(self, added: dict[str, Tensor | int]) -> None:
         """Keep a batch; move what is kept to main memory when it is much."""
@@ -94,6 +96,9 @@ class FunctionMetric(Metric):
     def state(self) -> State:
         """Everything kept, in main memory."""
         self.settle()
+        if len({len(getattr(self, name)) for name in self.lists if getattr(self, name)}) > 1:
+            raise bad_value(f"metric {self.name!r}", received="batches of unlike structure in several processes",
+                            expected="the same keys and lengths in every batch")
         for name in self.lists:
             shapes = {tuple(piece.shape[1:]) for piece in getattr(self, name)}
             if len(shapes) > 1:

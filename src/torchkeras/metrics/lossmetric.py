@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchkeras.engine.checks import bad_type
 from torchkeras.metrics.base import Metric, State
@@ -16,6 +16,9 @@ from torchkeras.metrics.shapes import wide
 
 class MeanLoss(Metric):
     """Watch a loss that you do not train with, exact at any batch size: the mean of its numbers over all samples.
+
+    What torch's cross entropy leaves out (``ignore_index``) is left out, and class weights divide as they do there. So
+    are numbers whose label is NaN.
 
     Args:
         loss_fn: a loss with a ``reduction``, such as those of ``torchkeras.losses``; with "none" each of its numbers
@@ -48,10 +51,33 @@ class MeanLoss(Metric):
         self.add_sum("seen")
 
     def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
-        """Losses added up, and how many."""
+        """Return losses added up, and how many."""
         losses: Tensor = self.loss_fn(preds, labels)
-        return {"total": wide(losses).sum(), "seen": losses.numel()}
+        known = known_losses(losses, labels)
+        if known is not None:
+            return {"total": wide(torch.where(known, losses, 0)).sum(), "seen": known.sum()}
+        return {"total": wide(losses).sum(), "seen": counted_labels(self.loss_fn, losses, labels)}
 
     def value(self, state: State) -> Tensor:
-        """The mean."""
+        """Return the mean."""
         return self.sign * state["total"].double() / state["seen"]
+
+
+def known_losses(losses: Tensor, labels: Tensor) -> Tensor | None:
+    """Return which losses have a label that is not NaN; None where all have, or where it cannot be told."""
+    if not labels.is_floating_point() or not losses.dim():
+        return None
+    known = labels == labels
+    if losses.shape == labels.shape:
+        return known
+    if losses.dim() < labels.dim() and losses.shape == labels.shape[:losses.dim()]:
+        return known.flatten(losses.dim()).all(-1)
+    return None
+
+
+def counted_labels(loss_fn: Any, losses: Tensor, labels: Tensor) -> Tensor | int:
+    """Return what the mean of a loss divides by: its numbers, or what torch's cross entropy divides by."""
+    if not isinstance(loss_fn, (nn.CrossEntropyLoss, nn.NLLLoss)) or labels.is_floating_point():
+        return losses.numel()
+    used = labels != loss_fn.ignore_index
+    return used.sum() if loss_fn.weight is None else (wide(loss_fn.weight)[labels * used] * used).sum()

@@ -7,25 +7,31 @@ from torch import Tensor
 
 from torchkeras.engine.checks import bad_value, whole_number
 from torchkeras.metrics.base import Metric, State
-from torchkeras.metrics.shapes import Cut, is_class_scores, mismatch, paired
+from torchkeras.metrics.reading import Classes, as_classes, known_numbers
+from torchkeras.metrics.shapes import mismatch, paired
+from torchkeras.metrics.task import Task
+from torchkeras.metrics.yesno import Cut
 
 
 class IOU(Metric):
     """See how well a segmentation covers the truth: intersection over union, averaged over the classes that occur.
 
     A class in neither predictions nor labels has no union and is left out of the mean. Places whose label is no class
-    (negative, or ``num_classes`` and above) are left out too; when nothing else is there, the value is 0.
+    (NaN, negative, ``num_classes`` and above, ``ignore_index``) are left out too; when nothing else is there, the value
+    is 0. A prediction that is NaN is that of no class, so its place lies in the union of the true class only.
 
     Intersection over union is the index of Jaccard (1901).
 
     Args:
         num_classes: the number of classes, the background included.
-        threshold: with two classes and one score a place, the probability from which on it is class 1.
+        threshold: with two classes and one score a place, the probability above which it is class 1.
         from_logits: whether such a score is a logit or a probability.
+        axis: the dimension of the classes, where the shapes do not tell: 1 or -1.
+        ignore_index: one more label that means "not known", such as 0.
 
     Raises:
-        ValueError: ``num_classes`` is below 2, or shapes are neither scores ``(N, C, ...)`` with labels ``(N, ...)``,
-            nor class numbers (or, for two classes, single scores) one to one with labels.
+        ValueError: ``num_classes`` is below 2, or shapes are neither scores ``(N, C, ...)`` or ``(N, ..., C)`` with
+            labels ``(N, ...)``, nor class numbers (or, for two classes, single scores) one to one with labels.
 
     Example:
         >>> metric = IOU(num_classes=3)
@@ -37,45 +43,59 @@ class IOU(Metric):
     higher_is_better = True
     cheap = True
 
-    def __init__(self, num_classes: int, threshold: float = 0.5, from_logits: bool = True) -> None:
+    def __init__(self, num_classes: int, threshold: float = 0.5, from_logits: bool = True, *, axis: int | None = None,
+                 ignore_index: int | None = None) -> None:
         super().__init__()
         whole_number("num_classes", num_classes, least=2)
         self.num_classes, self.cut = num_classes, Cut(threshold, from_logits)
+        self.task = Task(one_hot=False, axis=axis, ignore_index=ignore_index)
         self.add_sum("confusion", (num_classes, num_classes))
+        self.add_sum("missed", (num_classes,))
         self.add_sum("seen")
 
     def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
-        """Places by true class (row) and predicted class (column)."""
-        classes, truth = self.classes(preds, labels), labels.reshape(-1).long()
-        valid = self.is_class(truth) & self.is_class(classes)
+        """Return places by true class (row) and predicted class (column), and those predicted as NaN."""
+        found = as_classes(preds, labels, self.task)
+        if found is None:
+            scores, truth = paired(preds, labels)
+            found = Classes(scores, 0, known_numbers(truth, self.task.ignore_index))
+            classes, sound = self.decided(scores, preds, labels)
+        else:
+            classes, sound = self.highest(found)
+        truth, size = found.numbers(), self.num_classes
+        valid = self.is_class(truth) & (self.is_class(classes) | ~sound)
+        classes = torch.where(sound, classes, size)
         # One bin more takes what is left out; bincount would wait for the device.
-        cells = torch.where(valid, truth * self.num_classes + classes, self.num_classes**2)
-        bins = torch.zeros(self.num_classes**2 + 1, dtype=torch.int64, device=preds.device)
-        bins.scatter_add_(0, cells, torch.ones_like(cells))
-        return {"confusion": bins[:-1].view(self.num_classes, self.num_classes), "seen": truth.numel()}
+        cells = torch.where(valid, truth * (size + 1) + classes, size * (size + 1))
+        bins = torch.zeros(size * (size + 1) + 1, dtype=torch.int64, device=preds.device)
+        table = bins.scatter_add(0, cells, torch.ones_like(cells))[:-1].view(size, size + 1)
+        return {"confusion": table[:, :-1], "missed": table[:, -1], "seen": truth.numel()}
 
-    def classes(self, preds: Tensor, labels: Tensor) -> Tensor:
-        """The predicted class of every place."""
-        if is_class_scores(preds, labels):
-            if preds.shape[1] != self.num_classes:
-                raise bad_value("preds", received=f"scores of {preds.shape[1]} classes, shape {tuple(preds.shape)}",
-                                expected=f"num_classes={self.num_classes}")
-            return preds.argmax(1).reshape(-1)
-        scores, _ = paired(preds, labels)
+    def highest(self, found: Classes) -> tuple[Tensor, Tensor]:
+        """Return the class with the highest score at every place, and whether the scores are numbers."""
+        if found.size != self.num_classes:
+            raise bad_value("preds", received=f"scores of {found.size} classes, shape {tuple(found.scores.shape)}",
+                            expected=f"num_classes={self.num_classes}")
+        best, classes = found.scores.max(found.axis)
+        return classes.reshape(-1), (best == best).reshape(-1)
+
+    def decided(self, scores: Tensor, preds: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the class at every place from class numbers or from single scores, and whether it is one."""
         if not scores.is_floating_point():
-            return scores.long()
+            return scores.long(), torch.ones_like(scores, dtype=torch.bool)
         if self.num_classes != 2:
             raise mismatch(preds, labels, f"scores (N, {self.num_classes}, ...) with labels (N, ...)")
-        return self.cut(scores).long()
+        yes, no = self.cut(scores)
+        return yes.long(), yes | no
 
     def is_class(self, numbers: Tensor) -> Tensor:
-        """Which numbers are those of a class."""
+        """Return which numbers are those of a class."""
         return (numbers >= 0) & (numbers < self.num_classes)
 
     def value(self, state: State) -> Tensor:
-        """The mean over classes with a union."""
+        """Return the mean over classes with a union."""
         confusion = state["confusion"].double()
         overlap = confusion.diagonal()
-        union = confusion.sum(0) + confusion.sum(1) - overlap
+        union = confusion.sum(0) + confusion.sum(1) + state["missed"] - overlap
         mean = (overlap / union.clamp(min=1)).sum() / (union > 0).sum().clamp(min=1)
         return torch.where(state["seen"] > 0, mean, torch.nan)

@@ -12,7 +12,7 @@ SMALLEST = torch.finfo(torch.float64).eps  # what a label of 0 is divided by in 
 
 
 class MeanError(Metric):
-    """A mean over all predicted numbers of some error of each."""
+    """A mean over all predicted numbers of some error of each; those whose label is NaN are left out."""
 
     higher_is_better = False
     cheap = True
@@ -25,7 +25,11 @@ class MeanError(Metric):
     def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
         """Errors added up, and how many."""
         numbers, truth = paired(preds, labels)
-        return {"total": self.errors(wide(numbers), wide(truth)).sum(), "seen": numbers.numel()}
+        errors = self.errors(wide(numbers), wide(truth))
+        if not truth.is_floating_point():
+            return {"total": errors.sum(), "seen": numbers.numel()}
+        known = truth == truth
+        return {"total": torch.where(known, errors, 0).sum(), "seen": known.count_nonzero()}
 
     def errors(self, preds: Tensor, labels: Tensor) -> Tensor:
         """The error of each number."""
@@ -38,6 +42,8 @@ class MeanError(Metric):
 
 class MAE(MeanError):
     """See by how much predictions are off, in the unit of the labels: the mean of |prediction - label|.
+
+    Numbers whose label is NaN are left out.
 
     Raises:
         ValueError: predictions and labels differ in shape.
@@ -57,6 +63,8 @@ class MAE(MeanError):
 class MSE(MeanError):
     """See the mean of squared errors, in which large errors weigh most.
 
+    Numbers whose label is NaN are left out.
+
     Raises:
         ValueError: predictions and labels differ in shape.
 
@@ -74,6 +82,8 @@ class MSE(MeanError):
 
 class RMSE(MSE):
     """See the root of the mean squared error over all samples, in the unit of the labels.
+
+    Numbers whose label is NaN are left out.
 
     Raises:
         ValueError: predictions and labels differ in shape.
@@ -93,7 +103,8 @@ class RMSE(MSE):
 class MAPE(MeanError):
     """See by what share of the label predictions are off: the mean of |prediction - label| / |label|; 0.1 is 10 %.
 
-    A label of 0 is divided by 2.2e-16 and makes the mean huge, as in scikit-learn.
+    A label of 0 is divided by 2.2e-16 and makes the mean huge, as in scikit-learn. Numbers whose label is NaN are left
+    out.
 
     Raises:
         ValueError: predictions and labels differ in shape.
@@ -114,7 +125,8 @@ class R2(Metric):
     """See how much of the labels' variance is explained: 1 is perfect, 0 is no better than always saying their mean.
 
     R2 = 1 - sum of squared errors / sum of squared distances of the labels from their mean; for several outputs
-    ``(N, D)``, the mean of their R2. Labels that are all equal give 1 when every prediction is right, else 0.
+    ``(N, D)``, the mean of their R2. Labels that are all equal give 1 when every prediction is right, else 0. Numbers
+    whose label is NaN are left out; so is an output without any label.
 
     Each batch leaves its mean and its spread, and these are joined by the rule of Chan, Golub and LeVeque, "Updating
     formulae and a pairwise algorithm for computing sample variances", 1979: large labels with a small spread, such as
@@ -145,15 +157,17 @@ class R2(Metric):
         if rows == 0:
             return {"moments": labels.new_zeros(0)}
         numbers, truth = wide(preds).reshape(rows, -1), wide(labels).reshape(rows, -1)
-        mean = truth.mean(0)
-        spread, errors = (truth - mean).square().sum(0), (numbers - truth).square().sum(0)
-        return {"moments": torch.stack([torch.full_like(mean, rows), mean, spread, errors])[None]}
+        known = truth == truth
+        mean = truth.nanmean(0)
+        spread, errors = (truth - mean).square().nansum(0), torch.where(known, numbers - truth, 0).square().sum(0)
+        return {"moments": torch.stack([known.sum(0).to(mean), mean, spread, errors])[None]}
 
     def value(self, state: State) -> Tensor:
         """All rows joined into one spread and one sum of errors."""
         samples, means, spreads, errors = state["moments"].cpu().double().unbind(1)
+        means = torch.where(samples > 0, means, 0)  # NaN where a batch has no label
         mean = (samples * means).sum(0) / samples.sum(0)
         spread = (spreads + samples * (means - mean).square()).sum(0)
         rounding = samples.sum(0) * (4 * torch.finfo(state["moments"].dtype).eps * mean).square()
         unexplained = torch.where(spread > rounding, errors.sum(0) / spread, (errors.sum(0) != 0).double())
-        return (1 - unexplained).mean()
+        return (1 - unexplained)[samples.sum(0) > 0].mean()
