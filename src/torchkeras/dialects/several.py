@@ -65,6 +65,11 @@ class OutputLosses(nn.Module):
                                                                          output.of(labels, "labels"))
                             for output, loss in self.losses.items()]).sum(0)
 
+    def each_output(self, preds: Any, labels: Any) -> list[tuple[Any, Any, Any]]:
+        """Return the loss of each output with what it is given, to be looked at one by one."""
+        return [(loss, output.of(preds, "preds"), output.of(labels, "labels"))
+                for output, loss in self.losses.items()]
+
     def term(self, loss: Any, preds: Tensor, labels: Tensor) -> Tensor:
         """The loss of one output."""
         if self.reduction != "none":

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchkeras import outputs
 from torchkeras.data import batch as batches
-from torchkeras.engine import gradients, preflight, weighing
+from torchkeras.engine import gradients, metriccheck, modes, preflight, weighing
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.ending import NonFiniteLoss, Request
 from torchkeras.engine.together import Alone
@@ -33,6 +33,9 @@ class StepRunner:
     config: FitConfig = FitConfig()  # set by the loop before the first batch
     together: Alone = Alone()  # the processes of the job, set by the loop too
     rehearsing = False  # True for the first training batch of a run: it is looked at before anything is updated
+    looking = False  # True for the first batch of any pass: its labels are looked at before the loss is computed
+    argument = "train_data"  # what errors call the data
+    trouble: Exception | None = None  # what is wrong with the validation data, found before the first update
 
     def __init__(self, net: nn.Module, loss_fn: Any, accelerator: Accelerator, stage: Stage = "train",
                  metrics_dict: Mapping[str, Any] | None = None, optimizer: Any = None,
@@ -54,11 +57,23 @@ class StepRunner:
 
     def try_out(self, batch: Any) -> tuple[Any, Any, Tensor]:
         """Predictions, labels and loss of a batch."""
+        found: tuple[Any, Any, Tensor] = self.computed(batch) if self.training else (
+            modes.measured(self.net, self.computed, batch))
+        return found
+
+    def computed(self, batch: Any) -> tuple[Any, Any, Tensor]:
+        """Run the net and the loss on a batch."""
         with self.autocast():
             preds, labels, *weights = self.forward(batch)
-            if self.rehearsing:
-                preflight.check_labels(self.loss_fn, preds, labels)
+            if self.looking:
+                self.look(preds, labels)
             return preds, labels, self.loss(preds, labels, *weights)
+
+    def look(self, preds: Any, labels: Any) -> None:
+        """Look at the labels of the first batch of a pass for what the loss cannot take, or would take wrongly."""
+        self.looking = False
+        own = type(self).loss is not StepRunner.loss
+        preflight.check_labels(self.loss if own else self.loss_fn, self.loss_fn, preds, labels, self.argument)
 
     def rehearse(self, batch: Any) -> tuple[Any, Any, Tensor]:
         """The same for the first batch, which is looked at for mistakes while nothing has changed yet."""
@@ -67,9 +82,12 @@ class StepRunner:
             preflight.check_loss(loss, self.net, batch, counts=self.counts_here)
             gradients.check_reached(self, loss)
         with self.together.same_fate():
-            whole = self.together.gather((weighing.scores(preds), labels)) if self.metrics_dict else []
-            preflight.check_metrics(self.metrics_dict, *outputs.whole(whole))
+            watched = self.metrics_dict if type(self).measure is StepRunner.measure else {}
+            whole = self.together.gather((weighing.scores(preds), labels)) if watched else []
+            metriccheck.check_metrics(watched, *outputs.whole(whole))
         self.rehearsing = False
+        if self.trouble is not None:
+            raise self.trouble
         return preds, labels, loss
 
     def forward(self, batch: Any) -> tuple[Any, ...]:
@@ -84,7 +102,7 @@ class StepRunner:
         own = weighing.own_loss(preds) if self.loss_fn is None else None
         if own is not None:
             return own
-        preflight.check_has_loss(self.loss_fn, labels)
+        preflight.check_has_loss(self.loss_fn, labels, self.argument)
         if self.config.class_weight is not None and self.stage == "train":
             weights = weighing.by_class(self.config.class_weight, preds, labels, weights)
         if weights is None:
