@@ -155,7 +155,8 @@ def broadcasts(number: Callable[[Case], float | None], case: Case) -> bool:
     """Return whether a loss gives another number for equal shapes, and compares one to one there."""
     cases = [one for one in (case, spread(case)) if one is not None and number(one) is not None]
     wide, narrow = ([one for one in map(change, cases) if one is not None] for change in (as_preds, as_labels))
-    found = [one for one in (wide, narrow) if cases and len(one) == len(cases) and differ(number, cases, one)]
+    found = [one for one in (wide, narrow) if cases and len(one) == len(cases) and differ(number, cases, one)
+             and heeds_order(number, one)]
     if any(all(adds_up(number, one) for one in variant) for variant in found):
         return True
     return len(found) == 2 and forgets_order(number, cases, wide, narrow)
@@ -203,9 +204,12 @@ def forgets_order(number: Callable[[Case], float | None], cases: list[Case], wid
         if not all(close(*pair) for pair in numbers):
             return False
     others = [number(one) for one in wide]
-    if not all(close(number(one), number(turned(one)), other) for one, other in zip(cases, others, strict=True)):
-        return False
-    return not all(close(number(one), number(turned(one))) for one in wide)
+    return all(close(number(one), number(turned(one)), other) for one, other in zip(cases, others, strict=True))
+
+
+def heeds_order(number: Callable[[Case], float | None], cases: list[Case]) -> bool:
+    """Return whether it matters to a loss which label belongs to which sample."""
+    return not all(close(number(one), number(turned(one))) for one in cases)
 
 
 def turned(case: Case) -> Case:
