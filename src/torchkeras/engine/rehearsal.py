@@ -89,7 +89,9 @@ def measure_once(step: StepRunner, batch: Any) -> None:
 def named(error: Exception, batch: Any, argument: str) -> Exception:
     """Return an error that names the data; it holds on to no tensors of the batch."""
     traceback.clear_frames(error.__traceback__)
-    if str(error).startswith(argument):
+    if batch is None:
+        error.add_note(f"{argument}: raised as its first batch was read, before training.")
+    if batch is None or str(error).startswith(argument):
         return error
     found = bad_value(argument, received=f"a first batch ({layout(batch)}) at which {type(error).__name__}: {error}",
                       expected="batches that net, loss and metrics take as they take those of training",
