@@ -206,9 +206,9 @@ def test_control_reading_ahead_without_putting_back_is_seen(monkeypatch):
     plain, _ = run("a Dataset with a state", True, monkeypatch)
     real = loop.rehearse
 
-    def careless(run, step, train, val):
+    def careless(run, kind, make, train, val):
         next(iter(val.source))
-        return real(run, step, train, val)
+        return real(run, kind, make, train, val)
 
     monkeypatch.setattr(loop, "rehearse", careless)
     assert "reads" in different(plain, run("a Dataset with a state", True, monkeypatch)[0])
@@ -369,6 +369,35 @@ def test_steps_of_the_users_own_are_called_with_batches_only():
     model.StepRunner = Old
     model.fit((X, Y), (VX, VY), epochs=1, batch_size=48, ckpt_path=None, quiet=True)
     assert calls == ["train", "val"]
+
+
+def test_what_a_step_was_given_is_left_as_it_was():
+    class Counts(KerasModel.StepRunner):
+        def __init__(self, *args, counter=None, **parts):
+            super().__init__(*args, **parts)
+            self.counter = counter
+
+        def forward(self, batch):
+            self.counter[self.stage] = self.counter.get(self.stage, 0) + 1
+            return super().forward(batch)
+
+    counter = {}
+    model = KerasModel(nn.Linear(4, 2), "cross_entropy", counter=counter)
+    model.StepRunner = Counts
+    model.fit((X, Y), (VX, VY), epochs=1, batch_size=16, ckpt_path=None, quiet=True)
+    assert counter == {"train": 3, "val": 2}
+
+
+def test_a_stop_that_is_asked_for_meanwhile_is_heard():
+    class Asks(nn.Linear):
+        def forward(self, x):
+            if model.run.trained == 0:
+                model.run.stop("enough")
+            return super().forward(x)
+
+    model = KerasModel(Asks(4, 2), "cross_entropy")
+    frame = model.fit((X, Y), (VX, VY), epochs=2, ckpt_path=None, quiet=True)
+    assert (len(frame), frame.attrs["stop_reason"], model.run.trained) == (0, "enough", 0)
 
 
 def test_it_costs_one_forward_of_one_batch():

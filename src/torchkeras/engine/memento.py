@@ -26,6 +26,7 @@ NUMBERS = 4096  # a larger array is data
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 ON_THEIR_OWN = (threading.Thread, queue.Queue, queue.SimpleQueue)  # they change while nobody calls them
 OTHER_PROCESSES = ("multiprocessing.queues", "multiprocessing.connection", "multiprocessing.process", "concurrent.")
+OF_THE_RUN = ("accelerate.", "torchkeras.engine.run", "torchkeras.engine.together")  # a stop may be asked for meanwhile
 PASSED_BY = (type, FunctionType, ModuleType, logging.Logger, str, bytes, int, float, complex, type(None))
 
 
@@ -59,7 +60,8 @@ class Memento:
         waiting = deque(roots)
         while waiting and len(self.held) < OBJECTS:
             one = waiting.popleft()
-            if id(one) not in self.held and not isinstance(one, PASSED_BY):
+            if id(one) not in self.held and not isinstance(one, PASSED_BY) and (
+                    not type(one).__module__.startswith(OF_THE_RUN)):
                 self.held[id(one)] = one
                 waiting.extend(self.kept(one))
 

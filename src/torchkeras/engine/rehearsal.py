@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -24,7 +24,7 @@ from torchkeras.engine.state import put_random_states, random_states
 from torchkeras.engine.step import StepRunner
 
 
-def rehearse(run: Run, step: Any, train: Batches, val: Batches) -> Exception | None:
+def rehearse(run: Run, kind: type, make: Callable[[], Any], train: Batches, val: Batches) -> Exception | None:
     """Take the first validation batch through net, loss and metrics, and leave no trace.
 
     Weights, buffers, modes, gradients, random state, metrics, the data and the attributes of net and loss are as they
@@ -32,7 +32,8 @@ def rehearse(run: Run, step: Any, train: Batches, val: Batches) -> Exception | N
 
     Args:
         run: the run that is about to begin.
-        step: the step of a validation pass.
+        kind: the class of the steps.
+        make: builds the step of a validation pass.
         train: the training data.
         val: the validation data.
 
@@ -40,8 +41,9 @@ def rehearse(run: Run, step: Any, train: Batches, val: Batches) -> Exception | N
         What is wrong with it, to be raised once the first training batch was found to be right: an error of the net
         itself is no error of the validation data. None where all is well.
     """
-    if left_out(run, step, train, val):
+    if left_out(run, kind, train, val):
         return None
+    step = make()
     try:
         with untouched(step):
             return tried(run, step, val)
@@ -50,14 +52,14 @@ def rehearse(run: Run, step: Any, train: Batches, val: Batches) -> Exception | N
         return None
 
 
-def left_out(run: Run, step: Any, train: Batches, val: Batches) -> bool:
+def left_out(run: Run, kind: type, train: Batches, val: Batches) -> bool:
     """Return whether there is no rehearsal.
 
     A step of the user's own says itself what happens to a batch. A run that goes on was rehearsed when it began. FSDP
     fetches and drops the parts of a net in the order of training. Of a stream that is both, training gets the first
     batch.
     """
-    own = not isinstance(step, StepRunner) or type(step).__call__ is not StepRunner.__call__
+    own = not issubclass(kind, StepRunner) or kind.__call__ is not StepRunner.__call__
     divided = run.config.fsdp and run.together.world > 1
     return own or divided or run.trained > 0 or (val.source is train.source and isinstance(val.source, Iterator))
 
@@ -117,10 +119,11 @@ def layout(batch: Any) -> str:
 def untouched(step: StepRunner) -> Iterator[None]:
     """Evaluate within; afterwards net, loss and random state are bit for bit as they were."""
     modules = [one for one in (step.net, step.loss_fn) if isinstance(one, nn.Module)]
-    states, memento = random_states(), Memento(step.net, step.loss_fn, vars(step))
+    states, memento = random_states(), Memento(*vars(step).values())
     kept = [(value, value.detach().clone()) for value in learning(modules)]
-    homes = [(weight, weight.data) for module in modules for weight in module.parameters()]
-    bare = [weight for weight, _ in homes if weight.grad is None]
+    weights = [weight for module in modules for weight in module.parameters()]
+    homes = [(weight, weight.data) for weight in weights if type(weight.data) is Tensor]
+    bare = [weight for weight in weights if weight.grad is None]
     try:
         with evaluating(step.net), eager():
             yield
