@@ -177,8 +177,9 @@ class KerasModel(nn.Module):
 
         Raises:
             TypeError: an argument is of the wrong kind.
-            ValueError: an argument cannot be right, or the first batch does not fit the net and the loss. Until the
-                first update nothing has changed: weights, optimizer, random state and files are as they were.
+            ValueError: an argument cannot be right, or the first batch of ``train_data`` or ``val_data`` does not fit
+                the net, the loss and the metrics. Until the first update nothing has changed: weights, optimizer,
+                random state and files are as they were.
 
         Example:
             >>> import torch
@@ -340,7 +341,7 @@ class KerasModel(nn.Module):
 
         Raises:
             TypeError: the data is of no known kind.
-            ValueError: the data is empty, or has no labels.
+            ValueError: the data is empty, has no labels, or labels that do not fit the net and the loss.
 
         Example:
             >>> import torch

@@ -18,6 +18,8 @@ from torchkeras.engine.together import Alone
 # Lightning keeps precision and accumulation to itself, so a step here is a plain one.
 PLAIN: Any = SimpleNamespace(mixed_precision="no", gradient_accumulation_steps=1)
 
+NAMES = {"train": "train_dataloaders", "val": "val_dataloaders"}  # what Trainer.fit calls the data
+
 
 class LightStep(StepRunner):
     """Takes one batch through the net and the loss; the rest of a step is Lightning's."""
@@ -51,6 +53,7 @@ def begun(net: nn.Module, loss_fn: Any, stage: str, metrics: dict[str, Any], dev
             metric.to(device)
     step = LightStep(net, loss_fn, PLAIN, "train" if stage == "train" else "val", metrics)
     step.rehearsing = first and stage == "train"
+    step.looking, step.argument = True, NAMES.get(stage, "dataloaders")
     runner = EpochRunner(step)
     runner.stage, runner.together, runner.losses.alarm = stage, Lightnings(), None  # what NaN ends is up to Lightning
     return runner

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -82,9 +83,10 @@ class Batchwise:
             # in one process and without mixed precision, this is all that a step asks of an Accelerator
             alone: Any = SimpleNamespace(mixed_precision="no", gradient_accumulation_steps=1, sync_gradients=True,
                                          device=device or torch.device("cpu"))
-            self.runners[stage] = EpochRunner(StepRunner(
-                model.net, model.loss_fn, alone, stage, metrics, model.optimizer if training else None,
-                scheduler if each_step else None))
+            step = StepRunner(model.net, model.loss_fn, alone, stage, metrics, model.optimizer if training else None,
+                              scheduler if each_step else None)
+            step.looking, step.argument = True, "x"
+            self.runners[stage] = EpochRunner(step)
         return self.runners[stage]
 
     def reset(self) -> None:
@@ -96,7 +98,7 @@ def predictions(net: nn.Module, x: Any) -> Any:
     """What a net puts out for a batch, as numpy arrays."""
     (features,) = on_device_of(net, features_only(x))
     with modes.evaluating(net), torch.no_grad():
-        return outputs.to_numpy(batches.call(net, features))
+        return outputs.to_numpy(modes.measured(net, functools.partial(batches.call, net), features))
 
 
 def on_device_of(net: nn.Module, data: Any) -> Any:

@@ -108,6 +108,11 @@ class OutputLosses(nn.Module):
             counts.append(found.count(own, length(own) or 0))
         return counts
 
+    def each_output(self, preds: Any, labels: Any) -> list[tuple[Any, Any, Any]]:
+        """Return the loss of each output with what it is given, to be looked at one by one."""
+        return [(loss, output.of(preds, "preds"), output.of(labels, "labels"))
+                for output, loss in self.losses.items()]
+
 
 class OutputLoss(Metric):
     """One output's loss beside the sum of all: the mean over all samples, or over the labels that count.

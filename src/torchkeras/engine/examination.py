@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -19,7 +18,8 @@ from torchkeras.data.tree import map_tree
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.denominator import Denominator, known_denominator
 from torchkeras.engine.gradients import is_sharded
-from torchkeras.engine.modes import evaluating
+from torchkeras.engine.memento import Memento
+from torchkeras.engine.modes import evaluating, measured
 from torchkeras.engine.recognition import axes, close, recognise
 from torchkeras.engine.state import put_random_states, random_states
 from torchkeras.engine.weighing import terms_of
@@ -57,7 +57,7 @@ def look(step: Any, batch: Any) -> Denominator | None:
         if is_sharded(step.net):  # every process has to run a net that is divided equally often
             found = of_sharded(step, batch)
         elif terms is None:
-            found = found_out(step, batch, step.own)
+            found = measured(step.net, functools.partial(found_out, step), batch)
         else:
             found, each = of_terms(step, terms, batch)
     if terms is not None:
@@ -95,46 +95,18 @@ def accept(step: Any, found: Denominator | None, divided: bool) -> None:
 @contextmanager
 def undisturbed(step: Any) -> Iterator[None]:
     """Run a step's net and loss in evaluation mode, without a trace in what they remember and in random generators."""
-    random = random_states()
-    modules = [one for one in (step.net, step.loss_fn) if isinstance(one, nn.Module)]
-    before = [remembered(module) for module in {id(one): one for part in modules for one in part.modules()}.values()]
+    random, memento = random_states(), Memento(step.net, step.loss_fn)
     try:
         with evaluating(step.net), torch.no_grad(), step.autocast():
             yield
     finally:
-        for restore in before:
-            restore()
+        memento.restore()
         put_random_states(random)
 
 
-def remembered(module: nn.Module) -> Callable[[], None]:
-    """Return a function that gives a module back its buffers and attributes as they are now."""
-    attributes = dict(module.__dict__)
-    contents = {name: copy.copy(value) for name, value in attributes.items()
-                if isinstance(value, (list, dict, set, deque)) and name not in ("_parameters", "_modules")}
-    buffers = [(one, one.detach().clone()) for one in module._buffers.values() if one is not None]
-
-    def restore() -> None:
-        module.__dict__.clear()
-        module.__dict__.update(attributes)
-        for name, value in contents.items():
-            put_contents(attributes[name], value)
-        with torch.no_grad():
-            for buffer, old in buffers:
-                buffer.copy_(old)
-
-    return restore
-
-
-def put_contents(container: Any, value: Any) -> None:
-    """Give a list, dict or set the items of another."""
-    container.clear()
-    container.update(value) if isinstance(container, (dict, set)) else container.extend(value)
-
-
-def found_out(step: Any, batch: Any, own: frozenset[str]) -> Denominator | None:
+def found_out(step: Any, batch: Any) -> Denominator | None:
     """Return what a loss is a mean over: a function of the user's, a net's own, or that of a step of the user's."""
-    if "loss" in own or (own and known_denominator(step.loss_fn) is not None):
+    if "loss" in step.own or (step.own and known_denominator(step.loss_fn) is not None):
         return verified(step, batch)
     if step.loss_fn is None:
         return of_net(step, batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -16,8 +17,9 @@ from torchkeras.engine.checkpoint import Best
 from torchkeras.engine.ending import NonFiniteLoss, PassEnded, Request
 from torchkeras.engine.epoch import Watched
 from torchkeras.engine.interrupt import workers_interrupted
-from torchkeras.engine.modes import evaluating
+from torchkeras.engine.modes import DIFFERENTIATED, NOTE, evaluating, measured
 from torchkeras.engine.monitor import check_monitor
+from torchkeras.engine.rehearsal import rehearse
 from torchkeras.engine.run import Run
 from torchkeras.engine.step import StepRunner
 from torchkeras.engine.together import Alone
@@ -27,7 +29,11 @@ from torchkeras.engine.words import Stage
 def fit(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batches, val: Batches | None) -> None:
     """Train epoch by epoch, until the last one or until a stop is asked for; then the best weights come back."""
     callbacks.announce("on_fit_start")
-    for epoch in range(first_epoch(model, run), run.config.epochs + 1):
+    epochs = range(first_epoch(model, run), run.config.epochs + 1)
+    if val is not None and epochs and run.stop_reason is None:
+        make = functools.partial(build_step, model, run, "val", False, val.name)
+        run.trouble = rehearse(run, model.StepRunner, make, train, val)
+    for epoch in epochs:
         if run.stop_reason is not None:
             break
         run.epoch = epoch
@@ -79,9 +85,14 @@ def train_pass(model: Any, run: Run, callbacks: CallbackList, data: Batches) -> 
 
 def measure_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, data: Batches) -> dict[str, float]:
     """One pass that leaves the net as it is."""
+    if stage == "val" and run.trouble is not None:
+        raise run.trouble
     # not torch's inference mode: it measured no faster, and a mask that a net keeps from it could not be trained with
     with evaluating(run.tools.replicas().get("net", model.net)), torch.no_grad():
-        return one_pass(model, run, callbacks, stage, data, learning=False)
+        row = one_pass(model, run, callbacks, stage, data, learning=False)
+    if model.net in DIFFERENTIATED and NOTE not in run.notes:
+        run.notes.append(NOTE)
+    return row
 
 
 def one_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, data: Batches, *,
@@ -90,7 +101,7 @@ def one_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, data: 
     data.share_between(run.together, divide=learning or run.config.fsdp)
     data.set_epoch(run.epoch)
     run.stage, run.step, run.steps, run.logs = stage, 0, data.own_length, {}
-    step = build_step(model, run, stage, learning)
+    step = build_step(model, run, stage, learning, data.name)
     step.whole_numbers = data.of_arrays
     epoch_runner = model.EpochRunner(Watched(step, run, callbacks), True)
     run.running = getattr(epoch_runner, "running", dict)
@@ -104,7 +115,7 @@ def one_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, data: 
     return run.together.from_main(row)
 
 
-def build_step(model: Any, run: Run, stage: Stage, learning: bool) -> Any:
+def build_step(model: Any, run: Run, stage: Stage, learning: bool, argument: str) -> Any:
     """A step for one pass, ours or the user's: the keywords are a contract with steps that users have written."""
     tools = run.tools
     parts = {"net": model.net, "loss_fn": model.loss_fn, **(tools.replicas() if learning or run.config.fsdp else {})}
@@ -115,6 +126,8 @@ def build_step(model: Any, run: Run, stage: Stage, learning: bool) -> Any:
     if isinstance(step, StepRunner):
         step.config, step.together, step.facts, step.notes = run.config, run.together, model.loss_facts, run.notes
         step.rehearsing = learning and run.trained == 0
+        step.looking, step.argument = True, argument
+        step.trouble = run.trouble if step.rehearsing else None
     return step
 
 
@@ -152,5 +165,5 @@ def predict(model: Any, data: Batches, together: Alone) -> Iterator[tuple[Any, A
         features, labels, _ = batches.split(batch)
         # the mode is set for each batch: between two batches of a stream the net is the caller's
         with evaluating(model.net), torch.no_grad():
-            preds = batches.call(model.net, features)
+            preds = measured(model.net, functools.partial(batches.call, model.net), features)
         yield preds, labels

@@ -1,11 +1,24 @@
-"""Training and evaluation mode, module by module."""
+"""Training and evaluation mode, module by module; and nets that are measured with gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+from weakref import WeakSet
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from torchkeras.data.tree import map_tree
+from torchkeras.engine.state import put_random_states, random_states
+
+# Nets that call torch.autograd.grad, or whose loss does; and nets that are known to get along without gradients.
+DIFFERENTIATED: WeakSet[nn.Module] = WeakSet()
+PLAIN: WeakSet[nn.Module] = WeakSet()
+SIGNS = ("does not require grad", "requires_grad=True on inference tensor", "Inference tensors cannot be saved")
+NOTE = ("measured with gradients: the net or its loss differentiates, so validation, evaluate and predict cost more "
+        "time and memory a batch")
 
 
 @contextmanager
@@ -34,3 +47,67 @@ def evaluating(net: nn.Module) -> Iterator[None]:
     with modes_kept(net):
         net.eval()
         yield
+
+
+def measured(net: nn.Module, compute: Callable[[Any], Any], batch: Any) -> Any:
+    """Return ``compute(batch)``, where gradients are off: with gradients for what needs them to be computed at all.
+
+    Physics-informed nets, energies and gradient penalties differentiate in their forward or their loss. They show on
+    their first batch: torch says that something does not require a gradient. That batch is computed once more with
+    gradients, from the same random state, and so is every later one of this net. What comes back has no graph, so a
+    pass keeps no more memory than one batch needs; parameters get no ``.grad``.
+
+    Args:
+        net: the net, by which this is remembered.
+        compute: what to do with a batch.
+        batch: the batch.
+
+    Returns:
+        What ``compute`` returns.
+
+    Raises:
+        RuntimeError: torch's own, where gradients do not help.
+    """
+    if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+        return compute(batch)
+    if net in DIFFERENTIATED:
+        return with_gradients(compute, batch)
+    states = None if net in PLAIN else random_states()
+    try:
+        found = compute(batch)
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in SIGNS):
+            raise
+        found = second_try(compute, batch, error, states)
+        DIFFERENTIATED.add(net)
+        return found
+    if states is not None:
+        PLAIN.add(net)
+    return found
+
+
+def second_try(compute: Callable[[Any], Any], batch: Any, error: RuntimeError, states: Any) -> Any:
+    """Return what comes of a batch with gradients; raise the first error where they do not help."""
+    if states is not None:
+        put_random_states(states)
+    try:
+        return with_gradients(compute, batch)
+    except Exception as second:
+        error.add_note(f"With gradients: {type(second).__name__}: {second}")
+    raise error
+
+
+def with_gradients(compute: Callable[[Any], Any], batch: Any) -> Any:
+    """Return ``compute(batch)`` without the graph that it needed."""
+    with torch.inference_mode(False), torch.enable_grad():
+        return map_tree(detached, compute(map_tree(usable, batch)))
+
+
+def usable(leaf: Any) -> Any:
+    """Return a tensor that can be differentiated by: one made in inference mode cannot."""
+    return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
+
+
+def detached(leaf: Any) -> Any:
+    """Return a tensor without its graph."""
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import functools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from torchkeras.data import batch as batches
+from torchkeras.engine import broadcast
 from torchkeras.engine.checks import bad_type, bad_value, instance_not_class
-from torchkeras.engine.means import number
 
 CLASS_LOSSES = {"CrossEntropyLoss", "NLLLoss", "cross_entropy", "nll_loss"}
 BINARY_LOSSES = {"BCELoss", "BCEWithLogitsLoss", "binary_cross_entropy", "binary_cross_entropy_with_logits"}
@@ -75,75 +75,107 @@ def check_learning(net: nn.Module, loss_fn: Any, optimizer: Any, lr_scheduler: A
 
 
 def name_of(loss_fn: Any) -> str:
-    """The name under which torch knows a loss; what was added to it, and what wraps it, is seen through."""
+    """Return the name under which torch knows a loss; what was added to it, and what wraps it, is seen through."""
+    while isinstance(loss_fn, functools.partial):
+        loss_fn = loss_fn.func
     loss_fn = getattr(loss_fn, "module", loss_fn)
     return type(loss_fn).__name__ if isinstance(loss_fn, nn.Module) else getattr(loss_fn, "__name__", "")
 
 
-def check_has_loss(loss_fn: Any, labels: Any) -> None:
+def check_has_loss(loss_fn: Any, labels: Any, argument: str = "train_data") -> None:
     """Refuse to learn from nothing."""
     if loss_fn is None:
         raise bad_type("loss_fn", received="None, and the net's output has no 'loss'", expected="a loss or its name",
                        fix="Pass loss_fn=..., or let the net return a dict with 'loss'.")
     if labels is None:
-        raise bad_value("train_data", received="a batch without labels", expected="(x, y) or (x, y, sample_weight)",
+        raise bad_value(argument, received="a batch without labels", expected="(x, y) or (x, y, sample_weight)",
                         fix="Or override StepRunner.forward to say what preds and labels are.")
 
 
-def check_labels(loss_fn: Any, preds: Any, labels: Any) -> None:
-    """Look at the first batch for labels that the loss cannot take, or would take wrongly."""
-    if not isinstance(preds, Tensor) or not isinstance(labels, Tensor):
+def check_labels(loss: Any, loss_fn: Any, preds: Any, labels: Any, argument: str) -> None:
+    """Look at the first batch for labels that the loss cannot take, or would take wrongly.
+
+    Args:
+        loss: what is called with predictions and labels: the loss itself, or a verb of the user's that calls it.
+        loss_fn: the loss itself.
+        preds: the net's output.
+        labels: the labels.
+        argument: what the message calls the data.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    if loss_fn is None or labels is None:
         return
-    if name_of(loss_fn) in CLASS_LOSSES:
-        check_class_labels(loss_fn, preds, labels)
-    elif name_of(loss_fn) in ELEMENT_LOSSES:
-        check_element_labels(loss_fn, preds, labels)
+    if callable(parts := getattr(loss_fn, "each_output", None)):
+        for one, own_preds, own_labels in parts(preds, labels):
+            check_labels(one, one, own_preds, own_labels, argument)
+        return
+    if isinstance(preds, Tensor) and isinstance(labels, Tensor):
+        if name_of(loss_fn) in CLASS_LOSSES:
+            check_class_labels(loss_fn, preds, labels, argument)
+        elif name_of(loss_fn) in ELEMENT_LOSSES:
+            check_element_labels(loss_fn, preds, labels, argument, shapes=loss is loss_fn)
+    broadcast.check_broadcast(loss, preds, labels, argument)
 
 
-def check_class_labels(loss_fn: Any, preds: Tensor, labels: Tensor) -> None:
-    """Class indices: int64, one for each prediction, within the net's outputs."""
+def check_class_labels(loss_fn: Any, preds: Tensor, labels: Tensor, argument: str) -> None:
+    """Refuse class indices other than int64, one for each prediction, within the net's outputs."""
     name, expected = name_of(loss_fn), tuple(preds.shape[:1] + preds.shape[2:])
     if labels.is_floating_point():
         if labels.shape == preds.shape and "nll" not in name.lower():
             return  # class probabilities
-        raise bad_value("labels", received=f"{labels.dtype} of shape {tuple(labels.shape)}",
+        raise bad_value(argument, received=f"labels of {labels.dtype} and shape {tuple(labels.shape)}",
                         expected=f"int64 class numbers for {name}", fix="Use labels.long().")
     if tuple(labels.shape) != expected:
-        raise bad_value("labels", received=f"shape {tuple(labels.shape)} for net output {tuple(preds.shape)}",
-                        expected=f"shape {expected} for {name}", fix="Use labels.squeeze(1) for a column too many.")
+        raise bad_value(argument, received=f"labels of shape {tuple(labels.shape)} for net output "
+                        f"{tuple(preds.shape)}", expected=f"shape {expected} for {name}",
+                        fix="Use labels.squeeze(1) for a column too many.")
     if labels.dtype != torch.int64:
-        raise bad_value("labels", received=str(labels.dtype), expected=f"int64 for {name}", fix="Use labels.long().")
+        raise bad_value(argument, received=f"labels of {labels.dtype}", expected=f"int64 for {name}",
+                        fix="Use labels.long().")
     classes = preds.shape[1] if preds.dim() > 1 else len(preds)
-    used = labels[labels != getattr(loss_fn, "ignore_index", -100)]
+    used = labels[labels != option(loss_fn, "ignore_index", -100)]
     wrong = used[(used < 0) | (used >= classes)]
     if len(wrong):
-        raise bad_value("labels", received=f"the class {int(wrong[0])}, and the net has {classes} outputs",
+        raise bad_value(argument, received=f"labels with the class {int(wrong[0])}, and the net has {classes} outputs",
                         expected=f"classes from 0 to {classes - 1}", fix="Count classes from 0, or widen the net.")
 
 
-def check_element_labels(loss_fn: Any, preds: Tensor, labels: Tensor) -> None:
-    """Number for number: floating point, and of the shape of the predictions."""
+def option(loss_fn: Any, name: str, default: Any) -> Any:
+    """Return an option of a loss: an attribute, or a keyword that was bound to it."""
+    if isinstance(loss_fn, functools.partial):
+        return loss_fn.keywords[name] if name in loss_fn.keywords else option(loss_fn.func, name, default)
+    return getattr(loss_fn, name, default)
+
+
+def check_element_labels(loss_fn: Any, preds: Tensor, labels: Tensor, argument: str, shapes: bool = True) -> None:
+    """Refuse labels that are not floating point, or (``shapes``) not of the shape of the predictions."""
     name = name_of(loss_fn)
-    if preds.shape != labels.shape:
-        raise bad_value("labels", received=f"shape {tuple(labels.shape)} for net output {tuple(preds.shape)}",
-                        expected=f"equal shapes for {name}: these would be broadcast against each other",
-                        fix="Use .squeeze(-1) on the output or labels[:, None].")
+    one_each = preds.numel() == labels.numel() == 1 and name not in BINARY_LOSSES  # () and (1,) are one number
+    if shapes and preds.shape != labels.shape and not one_each:
+        raise broadcast.bad_shapes(argument, preds, labels, name)
     if not labels.is_floating_point():
-        raise bad_value("labels", received=str(labels.dtype), expected=f"floating point for {name}",
+        raise bad_value(argument, received=f"labels of {labels.dtype}", expected=f"floating point for {name}",
                         fix="Use labels.float().")
     if name in {"BCELoss", "binary_cross_entropy"} and not bool(((preds >= 0) & (preds <= 1)).all()):
         raise bad_value("loss_fn", received=f"{name} on net outputs outside 0..1", expected="probabilities",
                         fix="End the net with nn.Sigmoid(), or use BCEWithLogitsLoss.")
 
 
-def check_loss(loss: Any, net: nn.Module, batch: Any, counts: bool = True) -> None:
-    """The first loss must be one finite number that the net can learn from."""
+def check_number(loss: Any) -> None:
+    """Refuse a loss that is not one number."""
     if not isinstance(loss, Tensor):
         raise bad_type("loss_fn", received=f"a result of type {type(loss).__name__}", expected="a scalar tensor",
                        fix="Return the tensor itself: no .item(), no numpy.")
     if loss.numel() != 1:
         raise bad_value("loss_fn", received=f"a result of shape {tuple(loss.shape)}", expected="one number",
                         fix="Use reduction='mean', or .mean().")
+
+
+def check_loss(loss: Any, net: nn.Module, batch: Any, counts: bool = True) -> None:
+    """The first loss must be one finite number that the net can learn from."""
+    check_number(loss)
     if not loss.requires_grad:
         raise bad_value("loss_fn", received="a loss without a gradient", expected="one that depends on the net",
                         fix="Do not call .detach(), .item() or torch.no_grad() on the way from the net to the loss.")
@@ -171,26 +203,14 @@ def leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def check_metrics(metrics: Mapping[str, Any], preds: Any, labels: Any) -> None:
-    """Try every metric on the first batch, on a copy."""
-    for name, metric in metrics.items():
-        trial = copy.deepcopy(metric)
-        if isinstance(preds, Tensor) and preds.is_cpu and isinstance(trial, nn.Module):
-            trial.cpu()
-        trial.reset()
-        with torch.no_grad():
-            trial.update(preds, labels)
-        value = trial.compute()
-        for key, one in value.items() if isinstance(value, Mapping) else [(name, value)]:
-            number(key, one)
-
-
 @contextmanager
 def batchnorm_watch(net: nn.Module, last_batch: int | None) -> Iterator[None]:
     """Refuse, at the first batch, an epoch whose last batch has one sample, when BatchNorm could not take it."""
     hooks: list[Any] = []
 
     def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if not net.training:
+            return  # the validation data are looked at first
         if module.training and inputs[0].shape[2:].numel() == 1:
             raise bad_value("train_data", received="a last batch of 1 sample",
                             expected=f"at least 2 for {type(module).__name__}, which needs a variance",

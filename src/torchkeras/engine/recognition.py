@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from torchkeras.engine.denominator import IGNORED, Denominator
+from torchkeras.engine.modes import SIGNS
 
 MOST = 8  # samples that are looked at
 CLOSE = 2e-5  # relative difference of two sums of float32 that are the same number
@@ -34,7 +35,9 @@ def recognise(loss_of: LossOf, labels: Tensor | None, samples: int) -> Denominat
     rows = chosen(labels, samples)
     try:
         first, again = (loss_of(rows, picked(labels, rows)) for _ in range(2))
-    except Exception:  # a loss that some samples are too few for
+    except Exception as error:  # a loss that some samples are too few for
+        if any(sign in str(error) for sign in SIGNS):
+            raise
         return Denominator("other")
     if not math.isfinite(first):
         return Denominator("unseen")

@@ -82,6 +82,7 @@ class Run:
     interrupted: bool = False  # by Ctrl-C
     diverged: bool = False  # a loss was not finite, so the weights of this moment are worth nothing
     pilot: Any = None  # with speed="fast": who chooses how a training step is run
+    trouble: Exception | None = None  # what is wrong with the validation data, to be raised before the first update
     keeper: Keeps = field(default_factory=Keeps)
     exit_code: int = 0  # how the program ends once the run has, on SIGTERM
     active: bool = False

@@ -13,7 +13,7 @@ from torchkeras import outputs
 from torchkeras.data import batch as batches
 from torchkeras.data import samples
 from torchkeras.data.signature import takes_third
-from torchkeras.engine import examination, gradients, preflight, weighing
+from torchkeras.engine import examination, gradients, metriccheck, modes, preflight, weighing
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.denominator import Denominator, LossFacts, is_class_loss, known_denominator
 from torchkeras.engine.ending import NonFiniteLoss, Request
@@ -43,6 +43,9 @@ class StepRunner:
     notes: list[str]  # what a reader should know
     known: Denominator | None = None  # what the loss is a mean over
     whole_numbers = True  # whether whole numbers as a batch's third item are weights: not where a loader gives them
+    looking = False  # True for the first batch of any pass: its labels are looked at before the loss is computed
+    argument = "train_data"  # what errors call the data
+    trouble: Exception | None = None  # what is wrong with the validation data, found before the first update
 
     def __init__(self, net: nn.Module, loss_fn: Any, accelerator: Accelerator, stage: Stage = "train",
                  metrics_dict: Mapping[str, Any] | None = None, optimizer: Any = None,
@@ -68,14 +71,26 @@ class StepRunner:
 
     def try_out(self, batch: Any) -> tuple[Any, Any, Tensor]:
         """Predictions, labels and loss of a batch."""
+        found: tuple[Any, Any, Tensor] = self.computed(batch) if self.training else (
+            modes.measured(self.net, self.computed, batch))
+        return found
+
+    def computed(self, batch: Any) -> tuple[Any, Any, Tensor]:
+        """Run the net and the loss on a batch."""
         with self.autocast():
             preds, labels, *weights = self.forward(batch)
-            if self.rehearsing:
-                preflight.check_labels(self.loss_fn, preds, labels)
+            if self.looking:
+                self.look(preds, labels)
             found: Any = self.loss(preds, labels, *weights)
         self.seen = labels
         loss, self.parts = found if with_parts(found) else (found, {})
         return preds, labels, loss
+
+    def look(self, preds: Any, labels: Any) -> None:
+        """Look at the labels of the first batch of a pass for what the loss cannot take, or would take wrongly."""
+        self.looking = False
+        own = type(self).loss is not StepRunner.loss
+        preflight.check_labels(self.loss if own else self.loss_fn, self.loss_fn, preds, labels, self.argument)
 
     def rehearse(self, batch: Any) -> tuple[Any, Any, Tensor]:
         """The same for the first batch, which is looked at for mistakes while nothing has changed yet."""
@@ -85,9 +100,12 @@ class StepRunner:
             preflight.check_loss(loss, self.net, batch, counts=counts)
             gradients.check_reached(self, loss)
         with self.together.same_fate():
-            whole = self.together.gather((weighing.scores(preds), labels)) if self.metrics_dict else []
-            preflight.check_metrics(self.metrics_dict, *outputs.whole(whole))
+            watched = self.metrics_dict if type(self).measure is StepRunner.measure else {}
+            whole = self.together.gather((weighing.scores(preds), labels)) if watched else []
+            metriccheck.check_metrics(watched, *outputs.whole(whole))
         self.rehearsing = False
+        if self.trouble is not None:
+            raise self.trouble
         return preds, labels, loss
 
     def forward(self, batch: Any) -> tuple[Any, ...]:
@@ -103,7 +121,7 @@ class StepRunner:
         own = weighing.own_loss(preds) if self.loss_fn is None else None
         if own is not None:
             return own
-        preflight.check_has_loss(self.loss_fn, labels)
+        preflight.check_has_loss(self.loss_fn, labels, self.argument)
         if self.config.class_weight is not None and self.stage == "train":
             weights = weighing.by_class(self.config.class_weight, preds, labels, weights)
         if weights is None:
