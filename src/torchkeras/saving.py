@@ -18,6 +18,7 @@ from torchkeras.engine.checks import bad_type, bad_value
 from torchkeras.engine.ending import CheckpointCorruptError
 from torchkeras.engine.packing import Packer, unpack
 from torchkeras.engine.snapshot import check_optimizer, optimizer_state, put_optimizer, put_weights, weights_in
+from torchkeras.engine.tracebacks import short_traceback
 from torchkeras.engine.vault import FACTS_LIMIT, HEADER_LIMIT, parsed
 
 FORMAT = "torchkeras-checkpoint 1"
@@ -43,6 +44,7 @@ class LoadReport:
         return "\n  ".join(lines)
 
 
+@short_traceback
 def load_weights(net: nn.Module, source: str | os.PathLike[str] | Mapping[str, Tensor], *, strict: bool = True,
                  rename: Rename | None = None) -> LoadReport:
     """Start from weights of another net: all of them, or those that match by name and shape.
@@ -125,6 +127,7 @@ def prefixes(table: Mapping[str, str]) -> Callable[[str], str]:
     return change
 
 
+@short_traceback
 def save_checkpoint(path: str | os.PathLike[str], **parts: Any) -> None:
     """Keep several nets, optimizers, schedules and numbers of your own loop in one file, whole or not at all.
 
@@ -161,6 +164,7 @@ def save_checkpoint(path: str | os.PathLike[str], **parts: Any) -> None:
     write_whole(Path(path).expanduser(), lambda temporary: temporary.write_bytes(content))
 
 
+@short_traceback
 def load_checkpoint(path: str | os.PathLike[str], **parts: Any) -> dict[str, Any]:
     """Put what :func:`save_checkpoint` kept back into nets, optimizers and schedules, all or nothing.
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from torchkeras import outputs
 from torchkeras.data import batch as batches
-from torchkeras.data.arrays import ArrayDataset
+from torchkeras.data.arrays import ArrayDataset, wide_dtype
 from torchkeras.dialects.epochs import keras_names
 from torchkeras.dialects.given import features_only, together
 from torchkeras.engine import hardware, modes, preflight
@@ -101,6 +101,6 @@ def predictions(net: nn.Module, x: Any) -> Any:
 
 def on_device_of(net: nn.Module, data: Any) -> Any:
     """A batch of arrays as tensors where the net is."""
-    batch = ArrayDataset(data, name="x").tree
+    batch = ArrayDataset(data, name="x", dtype=wide_dtype(net)).tree
     device = hardware.device_of(net)
     return batch if device is None else batches.to_device(batch, device)

@@ -14,6 +14,7 @@ from torchkeras.dialects.moments import KerasMoments, LastWeights, check_rate, s
 from torchkeras.dialects.named import loss_of, metric_function, metrics_of, reads_logits, with_layer_penalties
 from torchkeras.dialects.several import all_metrics, losses_of, outputs_of
 from torchkeras.display.epochlines import EpochLines
+from torchkeras.engine.callback import Checked
 from torchkeras.engine.checks import bad_type, bad_value, did_you_mean, instance_not_class
 from torchkeras.kerasmodel import KerasModel
 
@@ -110,7 +111,7 @@ def train(face: Any, compiled: Compiled, data: Any, val_data: Any, *, epochs: in
         engine.EpochRunner = told(moments)
     try:
         engine.fit(data, val_data, epochs=epochs, quiet=verbose != 1,
-                   callbacks=[*([] if best else [LastWeights()]), *own, moments],
+                   callbacks=Checked([*([] if best else [LastWeights()]), *own, moments]),
                    **{"ckpt_path": None, "patience": None} | column_names(options), **asked)
     finally:
         engine.__dict__.pop("EpochRunner", None)

@@ -24,6 +24,8 @@ class ProcessFailed(RuntimeError):
 class CheckpointCorruptError(ValueError):
     """A saved state is not what was written: damaged, cut short, or never one of ours."""
 
+    user_mistake = True  # shown with a short traceback
+
 
 class Request(NamedTuple):
     """A wish to end the run, as one process has it."""
