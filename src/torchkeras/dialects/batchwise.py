@@ -15,7 +15,7 @@ from torchkeras.data import batch as batches
 from torchkeras.data.arrays import ArrayDataset, wide_dtype
 from torchkeras.dialects.epochs import keras_names
 from torchkeras.dialects.given import features_only, together
-from torchkeras.engine import hardware, modes, preflight
+from torchkeras.engine import explain, hardware, modes, preflight
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.ending import NonFiniteLoss
@@ -95,7 +95,7 @@ class Batchwise:
 def predictions(net: nn.Module, x: Any) -> Any:
     """What a net puts out for a batch, as numpy arrays."""
     (features,) = on_device_of(net, features_only(x))
-    with modes.evaluating(net), torch.no_grad():
+    with modes.evaluating(net), torch.no_grad(), explain.in_forward(net, (features,)):
         return outputs.to_numpy(batches.call(net, features))
 
 

@@ -10,7 +10,7 @@ import torch
 
 from torchkeras.data import Batches, OutOfData
 from torchkeras.data import batch as batches
-from torchkeras.engine import hardware, schedule
+from torchkeras.engine import explain, hardware, schedule
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.checkpoint import Best
 from torchkeras.engine.ending import NonFiniteLoss, PassEnded, Request
@@ -150,6 +150,6 @@ def predict(model: Any, data: Batches, together: Alone) -> Iterator[tuple[Any, A
     for batch in data:
         features, labels, _ = batches.split(batch)
         # the mode is set for each batch: between two batches of a stream the net is the caller's
-        with evaluating(model.net), torch.no_grad():
+        with evaluating(model.net), torch.no_grad(), explain.in_forward(model.net, batch):
             preds = batches.call(model.net, features)
         yield preds, labels

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchkeras import outputs
 from torchkeras.data import batch as batches
-from torchkeras.engine import gradients, preflight, weighing
+from torchkeras.engine import explain, gradients, preflight, weighing
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.ending import NonFiniteLoss, Request
 from torchkeras.engine.together import Alone
@@ -54,11 +54,16 @@ class StepRunner:
 
     def try_out(self, batch: Any) -> tuple[Any, Any, Tensor]:
         """Predictions, labels and loss of a batch."""
-        with self.autocast():
-            preds, labels, *weights = self.forward(batch)
-            if self.rehearsing:
-                preflight.check_labels(self.loss_fn, preds, labels)
-            return preds, labels, self.loss(preds, labels, *weights)
+        preds = labels = None
+        try:
+            with self.autocast():
+                preds, labels, *weights = self.forward(batch)
+                if self.rehearsing:
+                    preflight.check_labels(self.loss_fn, preds, labels)
+                return preds, labels, self.loss(preds, labels, *weights)
+        except Exception as error:
+            explain.in_step(error, self, batch, preds, labels)
+            raise
 
     def rehearse(self, batch: Any) -> tuple[Any, Any, Tensor]:
         """The same for the first batch, which is looked at for mistakes while nothing has changed yet."""
@@ -68,7 +73,8 @@ class StepRunner:
             gradients.check_reached(self, loss)
         with self.together.same_fate():
             whole = self.together.gather((weighing.scores(preds), labels)) if self.metrics_dict else []
-            preflight.check_metrics(self.metrics_dict, *outputs.whole(whole))
+            with explain.in_metrics(self.net, preds, labels):
+                preflight.check_metrics(self.metrics_dict, *outputs.whole(whole))
         self.rehearsing = False
         return preds, labels, loss
 
@@ -120,8 +126,12 @@ class StepRunner:
         """Let the metrics count; no number is read from the device here."""
         if self.metrics_dict:
             preds = weighing.scores(preds)
-            for metric in self.metrics_dict.values():
-                metric.update(preds, labels)
+            try:
+                for metric in self.metrics_dict.values():
+                    metric.update(preds, labels)
+            except Exception as error:
+                explain.in_metric(error, self.net, preds, labels)
+                raise
         metrics: Logs = {"lr": self.learning_rate} if self.training else {}
         return StepOutput({f"{self.stage}_loss": loss.detach()}, metrics)
 

@@ -107,7 +107,8 @@ def linked(links: Iterable[TracebackType]) -> TracebackType | None:
 
 def is_callers(link: TracebackType) -> bool:
     """Return whether a link is code of the caller: not of this library, nor of what lies between."""
-    return not between(link.tb_frame.f_code.co_filename)
+    module = str(link.tb_frame.f_globals.get("__name__", ""))  # code that a dataclass writes has no file
+    return not (between(link.tb_frame.f_code.co_filename) or module.split(".")[0] == "torchkeras")
 
 
 @functools.lru_cache(maxsize=1024)
