@@ -15,7 +15,8 @@ FLOORS = [  # a file imports from its own floor and those below; the first match
      "display.svg display.html display.samples display.figures display.targets display.png "
      "display.classes display.page display.boxed", 1),
     ("engine.when engine.config engine.history engine.monitor engine.run engine.means engine.modes", 2),
-    ("engine.weighing engine.preflight engine.explain engine.families engine.divergence engine.interrupt engine.joining", 3),
+    ("engine.weighing engine.preflight engine.explain engine.families engine.divergence engine.interrupt "
+     "engine.joining", 3),
     ("engine.schedule engine.step engine.epoch engine.callback engine.hardware engine.checkpoint engine.session "
      "engine.gradients engine.lockstep engine.shards engine.fast engine.ways engine.wholestep engine.wholeblock "
      "engine.forms engine.vault engine.snapshot engine.packing engine.archive engine.keeper engine.keeping "

@@ -55,11 +55,10 @@ def in_step(error: Exception, step: Any, batch: Any, preds: Any, labels: Any) ->
              part="" if preds is None or loss_fn is None else f"the loss {name}")
 
 
-def in_metric(error: Exception, net: Any, preds: Any, labels: Any) -> None:
-    """Add the note to an error of a metric."""
-    kinds = [type(owner).__name__ for frame in frames(error)
-             if hasattr(owner := frame.f_locals.get("self"), "compute")]
-    add_note(error, net, preds=preds, labels=labels, part=" ".join(["the metric", *kinds[-1:]]))
+def in_metric(error: Exception, net: Any, preds: Any, labels: Any, name: str = "") -> None:
+    """Add the note to an error of a metric; without a name, it is the one that was being tried out."""
+    tried = [frame.f_locals.get("name", "") for frame in frames(error) if frame.f_code.co_name == "check_metrics"]
+    add_note(error, net, preds=preds, labels=labels, part=f"the metric {name or (tried or [''])[0]!r}")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 FLOATS = "Features: x.float(), or as many bits as the net has (net.double() for float64 data)."
@@ -22,16 +23,23 @@ FAMILIES: list[tuple[str, str]] = [  # what the text of an error holds, and what
     (r"Expected more than 1 value per channel", "BatchNorm needs two samples in training: drop_last=True, or another "
                                                 "batch_size."),
     (r"view size is not compatible", "Use .reshape(...) in place of .view(...)."),
-    (r"invalid for input of size", "Flatten by samples: x.flatten(1), or x.reshape(len(x), -1), and give the next layer "
-                                   "the size that this has."),
+    (r"invalid for input of size", "Flatten by samples, x.flatten(1) or x.reshape(len(x), -1), and give the next "
+                                   "layer the size that this has."),
+    (r"must be equal to input_size|running_mean should contain|normalized_shape|expected .*num_features",
+     "The layer was built for another number of features than it is given: compare its sizes with the input's."),
+    (r"Output size is too small|Kernel size can't be greater",
+     "The image is too small for so many convolutions and poolings: use larger ones, fewer layers or padding."),
+    (r"[Ee]xpected \dD or \dD|[Ee]xpected input to be \dD|xpected \dD input|xpected \d-D",
+     "The input has a dimension too many or too few: x[:, None] adds one behind the samples, x.squeeze(1) takes one "
+     "away."),
     (r"must be Tensor, not (tuple|list|dict|NoneType)|'(tuple|list|dict|NoneType)' object has no attribute",
      "A layer got a container in place of a tensor: let forward take it apart, or give the features as forward's "
      "arguments ((x1, x2) or a dict by name)."),
     (r"does not require grad", "Validation, evaluate and predict run without gradients: a net or loss that needs them "
                                "takes them in `with torch.enable_grad():`. In training, nothing on the way may "
                                ".detach() or be frozen."),
-    (r"modified by an inplace operation|leaf Variable that requires grad", "Write x = x + ... in place of x += ..., and "
-                                                                           "inplace=False."),
+    (r"modified by an inplace operation|leaf Variable that requires grad",
+     "Write x = x + ... in place of x += ..., and inplace=False."),
 ]
 
 
@@ -115,8 +123,9 @@ def of_types(text: str, layer: Any, x: Tensor | None, preds: Any, labels: Any) -
         return (f"Labels are {labels.dtype}: cross entropy takes class numbers, labels.long(); other losses take "
                 "labels.float(). Numpy's int32 and float64: .astype('int64'), .astype('float32').")
     if own is not None and x is not None and x.dtype != own:
-        return f"The input is {x.dtype} and the layer's weights are {own}: x.to({own}) in the data" + (
-            ", or net.double()." if str(x.dtype) == "torch.float64" else ".")
+        change = {torch.float32: "x.float()", torch.float64: "x.double()"}.get(own, f"x.to({own})")
+        more = ", or net.double()" if x.dtype == torch.float64 else ""
+        return f"The input is {x.dtype} and the layer's weights are {own}: {change} in the data{more}."
     return FLOATS
 
 

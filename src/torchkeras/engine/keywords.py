@@ -57,18 +57,23 @@ OURS = {  # our argument: what Keras, Lightning, scikit-learn, transformers, fas
     "lr_scheduler": "scheduler lr_schedule schedulers sched",
     "net": "model module network",
 }
-ADVICE = {  # words of which no argument takes the place
-    "y Y labels label target targets": "Features and labels are one tuple: {name}((x, y)).",
-    "sample_weight sample_weights": "Weights are the third of the tuple: {name}((x, y, sample_weight)).",
+ALWAYS = {  # words that are told more than a name
     "lr learning_rate": "The rate belongs to the optimizer: "
                         "KerasModel(net, ..., optimizer=torch.optim.Adam(net.parameters(), lr=...)).",
     "weight_decay momentum": "It belongs to the optimizer: "
                              "KerasModel(net, ..., optimizer=torch.optim.SGD(net.parameters(), ...)).",
+    "device accelerator use_cuda use_gpu cuda": "The best accelerator there is is taken; fit(..., cpu=True) stays on "
+                                                "the CPU, fit_ddp takes several.",
     "num_workers workers use_multiprocessing pin_memory drop_last collate_fn sampler prefetch_factor "
     "persistent_workers": "Give a DataLoader that was made with it.",
+}
+ADVICE = {  # words of which no argument takes the place
+    "y Y labels label target targets": "Features and labels are one tuple: {name}((x, y)).",
+    "sample_weight sample_weights": "Weights are the third of the tuple: {name}((x, y, sample_weight)).",
     "verbose quiet progress_bar enable_progress_bar": "{name} shows nothing: leave it out.",
     "return_dict": "{name} gives a dict: leave it out.",
 }
+LABELS = ("y", "Y", "label", "labels", "target", "targets")
 BUILT_WITH = ("net", "loss_fn", "metrics_dict", "optimizer", "lr_scheduler")
 RUN_WITH = ("train_data", "val_data", "epochs", "patience", "monitor", "mode", "ckpt_path", "callbacks",
             "mixed_precision", "cpu", "gradient_accumulation_steps", "batch_size", "shuffle", "validation_split",
@@ -91,19 +96,24 @@ def advice(name: str, word: str, known: Iterable[str]) -> str:
     """
     taken = list(known)
     ours = ours_for(word)
-    if name == "predict" and word in ("y", "Y", "label", "target", "targets"):
+    if name == "predict" and word in LABELS and "with_labels" not in ours:
         return "predict needs no labels: predict(x), or with_labels=True to get those of the data back."
-    if name != "KerasModel":
-        for words, text in ADVICE.items():
-            if word in words.split() and not any(one in taken for one in ours):
-                return text.format(name=name)
+    texts = ALWAYS if name == "KerasModel" else {**ALWAYS, **ADVICE}
+    for words, text in texts.items():
+        if word in words.split() and (words in ALWAYS or not any(one in taken for one in ours)):
+            return text.format(name=name)
     if here := next((one for one in ours if one in taken), None):
         return f"Did you mean {here!r}?"
-    if name != "KerasModel" and any(one in BUILT_WITH for one in ours):
-        return f"It is given to KerasModel({next(one for one in ours if one in BUILT_WITH)}=...)."
-    if name != "fit" and any(one in RUN_WITH for one in ours):
-        return f"It is given to fit({next(one for one in ours if one in RUN_WITH)}=...)."
-    return did_you_mean(word, taken)
+    return given_elsewhere(name, ours) or did_you_mean(word, taken)
+
+
+def given_elsewhere(name: str, ours: Iterable[str]) -> str:
+    """Return where an argument belongs that is another function's; nothing where there is none."""
+    if name != "KerasModel" and (part := next((one for one in ours if one in BUILT_WITH), None)):
+        return f"It is given to KerasModel({part}=...)."
+    if name != "fit" and (option := next((one for one in ours if one in RUN_WITH), None)):
+        return f"It is given to fit({option}=...)."
+    return ""
 
 
 def unknown(name: str, word: str, known: Iterable[str]) -> str:
@@ -130,7 +140,8 @@ def explain(error: TypeError, function: Callable[..., Any], args: tuple[Any, ...
     known = [one for one in signature.parameters if one not in ("self", "args", "kwargs", "options")]
     for word in kwargs:
         if word not in signature.parameters:
-            error.args = (unknown(name, word, known),)
+            labels = next((one for one in LABELS if one in kwargs and word in ("x", "X")), word)
+            error.args = (unknown(name, labels, known),)
             return
     places = [one for one in signature.parameters.values() if one.kind is one.POSITIONAL_OR_KEYWORD]
     if len(args) > len(places):
@@ -138,4 +149,4 @@ def explain(error: TypeError, function: Callable[..., Any], args: tuple[Any, ...
         fix = "" if first not in ("val_data", "data") else (
             "Features and labels are one tuple: evaluate((x, y))." if name == "evaluate" else
             "Several inputs are one dict or ((x1, x2),); labels are not needed.")
-        error.args = (message(name, f"{more} values too many by position", f"{name}({first}, name=value, ...)", fix),)
+        error.args = (message(name, f"{more} more by position than it takes", f"{name}({first}, name=value, ...)", fix),)

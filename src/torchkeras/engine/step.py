@@ -127,10 +127,10 @@ class StepRunner:
         if self.metrics_dict:
             preds = weighing.scores(preds)
             try:
-                for metric in self.metrics_dict.values():
+                for name, metric in self.metrics_dict.items():
                     metric.update(preds, labels)
             except Exception as error:
-                explain.in_metric(error, self.net, preds, labels)
+                explain.in_metric(error, self.net, preds, labels, name)
                 raise
         metrics: Logs = {"lr": self.learning_rate} if self.training else {}
         return StepOutput({f"{self.stage}_loss": loss.detach()}, metrics)
