@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,7 @@ from torchkeras.engine.hardware import launched
 from torchkeras.engine.monitor import check_monitor
 from torchkeras.engine.schedule import check_length, interval_of
 from torchkeras.engine.step import StepRunner
+from torchkeras.engine.tracebacks import level_of_caller
 
 
 def make_optimizer(optimizer: Any, net: nn.Module) -> Any:
@@ -148,6 +150,21 @@ def settle(config: FitConfig, model: Any, train: Batches, val: Batches | None) -
         notes.append(f"gradient_accumulation_steps: {config.gradient_accumulation_steps}, and an epoch has "
                      f"{train.length} batches: one update an epoch")
     return config, notes
+
+
+def warn_of_divergence(run: Any, once: bool = False) -> None:
+    """Warn that a run ended because a loss was not finite: of several processes, in the one that has it.
+
+    Args:
+        run: the run that is over.
+        once: True where this process speaks for all.
+    """
+    if not run.diverged:
+        return
+    own = run.together.request
+    has_it = own is not None and own.diverged and run.stop_reason.startswith(own.reason)
+    if once or has_it or (run.together.main and " in process " not in run.stop_reason):
+        warnings.warn(f"fit: {run.stop_reason}", RuntimeWarning, stacklevel=level_of_caller())
 
 
 def check_step_objects(model: Any) -> None:

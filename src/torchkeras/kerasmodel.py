@@ -22,6 +22,7 @@ from torchkeras.arguments import (
     shufflable,
     starts_others,
     unbatched,
+    warn_of_divergence,
     with_validation,
 )
 from torchkeras.data import Batches, batches
@@ -308,9 +309,15 @@ class KerasModel(nn.Module):
             self.optimizer.zero_grad()
             loop.fit(self, run, callbacks, best, train, val)
         self.from_scratch = True
-        frame = run.history.to_frame()
+        frame = run.history.to_frame(self.columns(val is not None))
         frame.attrs["stop_reason"] = run.stop_reason
+        warn_of_divergence(run)
         return frame
+
+    def columns(self, validates: bool) -> list[str]:
+        """Return the columns that the table of a run has."""
+        train, val = ([f"{stage}_{name}" for name in ("loss", *self.metrics_dict)] for stage in ("train", "val"))
+        return ["epoch", *train, "lr", *(val if validates else ())]
 
     def tools(self, config: FitConfig, accelerator: Accelerator, together: Alone, listeners: list[Any]) -> Tools:
         """Metrics for each stage; optimizer and scheduler, wrapped where precision or a user's own step needs it."""

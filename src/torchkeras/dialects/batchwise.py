@@ -63,7 +63,7 @@ class Batchwise:
         try:
             losses, runner.last = runner.step_runner(batch)
         except NonFiniteLoss as error:
-            raise bad_value("x", received=f"a batch at which {error}", expected="a finite loss",
+            raise bad_value("x", received=f"a batch at which {error} ({error.why})", expected="a finite loss",
                             fix="Nothing was updated. Lower the learning rate, or look at the batch.") from error
         runner.losses.add(losses, runner.step_runner.count(batch))
         return keras_names(runner.row(), runner.stage)

@@ -149,4 +149,5 @@ def explain(error: TypeError, function: Callable[..., Any], args: tuple[Any, ...
         fix = "" if first not in ("val_data", "data") else (
             "Features and labels are one tuple: evaluate((x, y))." if name == "evaluate" else
             "Several inputs are one dict or ((x1, x2),); labels are not needed.")
-        error.args = (message(name, f"{more} more by position than it takes", f"{name}({first}, name=value, ...)", fix),)
+        called = f"{name}({first}, name=value, ...)"
+        error.args = (message(name, f"{more} more by position than it takes", called, fix),)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchkeras import outputs
 from torchkeras.data import batch as batches
-from torchkeras.engine import explain, gradients, preflight, weighing
+from torchkeras.engine import divergence, explain, gradients, preflight, weighing
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.ending import NonFiniteLoss, Request
 from torchkeras.engine.together import Alone
@@ -32,6 +32,8 @@ class StepRunner:
 
     config: FitConfig = FitConfig()  # set by the loop before the first batch
     together: Alone = Alone()  # the processes of the job, set by the loop too
+    bound, grown = 0.0, False  # losses within it are not looked at; whether one of this pass was far beyond the first
+    gradient_norm: float | None = None  # at the last update, once a loss has grown
     rehearsing = False  # True for the first training batch of a run: it is looked at before anything is updated
 
     def __init__(self, net: nn.Module, loss_fn: Any, accelerator: Accelerator, stage: Stage = "train",
@@ -47,7 +49,7 @@ class StepRunner:
         """Forward, loss, backward, update, measure."""
         preds, labels, loss = self.rehearse(batch) if self.rehearsing else self.try_out(batch)
         if self.training:
-            self.guard(loss)
+            self.guard(loss, batch)
             self.backward(loss)
             self.update()
         return self.measure(loss, preds, labels)
@@ -113,6 +115,8 @@ class StepRunner:
             return
         if self.together.world > 1:
             gradients.check_sound(self)
+        if self.grown:
+            self.gradient_norm = divergence.norm(weight.grad for weight in self.net.parameters())
         if self.config.clip_grad_norm is not None:
             self.accelerator.clip_grad_norm_(self.net.parameters(), self.config.clip_grad_norm)
         if self.config.clip_grad_value is not None:
@@ -127,7 +131,7 @@ class StepRunner:
         if self.metrics_dict:
             preds = weighing.scores(preds)
             try:
-                for name, metric in self.metrics_dict.items():
+                for name, metric in self.metrics_dict.items():  # noqa: B007 (the error is told it)
                     metric.update(preds, labels)
             except Exception as error:
                 explain.in_metric(error, self.net, preds, labels, name)
@@ -141,14 +145,19 @@ class StepRunner:
             return batches.size(batch)
         return weighing.mean_over(self.loss_fn, batch)
 
-    def guard(self, loss: Tensor) -> None:
+    def guard(self, loss: Tensor, batch: Any = None) -> None:
         """Stop before a loss that is not finite spoils the weights; reading it costs nothing on a CPU only."""
-        if loss.is_cpu and not math.isfinite(value := loss.item()):
-            if self.together.world == 1:
-                raise NonFiniteLoss(f"{self.stage}_loss is {value}")
-            if self.counts_here:  # else it is 0/0, times 0
-                gradients.spoil(self)  # the other processes wait for these gradients: all stop before the update
-                self.together.request = Request(f"{self.stage}_loss is {value} in process {self.together.rank}", True)
+        if not loss.is_cpu or -self.bound < (value := loss.item()) < self.bound:
+            return
+        if math.isfinite(value):  # the first of a pass, or one that has grown
+            self.grown = self.bound > 0
+            self.bound = math.inf if self.grown else divergence.GROWN * abs(value) + 1
+        elif self.together.world == 1:
+            raise NonFiniteLoss(f"{self.stage}_loss is {value}", why=divergence.why(self, batch))
+        elif self.counts_here:  # else it is 0/0, times 0
+            gradients.spoil(self)  # the other processes wait for these gradients: all stop before the update
+            self.together.request = Request(f"{self.stage}_loss is {value} in process {self.together.rank}", True,
+                                            why=divergence.why(self, batch))
 
     @property
     def counts_here(self) -> bool:
