@@ -99,7 +99,8 @@ def put_matching(net: nn.Module, source: Any, strict: bool, rename: Rename | Non
     if not alike or (strict and (report.missing or report.unexpected or report.unlike)):
         place = f" in {str(source)!r}" if isinstance(source, (str, os.PathLike)) else ""
         raise bad_value(argument, received=f"weights of another net{place}: {report}",
-                        expected="the names and shapes of the net's", fix="Pass strict=False to take what matches, or rename=... for other names.")
+                        expected="the names and shapes of the net's",
+                        fix="Pass strict=False to take what matches, or rename=... for other names.")
     plain(net).load_state_dict({**own, **alike})
     return report
 
