@@ -124,7 +124,8 @@ def run(loss_fn="mse", val_data=None, **options):
         warnings.filterwarnings("always", "fit: ", RuntimeWarning)
         history = model.fit((x, y), (x, y) if val_data is None else val_data, epochs=3, batch_size=6, ckpt_path=None,
                             quiet=True, **options)
-    return {"warned": [str(one.message) for one in warned], "reason": history.attrs["stop_reason"], "epochs": history["epoch"].tolist(),
+    return {"warned": [str(one.message) for one in warned], "reason": history.attrs["stop_reason"],
+            "epochs": history["epoch"].tolist(),
             "trained": model.run.trained, "weights": net.weight.tolist(), "finite": all(
                 torch.isfinite(state["exp_avg"]).all().item() for state in model.optimizer.state.values()),
             "seconds": time.monotonic() - began}

@@ -78,8 +78,8 @@ def test_no_steps_are_named_as_they_were_written(name):
                                      {np.int8(1): np.array(2.5)}])
 def test_class_weights_of_numpy_are_numbers_everywhere(weights, tmp_path):
     assert repr(FitConfig(class_weight=weights).class_weight) == "{1: 2.5}"
-    found = [model_of_seed().fit((X, Y), epochs=1, quiet=True, class_weight=one, resume=True, report=tmp_path / "r.html",
-                                 ckpt_path=tmp_path / str(number))["train_loss"].tolist()
+    found = [model_of_seed().fit((X, Y), epochs=1, quiet=True, class_weight=one, resume=True,
+                                 report=tmp_path / "r.html", ckpt_path=tmp_path / str(number))["train_loss"].tolist()
              for number, one in enumerate((weights, {1: 2.5}, {1: 2.0}))]
     assert found[0] == found[1] != found[2]
 
@@ -89,7 +89,8 @@ def model_of_seed():
     return model()
 
 
-@pytest.mark.parametrize("weights", [[1.0, 2.0], np.ones(3), {"a": 1.0}, {0.5: 1.0}, {1: "2"}, {True: 1.0}, {}, {1: None}])
+@pytest.mark.parametrize("weights", [[1.0, 2.0], np.ones(3), {"a": 1.0}, {0.5: 1.0}, {1: "2"}, {True: 1.0}, {},
+                                     {1: None}])
 def test_class_weights_of_another_kind_are_refused(weights):
     with pytest.raises(TypeError, match="class_weight: received"):
         model().fit((X, Y), class_weight=weights, **QUIET)
@@ -130,13 +131,15 @@ def test_control_other_things_in_the_place_of_y_are_validation_data():
 CALLS = {
     "fit": {"validation_data": "'val_data'", "verbose": "'quiet'", "y": r"fit\(\(x, y\)\)", "x": "'train_data'",
             "loss": r"KerasModel\(loss_fn=", "metrics": r"KerasModel\(metrics_dict=", "lr": "belongs to the optimizer",
-            "device": "cpu=True", "num_workers": "DataLoader", "max_epochs": "'epochs'", "val_dataloaders": "'val_data'",
+            "device": "cpu=True", "num_workers": "DataLoader", "max_epochs": "'epochs'",
+            "val_dataloaders": "'val_data'",
             "precision": "'mixed_precision'", "gradient_clip_val": "'clip_grad_norm'",
             "accumulate_grad_batches": "'gradient_accumulation_steps'", "epoch": "'epochs'", "callback": "'callbacks'",
             "sample_weight": r"fit\(\(x, y, sample_weight\)\)", "limit_train_batches": "'steps_per_epoch'",
-            "patiense": "'patience'", "random_state": "'seed'", "devices": "'num_processes'", "qwertz": "one of train_data"},
-    "evaluate": {"x": "'val_data'", "verbose": "shows nothing", "y": r"evaluate\(\(x, y\)\)", "validation_steps": "'steps'",
-                 "epochs": r"fit\(epochs=", "return_dict": "gives a dict", "loss": r"KerasModel\(loss_fn="},
+            "patiense": "'patience'", "random_state": "'seed'", "devices": "'num_processes'",
+            "qwertz": "one of train_data"},
+    "evaluate": {"x": "'val_data'", "verbose": "shows nothing", "y": r"evaluate\(\(x, y\)\)",
+                 "validation_steps": "'steps'", "epochs": r"fit\(epochs=", "return_dict": "gives a dict", "loss": r"KerasModel\(loss_fn="},
     "predict": {"x": "'data'", "verbose": "shows nothing", "y": "needs no labels", "num_workers": "DataLoader"},
     "KerasModel": {"loss": "'loss_fn'", "metrics": "'metrics_dict'", "lr": "belongs to the optimizer",
                    "device": "cpu=True", "epochs": r"fit\(epochs=", "scheduler": "'lr_scheduler'",
@@ -146,7 +149,8 @@ CALLS = {
 
 @pytest.mark.parametrize(("name", "word"), [(name, word) for name, words in CALLS.items() for word in words])
 def test_a_word_of_another_library_is_told_ours(name, word):
-    call = {"fit": lambda **more: model().fit((X, Y), **more), "evaluate": lambda **more: model().evaluate((X, Y), **more),
+    call = {"fit": lambda **more: model().fit((X, Y), **more),
+            "evaluate": lambda **more: model().evaluate((X, Y), **more),
             "predict": lambda **more: model().predict(X, **more),
             "KerasModel": lambda **more: KerasModel(nn.Linear(4, 3), None, **more)}[name]
     with pytest.raises(TypeError, match=rf"^{name}\({word}=...\): received a keyword that is not known; .*"

