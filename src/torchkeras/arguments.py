@@ -20,7 +20,7 @@ from torchkeras.data.arrays import is_array, is_number_list
 from torchkeras.data.kinds import array_tree, is_map_dataset
 from torchkeras.engine import keywords, preflight
 from torchkeras.engine.callback import check_callbacks
-from torchkeras.engine.checks import bad_type, bad_value, mistake, switch, whole_number
+from torchkeras.engine.checks import bad_type, bad_value, kind_of, mistake, switch, whole_number
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.hardware import launched
 from torchkeras.engine.monitor import check_monitor
@@ -186,6 +186,8 @@ def listening(callbacks: Any, *, plot: bool, wandb: bool | str, quiet: bool, rep
     from torchkeras.display.stopwatch import Stopwatch
 
     listeners = one_display(check_callbacks(callbacks))
+    if not isinstance(wandb, (bool, str)):
+        raise bad_type("wandb", received=kind_of(wandb), expected="True, False or the name of a project")
     if wandb:
         from torchkeras.callbacks.wandb import WandbCallback
 

@@ -181,12 +181,16 @@ class KerasModel(nn.Module):
 
         Returns:
             A DataFrame, one row an epoch: ``epoch, train_loss, train_<metric>, lr, val_loss, val_<metric>``. ``lr`` is
-            the rate of the epoch's last update. ``.attrs["stop_reason"]`` says what ended the run early, or None.
+            the rate of the epoch's last update. ``.attrs["stop_reason"]`` says what ended the run early, or None; of a
+            loss that is NaN or infinite a RuntimeWarning says it too, with what held it.
 
         Raises:
             TypeError: an argument is of the wrong kind.
             ValueError: an argument cannot be right, or the first batch does not fit the net and the loss. Until the
                 first update nothing has changed: weights, optimizer, random state and files are as they were.
+
+            Such errors end in a short traceback; ``print(error.full_traceback)``, or the environment variable
+            ``TORCHKERAS_FULL_TRACEBACK=1``, shows the whole.
 
         Example:
             >>> import torch

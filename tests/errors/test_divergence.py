@@ -132,7 +132,7 @@ class Streamed(Dataset):
 
 
 @pytest.mark.parametrize(("val", "text"), [
-    ((spoiled(X, 40), Y), "val_loss is nan in epoch 1: val_data[0] holds NaN in 1 of 64 samples, the first at position 4"),
+    ((spoiled(X, 40), Y), "val_loss is nan in epoch 1: val_data[0] holds NaN in 1 of 64 samples, the first at"),
     (DataLoader(TensorDataset(X, spoiled(Y, 9, math.inf)), 16), "val_data[1] holds infinity"),
     (DataLoader(Streamed(spoiled(X, 40), Y), 16), "step 3: features of the batch hold NaN in 1 of 16"),
     ([(X[:16], Y[:16]), (X[16:32], spoiled(Y, 20)[16:32])], "step 2: labels of the batch hold NaN")])
@@ -188,6 +188,10 @@ def test_in_keras_words_it_is_said_as_well():
     with pytest.warns(RuntimeWarning, match="features of the batch hold NaN"):
         past = model.fit(spoiled(X, 40), Y, batch_size=16, shuffle=False, verbose=0)
     assert "features of the batch" in past.stop_reason
+    with pytest.warns(RuntimeWarning, match="features of the batch hold NaN"):
+        frame = model.fit(1, dl_train=[(X, Y), (spoiled(X, 40), Y)], dl_val=[(X, Y)], verbose=0)
+    assert list(frame.columns) == ["epoch", "loss", "val_loss"]
+    assert len(frame) == 0
     model.train_on_batch(X, Y)
     with pytest.raises(ValueError, match="features of the batch hold NaN"):
         model.train_on_batch(spoiled(X, 0), Y)

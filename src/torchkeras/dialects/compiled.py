@@ -103,8 +103,10 @@ def train(face: Any, compiled: Compiled, data: Any, val_data: Any, *, epochs: in
     own, keras = sorted_out(callbacks)
     keras += [EpochLines()] if verbose == 2 else shown
     check_rate(face.optimizer)
+    validates = val_data is not None or asked.get("validation_split") is not None
     history = FitHistory({"epochs": epochs, "steps": asked.get("steps_per_epoch"), "verbose": verbose})
     moments = KerasMoments(face, keras, history)
+    history.columns = [name.removeprefix("train_") for name in engine.columns(validates) if name != "lr"]
     best = any(options.get(name) is not None for name in ("ckpt_path", "patience", "monitor"))
     face.history = history
     if keras:
