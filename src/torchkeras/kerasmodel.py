@@ -15,6 +15,7 @@ from torchkeras.arguments import (
     check_constructor,
     check_labelled,
     check_options,
+    check_step_objects,
     listening,
     make_optimizer,
     named_metrics,
@@ -405,6 +406,7 @@ class KerasModel(nn.Module):
 
     def measure(self, data: Batches, mixed_precision: str, cpu: bool) -> dict[str, float]:
         """One pass that measures, outside of any run."""
+        check_step_objects(self)
         config = FitConfig(mixed_precision=mixed_precision, cpu=cpu)
         accelerator = self.accelerator if self.active else hardware.start(mixed_precision=mixed_precision, cpu=cpu)
         data.device = accelerator.device

@@ -168,6 +168,24 @@ def test_a_call_by_foreign_words_alone_is_told_them():
         model().fit()
 
 
+def test_models_in_keras_words_are_told_keras_words():
+    one = Model(nn.Linear(4, 3))
+    one.compile(loss="mse")
+    with pytest.raises(TypeError, match=r"evaluate\(return_dicts=...\): .*Did you mean 'return_dict'"):
+        one.evaluate(X, Y, return_dicts=True)
+
+
+def test_a_keyword_that_no_step_takes_is_named_when_measuring_too():
+    with pytest.raises(TypeError, match=r"KerasModel\(teacher=...\): received a keyword that the StepRunner does not"):
+        model(teacher=3).evaluate((X, Y))
+
+
+@pytest.mark.parametrize("value", [3, None, ["project"]])
+def test_wandb_is_a_switch_or_a_project(value):
+    with pytest.raises(TypeError, match="wandb: received"):
+        model().fit((X, Y), wandb=value, **QUIET)
+
+
 def test_control_a_step_of_ones_own_may_take_such_words():
     class Teaches(StepRunner):
         def __init__(self, net, loss_fn, accelerator, device=None, teacher=None, loss=None, **parts):

@@ -200,3 +200,13 @@ def test_in_keras_words_it_is_said_as_well():
 def test_norms_are_those_of_numpy():
     tensors = [torch.tensor([3.0, 0.0]), None, torch.tensor([[4.0]])]
     assert divergence.norm(tensors) == 5.0
+
+
+def test_processes_that_this_one_started_have_it_warn_once():
+    net = nn.Linear(4, 1)
+    model = KerasModel(net, "mse", optimizer=torch.optim.SGD(net.parameters(), lr=0.01))
+    with pytest.warns(RuntimeWarning, match="train_loss is nan in process 1 in epoch 1, step 3: features") as told:
+        history = model.fit_ddp(2, (spoiled(X, 40), Y), epochs=1, batch_size=16, shuffle=False, ckpt_path=None,
+                                quiet=True, cpu=True)
+    assert len(told) == 1
+    assert list(history.columns) == ["epoch", "train_loss", "lr"]

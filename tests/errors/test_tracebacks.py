@@ -1,5 +1,6 @@
 """A mistake is shown where the call is: few lines, the caller's own frames, and the whole of it within reach."""
 
+import gc
 import inspect
 import os
 import pickle
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import traceback
+import weakref
 from pathlib import Path
 
 import nbformat
@@ -207,3 +209,40 @@ def test_the_whole_script_of_each_mistake_is_as_short(tmp_path):
     counts = [int(one) for one in found.stdout.split()]
     assert len(counts) == len(MISTAKES), found.stderr
     assert max(counts) <= LINES, counts
+
+
+def test_an_error_that_is_raised_again_is_shortened_again():
+    model, kept = KerasModel(nn.Linear(4, 3), "cross_entropy"), []
+    with pytest.raises(TypeError) as found:
+        model.fit((X, Y), epochs="3")
+    kept.append(found.value.with_traceback(None))
+
+    class Again:
+        def on_fit_start(self, model):
+            raise kept[0]
+
+    with pytest.raises(TypeError) as found:
+        model.fit((X, Y), callbacks=[Again()], **QUIET)
+    assert [one.name for one in traceback.extract_tb(found.value.__traceback__)] == [
+        "test_an_error_that_is_raised_again_is_shortened_again", "on_fit_start"]
+
+
+def test_an_error_that_is_over_holds_nothing():
+    class Net(nn.Module):
+        def forward(self, x):
+            held.append(weakref.ref(x))
+            return torch.ones(2, 3) @ x
+
+    held, found = [], ""
+    gc.collect()
+    gc.disable()
+    try:
+        model = KerasModel(Net(), "cross_entropy")
+        try:
+            model.evaluate((X, Y))
+        except RuntimeError as error:
+            found = error.__notes__[0]
+        assert "the net, Net" in found
+        assert held[0]() is None  # without the garbage collector
+    finally:
+        gc.enable()

@@ -105,8 +105,12 @@ def place(error: BaseException, net: Any) -> tuple[str | None, Any, Any]:
 
 
 def frames(error: BaseException) -> Iterator[FrameType]:
-    """Give the frames of an error's traceback, the outermost first."""
-    return (link.tb_frame for link in chain(error.__traceback__))
+    """Give the frames of an error's traceback, the outermost first, without that in which it was caught.
+
+    That one holds the error itself: to look at its variables would tie the two together, and keep alive what the
+    error holds, memory of a device included, until the garbage is collected.
+    """
+    return (link.tb_frame for link in chain(error.__traceback__)[1:])
 
 
 def described(name: str | None, layer: Any) -> str:

@@ -140,6 +140,10 @@ def explain(error: TypeError, function: Callable[..., Any], args: tuple[Any, ...
     known = [one for one in signature.parameters if one not in ("self", "args", "kwargs", "options")]
     for word in kwargs:
         if word not in signature.parameters:
+            if owner[-1:] in (["Model"], ["OnBatches"], ["Held"]):  # they speak Keras themselves
+                error.args = (message(f"{name}({word}=...)", "a keyword that is not known",
+                                      "one of " + ", ".join(known), did_you_mean(word, known)),)
+                return
             labels = next((one for one in LABELS if one in kwargs and word in ("x", "X")), word)
             error.args = (unknown(name, labels, known),)
             return

@@ -33,6 +33,11 @@ class FullTraceback:
     def __init__(self, tb: TracebackType | None, shown: list[TracebackType]) -> None:
         self.tb, self.shown = tb, shown
 
+    def ends(self, links: list[TracebackType]) -> bool:
+        """Return whether a traceback ends with what was shown of this one."""
+        tail = links[max(len(links) - len(self.shown), 0):]
+        return len(tail) == len(self.shown) and all(one is other for one, other in zip(tail, self.shown, strict=True))
+
     def __str__(self) -> str:
         return "Traceback (most recent call last):\n" + "".join(traceback.format_tb(self.tb)).rstrip()
 
@@ -76,15 +81,12 @@ def shorten(error: BaseException) -> None:
     """Leave only the caller's frames in the traceback of a mistake; keep the whole one beside it."""
     if not getattr(error, "user_mistake", False) or os.environ.get(VARIABLE, "0") not in ("", "0") or sys.gettrace():
         return
-    links = chain(error.__traceback__)
-    whole = links
+    links, below, shown = chain(error.__traceback__), list[TracebackType](), list[TracebackType]()
     before = getattr(error, "full_traceback", None)
-    if isinstance(before, FullTraceback):  # a public function that was called by another one
-        links = links[:len(links) - len(before.shown)]
-        whole = [*links, *chain(before.tb)]
-    shown = [*filter(is_callers, links), *(before.shown if isinstance(before, FullTraceback) else ())]
-    short = linked(shown)
-    vars(error)["full_traceback"] = FullTraceback(linked(whole), chain(short))
+    if isinstance(before, FullTraceback) and before.ends(links):  # a public function that was called by another one
+        links, below, shown = links[:len(links) - len(before.shown)], chain(before.tb), before.shown
+    short = linked([*filter(is_callers, links), *shown])
+    vars(error)["full_traceback"] = FullTraceback(linked([*links, *below]), chain(short))
     error.__traceback__ = short
 
 
