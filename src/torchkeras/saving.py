@@ -13,11 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchkeras.engine.checkpoint import WRAPPERS, beside, plain, read_weights, shape_of, write_whole
+from torchkeras.engine.checkpoint import (
+    WRAPPERS,
+    existing_file,
+    guess,
+    in_short,
+    plain,
+    read_weights,
+    shape_of,
+    write_whole,
+)
 from torchkeras.engine.checks import bad_type, bad_value
 from torchkeras.engine.ending import CheckpointCorruptError
 from torchkeras.engine.packing import Packer, unpack
 from torchkeras.engine.snapshot import check_optimizer, optimizer_state, put_optimizer, put_weights, weights_in
+from torchkeras.engine.tracebacks import short_traceback
 from torchkeras.engine.vault import FACTS_LIMIT, HEADER_LIMIT, parsed
 
 FORMAT = "torchkeras-checkpoint 1"
@@ -43,6 +53,7 @@ class LoadReport:
         return "\n  ".join(lines)
 
 
+@short_traceback
 def load_weights(net: nn.Module, source: str | os.PathLike[str] | Mapping[str, Tensor], *, strict: bool = True,
                  rename: Rename | None = None) -> LoadReport:
     """Start from weights of another net: all of them, or those that match by name and shape.
@@ -86,8 +97,10 @@ def put_matching(net: nn.Module, source: Any, strict: bool, rename: Rename | Non
         [f"{name}: {list(shape_of(named[name]))} in the source, {list(shape_of(own[name]))} in the net"
          for name in sorted(named.keys() & own.keys() - alike.keys())])
     if not alike or (strict and (report.missing or report.unexpected or report.unlike)):
-        raise bad_value(argument, received=f"weights of another net: {report}", expected="the names and shapes of the "
-                        "net's", fix="Pass strict=False to take what matches, or rename=... for other names.")
+        place = f" in {str(source)!r}" if isinstance(source, (str, os.PathLike)) else ""
+        raise bad_value(argument, received=f"weights of another net{place}: {report}",
+                        expected="the names and shapes of the net's",
+                        fix="Pass strict=False to take what matches, or rename=... for other names.")
     plain(net).load_state_dict({**own, **alike})
     return report
 
@@ -125,6 +138,7 @@ def prefixes(table: Mapping[str, str]) -> Callable[[str], str]:
     return change
 
 
+@short_traceback
 def save_checkpoint(path: str | os.PathLike[str], **parts: Any) -> None:
     """Keep several nets, optimizers, schedules and numbers of your own loop in one file, whole or not at all.
 
@@ -161,6 +175,7 @@ def save_checkpoint(path: str | os.PathLike[str], **parts: Any) -> None:
     write_whole(Path(path).expanduser(), lambda temporary: temporary.write_bytes(content))
 
 
+@short_traceback
 def load_checkpoint(path: str | os.PathLike[str], **parts: Any) -> dict[str, Any]:
     """Put what :func:`save_checkpoint` kept back into nets, optimizers and schedules, all or nothing.
 
@@ -247,25 +262,24 @@ def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The facts and tensors of a file, checked."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    if not path.is_file():
-        raise FileNotFoundError(f"path: received {str(path)!r}; expected a checkpoint. {beside(path)}")
+    existing_file(path, "path", "a checkpoint")
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
     if header > HEADER_LIMIT:
-        raise CheckpointCorruptError(f"{path.name} has a header of {header} bytes")
+        raise CheckpointCorruptError(f"{str(path)!r} has a header of {header} bytes. {guess(path)}")
     try:
         with safe_open(path, "pt") as content:
             about = content.metadata() or {}
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (it is no dict)
-    except (SafetensorError, ValueError, RuntimeError) as error:
-        raise CheckpointCorruptError(f"{path.name}: {error}") from error
+    except Exception as error:  # safetensors meets a file that is none of its own in several ways
+        raise CheckpointCorruptError(f"{str(path)!r} cannot be read ({in_short(error)}). {guess(path)}") from None
     tensors.pop("nothing", None)
     text = about.get("parts", "")
     if about.get("format") != FORMAT or len(text) > FACTS_LIMIT or about.get("sha256") != checksum(text, tensors):
-        raise CheckpointCorruptError(f"{path.name} is damaged, or not written by save_checkpoint")
+        raise CheckpointCorruptError(f"{str(path)!r} is damaged, or not written by save_checkpoint")
     facts = parsed(text.encode(), path.name)
     if not isinstance(facts, dict) or not all(isinstance(one, list) and len(one) == 2 for one in facts.values()):
-        raise CheckpointCorruptError(f"{path.name} holds no parts")
+        raise CheckpointCorruptError(f"{str(path)!r} holds no parts")
     return facts, tensors

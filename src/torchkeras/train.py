@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from torchkeras.engine.tracebacks import short_traceback
 from torchkeras.kerasmodel import KerasModel
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+@short_traceback
 def train_model(net: nn.Module, optimizer: Any, loss_fn: Any, metrics_dict: Mapping[str, Any] | Sequence[Any] | None,
                 train_data: Any, val_data: Any = None, epochs: int = 10,
                 ckpt_path: str | os.PathLike[str] | None = "checkpoint.pt", patience: int | None = 5,

@@ -13,6 +13,7 @@ from torchkeras.display.screen import detect
 from torchkeras.engine.checks import bad_type, one_of, whole_number
 from torchkeras.engine.history import History
 from torchkeras.engine.monitor import Monitor, check_monitor
+from torchkeras.engine.tracebacks import short_traceback
 
 
 @dataclass
@@ -67,6 +68,7 @@ class VLog:
         ([0.4, 0.30000000000000004], 2)
     """
 
+    @short_traceback
     def __init__(self, epochs: int, monitor_metric: str = "val_loss", monitor_mode: str = "min", *, plot: bool = True,
                  write: Callable[[str], object] | None = None) -> None:
         whole_number("epochs", epochs, least=1)
@@ -105,6 +107,7 @@ class VLog:
         self.run.steps = self.steps.get("train")
         self.display.on_epoch_start(self)
 
+    @short_traceback
     def log_step(self, info: Mapping[str, Any], training: bool = True) -> None:
         """Tell of a batch.
 
@@ -126,6 +129,7 @@ class VLog:
             run.logs["train_loss"] = run.logs.pop("loss")
         display.on_step_end(self)
 
+    @short_traceback
     def log_epoch(self, info: Mapping[str, Any]) -> None:
         """Tell of an epoch that is over.
 

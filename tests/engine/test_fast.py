@@ -361,13 +361,14 @@ def test_a_loss_that_is_nan_inside_a_block_leaves_the_weights_of_the_step_before
 
         torch.manual_seed(0)
         model = KerasModel(nn.Linear(6, 3), "cross_entropy", ["accuracy"], "adam")
-        model.fit(DataLoader(TensorDataset(x, Y), BATCH), epochs=6, ckpt_path=None, quiet=True, speed=speed,
-                  callbacks=[Poison()])
+        with pytest.warns(RuntimeWarning, match="features of the batch hold NaN"):
+            model.fit(DataLoader(TensorDataset(x, Y), BATCH), epochs=6, ckpt_path=None, quiet=True, speed=speed,
+                      callbacks=[Poison()])
         return model
 
     quick, exact = poisoned("fast", step=5), poisoned("exact", step=5)
     assert quick.run.notes[-1].startswith("fast: 8 steps a graph (plain ")
-    assert quick.run.stop_reason == exact.run.stop_reason
+    assert quick.run.stop_reason.split(";")[0] == exact.run.stop_reason.split(";")[0]  # sizes are rounded otherwise
     assert "epoch 5, step 5" in exact.run.stop_reason
     torch.testing.assert_close(weights_of(quick), weights_of(exact), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(weights_of(quick), weights_of(poisoned("exact", step=6)), 1e-4, 1e-4)  # control

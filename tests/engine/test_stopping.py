@@ -108,9 +108,11 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_the_update_and_the_best_c
     keep = Weights()
     optimizer = torch.optim.Adam(net.parameters())
     model = KerasModel(net, Poison(10, value), optimizer=optimizer)  # 4 batches an epoch: epoch 3, step 2
-    history = model.fit((x, y), epochs=5, batch_size=10, ckpt_path=tmp_path / "best.pt", quiet=True, callbacks=[keep])
+    with pytest.warns(RuntimeWarning, match="fit: train_loss is"):
+        history = model.fit((x, y), epochs=5, batch_size=10, ckpt_path=tmp_path / "best.pt", quiet=True,
+                            callbacks=[keep])
     assert history["epoch"].tolist() == [1, 2]
-    assert history.attrs["stop_reason"] == f"train_loss is {value} in epoch 3, step 2"
+    assert history.attrs["stop_reason"].startswith(f"train_loss is {value} in epoch 3, step 2: ")
     assert torch.equal(net.weight, keep.after[1])
     assert all(torch.isfinite(value).all() for value in torch.load(tmp_path / "best.pt").values())
     assert optimizer.state[net.weight]["step"] == 9  # the poisoned step did not reach the optimizer
@@ -119,7 +121,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_the_update_and_the_best_c
 def test_a_loss_that_is_not_finite_in_the_first_epoch_gives_back_the_weights_of_the_start():
     net, x, y = problem()
     start = net.weight.detach().clone()
-    history = KerasModel(net, Poison(3, math.nan)).fit((x, y), epochs=5, batch_size=10, ckpt_path=None, quiet=True)
+    with pytest.warns(RuntimeWarning, match="train_loss is nan in epoch 1, step 3"):
+        history = KerasModel(net, Poison(3, math.nan)).fit((x, y), epochs=5, batch_size=10, ckpt_path=None, quiet=True)
     assert len(history) == 0
     assert torch.equal(net.weight, start)
 
@@ -128,8 +131,10 @@ def test_a_validation_loss_that_is_not_finite_ends_the_run_and_keeps_the_row(tmp
     net, x, y = problem()
     keep = Weights()
     model = KerasModel(net, Poison(6, math.nan))  # 1 training and 1 validation batch an epoch: epoch 3's validation
-    history = model.fit((x, y), (x, y), epochs=5, batch_size=40, ckpt_path=tmp_path / "b", quiet=True, callbacks=[keep])
-    assert history.attrs["stop_reason"] == "val_loss is nan in epoch 3"
+    with pytest.warns(RuntimeWarning, match="val_loss is nan in epoch 3"):
+        history = model.fit((x, y), (x, y), epochs=5, batch_size=40, ckpt_path=tmp_path / "b", quiet=True,
+                            callbacks=[keep])
+    assert history.attrs["stop_reason"].startswith("val_loss is nan in epoch 3: ")
     assert history["val_loss"].isna().tolist() == [False, False, True]
     assert torch.equal(net.weight, keep.after[1])
     assert torch.equal(torch.load(tmp_path / "b")["weight"], keep.after[1])

@@ -33,7 +33,8 @@ class Job:
         self.folder, self.began, port = folder, time.monotonic(), str(free_port())
         folder.mkdir()
         common = {**os.environ, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-                  "MASTER_PORT": port, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(JOB.parents[2])}
+                  "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
+                  "PYTHONPATH": os.pathsep.join([str(JOB.parents[2] / "src"), str(JOB.parents[2])])}
         self.processes = [subprocess.Popen(
             [sys.executable, "-W", "error", str(JOB), str(folder), *names], stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, text=True, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
@@ -102,7 +103,8 @@ def test_a_run_ends_where_it_was_asked_to(jobs, name, trained, epochs):
 @pytest.mark.parametrize(("name", "step"), [("NaN", 3), ("NaN in accumulation", 4)])
 def test_a_loss_that_is_nan_in_one_process_spoils_no_optimizer(jobs, name, step):
     told = jobs["in order"].told[0][name]
-    assert told["reason"] == f"train_loss is nan in process 1 in epoch 2, step {step}"
+    assert told["reason"].startswith(f"train_loss is nan in process 1 in epoch 2, step {step}: features, labels and ")
+    assert [one[name]["warned"] for one in jobs["in order"].told] == [[], [f"fit: {told['reason']}"]]  # who has it
     assert told["finite"]
     assert told["epochs"] == [1]
 

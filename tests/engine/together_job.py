@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 
 import numpy as np
 import torch
@@ -119,9 +120,12 @@ def run(loss_fn="mse", val_data=None, **options):
     if val_data is not None:
         val_data = torch.utils.data.DataLoader(val_data, batch_size=4)
     began = time.monotonic()
-    history = model.fit((x, y), (x, y) if val_data is None else val_data, epochs=3, batch_size=6, ckpt_path=None,
-                        quiet=True, **options)
-    return {"reason": history.attrs["stop_reason"], "epochs": history["epoch"].tolist(),
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.filterwarnings("always", "fit: ", RuntimeWarning)
+        history = model.fit((x, y), (x, y) if val_data is None else val_data, epochs=3, batch_size=6, ckpt_path=None,
+                            quiet=True, **options)
+    return {"warned": [str(one.message) for one in warned], "reason": history.attrs["stop_reason"],
+            "epochs": history["epoch"].tolist(),
             "trained": model.run.trained, "weights": net.weight.tolist(), "finite": all(
                 torch.isfinite(state["exp_avg"]).all().item() for state in model.optimizer.state.values()),
             "seconds": time.monotonic() - began}

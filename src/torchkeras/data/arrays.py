@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from torchkeras.data.tree import map_tree, rebuild
@@ -21,13 +21,14 @@ ACCEPTED = "a numpy array, torch tensor, pandas DataFrame or Series, list of num
 class ArrayDataset(Dataset[Any]):
     """Train on arrays that fit into memory, several times faster than sample by sample.
 
-    Floats of 64 bits from numpy, pandas and lists become torch's default dtype; integers become int64, except uint8
-    (images), which stays, as bool does. Torch tensors keep their dtype.
+    Floats of 64 bits from numpy, pandas and lists become ``dtype``, or torch's default dtype; integers become int64,
+    except uint8 (images), which stays, as bool does. Torch tensors keep their dtype.
 
     Args:
         tree: Arrays whose first dimension counts the samples, in any nesting of tuples, lists and dicts: ``(x, y)``,
             ``(x, y, sample_weight)``, ``((x1, x2), y)``, ``{"image": x, "label": y}``.
         name: What errors call this data.
+        dtype: What floats of 64 bits become, other than torch tensors: float64 for a net of float64.
 
     Raises:
         ValueError: The lengths differ, or there is no sample.
@@ -43,8 +44,8 @@ class ArrayDataset(Dataset[Any]):
         (torch.float32, tensor([0, 1, 2, 3]))
     """
 
-    def __init__(self, tree: Any, *, name: str = "data") -> None:
-        self.tree = _tensors(name, tree)
+    def __init__(self, tree: Any, *, name: str = "data", dtype: torch.dtype | None = None) -> None:
+        self.tree = _tensors(name, tree, torch.get_default_dtype() if dtype is None else dtype)
         self._length = _common_length(name, self.tree)
 
     def __len__(self) -> int:
@@ -90,6 +91,12 @@ def as_it_is(batch: Any) -> Any:
     return batch
 
 
+def wide_dtype(net: nn.Module) -> torch.dtype | None:
+    """Return float64 for a net whose floating parameters all are, which numpy's floats then stay; else None."""
+    found = {weight.dtype for weight in net.parameters() if weight.is_floating_point()}
+    return torch.float64 if found == {torch.float64} else None
+
+
 def is_array(value: Any) -> bool:
     """Whether this is one array: a tensor, an ndarray or a frame (known by its ``to_numpy``)."""
     return isinstance(value, (Tensor, np.ndarray)) or callable(getattr(value, "to_numpy", None))
@@ -104,21 +111,21 @@ def is_number_list(value: Any) -> bool:
     return isinstance(value, (Number, str))
 
 
-def _tensors(name: str, node: Any) -> Any:
+def _tensors(name: str, node: Any, dtype: torch.dtype) -> Any:
     """The tree with a tensor in place of each array."""
     if isinstance(node, Tensor):
         return node
     if is_array(node) or is_number_list(node):
-        return _tensor(name, node)
+        return _tensor(name, node, dtype)
     if isinstance(node, Mapping):
-        return {key: _tensors(f"{name}[{key!r}]", value) for key, value in node.items()}
+        return {key: _tensors(f"{name}[{key!r}]", value, dtype) for key, value in node.items()}
     if isinstance(node, (tuple, list)):
-        return rebuild(node, [_tensors(f"{name}[{number}]", item) for number, item in enumerate(node)])
+        return rebuild(node, [_tensors(f"{name}[{number}]", item, dtype) for number, item in enumerate(node)])
     raise bad_type(name, received=f"a {type(node).__name__}", expected=ACCEPTED,
                    fix="Convert it with numpy.asarray, or write a Dataset.")
 
 
-def _tensor(name: str, value: Any) -> Tensor:
+def _tensor(name: str, value: Any, dtype: torch.dtype) -> Tensor:
     array = _numpy(name, value)
     if array.dtype.kind not in "biufc":
         raise bad_type(name, received=f"an array of type {array.dtype}", expected="numbers or bools",
@@ -133,7 +140,7 @@ def _tensor(name: str, value: Any) -> Tensor:
         # Frames and memory maps are read-only; batches are copies, so nothing writes to them.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         tensor = torch.from_numpy(array)
-    return tensor.to(torch.get_default_dtype()) if tensor.dtype == torch.float64 else tensor
+    return tensor.to(dtype) if tensor.dtype == torch.float64 else tensor
 
 
 def _numpy(name: str, value: Any) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from numbers import Number
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
@@ -17,12 +18,13 @@ ACCEPTED = ("a DataLoader, a Dataset, arrays of numpy, torch or pandas (one, (x,
             "or an iterable of batches")
 
 
-def loader_of(data: Any, *, name: str, batch_size: int | None, shuffle: bool) -> Iterable[Any]:
+def loader_of(data: Any, *, name: str, batch_size: int | None, shuffle: bool,
+              dtype: torch.dtype | None = None) -> Iterable[Any]:
     """The iterable of batches behind any data; ``batch_size`` None means 32 where batches are made here."""
     refuse(data, name)
     arrays = array_tree(data)
     if arrays is not None:
-        return ArrayDataset(arrays, name=name).loader(batch_size or 32, shuffle)
+        return ArrayDataset(arrays, name=name, dtype=dtype).loader(batch_size or 32, shuffle)
     if isinstance(data, IterableDataset):
         return _stream_loader(data, name, batch_size, shuffle)
     if is_map_dataset(data):

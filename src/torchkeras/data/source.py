@@ -16,11 +16,11 @@ from torchkeras.data.resident import Mover, fits
 from torchkeras.data.samples import size
 from torchkeras.data.share import Share, Sharing
 from torchkeras.data.start import Start
-from torchkeras.engine.checks import bad_value, message, whole_number
+from torchkeras.engine.checks import bad_value, message, mistake, whole_number
 
 
 def batches(data: Any, *, name: str, batch_size: int | None = None, shuffle: bool = False, steps: int | None = None,
-            device: torch.device | str | None = None) -> Batches:
+            device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batches:
     """Turn whatever the user gave as data into batches, and say at once what is wrong with it.
 
     Args:
@@ -32,6 +32,7 @@ def batches(data: Any, *, name: str, batch_size: int | None = None, shuffle: boo
         shuffle: A new order every epoch, for arrays and Datasets.
         steps: Batches an epoch; None means all there are.
         device: Where each batch is moved; None leaves it where it is.
+        dtype: What floats of 64 bits in arrays become, other than torch tensors; None means torch's default.
 
     Returns:
         The batches, which can be iterated over once an epoch.
@@ -51,7 +52,7 @@ def batches(data: Any, *, name: str, batch_size: int | None = None, shuffle: boo
     whole_number("batch_size", batch_size, least=1, optional=True)
     whole_number("steps", steps, least=1, optional=True)
     size = None if batch_size is None else int(batch_size)  # torch takes no whole number of numpy's
-    loader = loader_of(data, name=name, batch_size=size, shuffle=bool(shuffle))
+    loader = loader_of(data, name=name, batch_size=size, shuffle=bool(shuffle), dtype=dtype)
     return Batches(loader, name=name, steps=steps, device=device)
 
 
@@ -304,6 +305,6 @@ def _no_batch(name: str, source: Any) -> ValueError:
 
 def _out_of_data(name: str) -> OutOfData:
     steps = "validation_steps" if name == "val_data" else "steps_per_epoch"
-    return OutOfData(message(f"{name} ran out of data", "no batch in this epoch", "at least one batch an epoch",
+    return mistake(OutOfData(message(f"{name} ran out of data", "no batch in this epoch", "at least one batch an epoch",
                              f"Give {steps} that all epochs together can fill, or an iterable that can start "
-                             "again, such as a list or a DataLoader."))
+                             "again, such as a list or a DataLoader.")))

@@ -6,6 +6,7 @@ from fractions import Fraction
 from math import floor
 from typing import Any
 
+import torch
 from torch.utils.data import Subset
 
 from torchkeras.data.arrays import ArrayDataset
@@ -14,7 +15,8 @@ from torchkeras.data.tree import map_tree
 from torchkeras.engine.checks import bad_type, bad_value
 
 
-def split_validation(data: Any, fraction: float, *, name: str = "train_data") -> tuple[Any, Any]:
+def split_validation(data: Any, fraction: float, *, name: str = "train_data",
+                     dtype: torch.dtype | None = None) -> tuple[Any, Any]:
     """Hold out the last samples for validation, in the order in which they came.
 
     Nothing is shuffled: shuffle sorted data (say, by class) before. Of n samples, the first floor(n * (1 - fraction))
@@ -24,6 +26,7 @@ def split_validation(data: Any, fraction: float, *, name: str = "train_data") ->
         data: Arrays, alone or in tuples and dicts (sample weights are split along), or a Dataset.
         fraction: The part to hold out, between 0 and 1.
         name: What errors call the data.
+        dtype: What floats of 64 bits become, see :class:`ArrayDataset`.
 
     Returns:
         ``(train, val)``: tensors nested like the arrays, or two ``Subset``s of the Dataset.
@@ -44,7 +47,7 @@ def split_validation(data: Any, fraction: float, *, name: str = "train_data") ->
     refuse(data, name)
     arrays = array_tree(data)
     if arrays is not None:
-        dataset = ArrayDataset(arrays, name=name)
+        dataset = ArrayDataset(arrays, name=name, dtype=dtype)
         cut = _cut(len(dataset), fraction)
         return map_tree(lambda tensor: tensor[:cut], dataset.tree), map_tree(lambda tensor: tensor[cut:], dataset.tree)
     if not is_map_dataset(data):

@@ -13,10 +13,10 @@ from torch import nn
 
 from torchkeras import outputs
 from torchkeras.data import batch as batches
-from torchkeras.data.arrays import ArrayDataset
+from torchkeras.data.arrays import ArrayDataset, wide_dtype
 from torchkeras.dialects.epochs import keras_names
 from torchkeras.dialects.given import features_only, together
-from torchkeras.engine import hardware, modes, preflight
+from torchkeras.engine import explain, hardware, modes, preflight
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.ending import NonFiniteLoss
@@ -64,7 +64,7 @@ class Batchwise:
         try:
             losses, runner.last = runner.step_runner(batch)
         except NonFiniteLoss as error:
-            raise bad_value("x", received=f"a batch at which {error}", expected="a finite loss",
+            raise bad_value("x", received=f"a batch at which {error} ({error.why})", expected="a finite loss",
                             fix="Nothing was updated. Lower the learning rate, or look at the batch.") from error
         runner.losses.add(losses, runner.step_runner.weight(batch))
         return keras_names(runner.row(), runner.stage)
@@ -97,12 +97,12 @@ class Batchwise:
 def predictions(net: nn.Module, x: Any) -> Any:
     """What a net puts out for a batch, as numpy arrays."""
     (features,) = on_device_of(net, features_only(x))
-    with modes.evaluating(net), torch.no_grad():
+    with modes.evaluating(net), torch.no_grad(), explain.in_forward(net, (features,)):
         return outputs.to_numpy(modes.measured(net, functools.partial(batches.call, net), features))
 
 
 def on_device_of(net: nn.Module, data: Any) -> Any:
     """A batch of arrays as tensors where the net is."""
-    batch = ArrayDataset(data, name="x").tree
+    batch = ArrayDataset(data, name="x", dtype=wide_dtype(net)).tree
     device = hardware.device_of(net)
     return batch if device is None else batches.to_device(batch, device)

@@ -14,6 +14,7 @@ from torchkeras.dialects.moments import KerasMoments, LastWeights, check_rate, s
 from torchkeras.dialects.named import loss_of, metric_function, metrics_of, with_layer_penalties
 from torchkeras.dialects.several import all_metrics, losses_of, outputs_of
 from torchkeras.display.epochlines import EpochLines
+from torchkeras.engine.callback import Checked
 from torchkeras.engine.checks import bad_type, bad_value, did_you_mean, instance_not_class
 from torchkeras.kerasmodel import KerasModel
 from torchkeras.task import task_for
@@ -103,15 +104,17 @@ def train(face: Any, compiled: Compiled, data: Any, val_data: Any, *, epochs: in
     own, keras = sorted_out(callbacks)
     keras += [EpochLines()] if verbose == 2 else shown
     check_rate(face.optimizer)
+    validates = val_data is not None or asked.get("validation_split") is not None
     history = FitHistory({"epochs": epochs, "steps": asked.get("steps_per_epoch"), "verbose": verbose})
     moments = KerasMoments(face, keras, history)
+    history.columns = [name.removeprefix("train_") for name in engine.columns(validates) if name != "lr"]
     best = any(options.get(name) is not None for name in ("ckpt_path", "patience", "monitor"))
     face.history = history
     if keras:
         engine.EpochRunner = told(moments)
     try:
         engine.fit(data, val_data, epochs=epochs, quiet=verbose != 1,
-                   callbacks=[*([] if best else [LastWeights()]), *own, moments],
+                   callbacks=Checked([*([] if best else [LastWeights()]), *own, moments]),
                    **{"ckpt_path": None, "patience": None} | column_names(options), **asked)
     finally:
         engine.__dict__.pop("EpochRunner", None)

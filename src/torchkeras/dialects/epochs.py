@@ -38,6 +38,7 @@ class FitHistory:
         self.params = dict(params)
         self.stop_reason: str | None = None
         self.rows: list[dict[str, float]] = []
+        self.columns: list[str] = []  # what a table without rows has
 
     def add(self, epoch: int, logs: Mapping[str, float]) -> None:
         """The numbers of one more epoch."""
@@ -50,7 +51,8 @@ class FitHistory:
         """The same as a table of one row an epoch, counted from 1; what was not measured is NaN."""
         import pandas as pd
 
-        frame = pd.DataFrame(self.rows)
+        frame = pd.DataFrame(self.rows) if self.rows else pd.DataFrame(
+            {name: pd.Series(dtype="int64" if name == "epoch" else "float64") for name in self.columns})
         frame.attrs["stop_reason"] = self.stop_reason
         return frame
 

@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from torchkeras.dialects.compiled import Compiled
-from torchkeras.engine.checks import bad_value
+from torchkeras.engine.checks import bad_value, mistake
+from torchkeras.engine.tracebacks import short_traceback
 from torchkeras.kerasmodel import KerasModel
 from torchkeras.saving import LoadReport, Rename
 
@@ -31,10 +32,12 @@ class Held(nn.Module):
                             fix=f"Model.{name} is there already, and would be found in its place.")
         super().__setattr__(name, value)
 
+    @short_traceback
     def summary(self, *args: Any, **kwargs: Any) -> Any:
         """Print the net layer by layer; the arguments are those of :func:`torchkeras.summary` without the net."""
         return self.engine.summary(*args, **kwargs)
 
+    @short_traceback
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the net's weights to one file, which plain torch can load; nothing else of the model is in it.
 
@@ -58,6 +61,7 @@ class Held(nn.Module):
                             "'net.safetensors'", fix="Files of Keras's formats are not written.")
         self.engine.save_ckpt(path)
 
+    @short_traceback
     def load(self, path: str | os.PathLike[str], *, strict: bool = True, rename: Rename | None = None) -> LoadReport:
         """Read weights that :meth:`save` or plain torch wrote, all or nothing; no code in the file is run.
 
@@ -89,6 +93,7 @@ def net_of(model: Held) -> nn.Module:
 def compiled_of(model: Held) -> Compiled:
     """What ``compile`` made; refuses a model for which it was not called."""
     if model.compilation is None:
-        raise RuntimeError('compile: this model has no loss yet; call model.compile(optimizer="adam", loss="mse") '
-                           'or model.compile(loss_func=..., optimizer=..., metrics_dict=...) first')
+        raise mistake(RuntimeError(
+            'compile: this model has no loss yet; call model.compile(optimizer="adam", loss="mse") '
+            'or model.compile(loss_func=..., optimizer=..., metrics_dict=...) first'))
     return model.compilation

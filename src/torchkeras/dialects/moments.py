@@ -8,15 +8,17 @@ from functools import cached_property
 from typing import Any
 
 from torchkeras.dialects.epochs import FitHistory, keras_names, newest
-from torchkeras.engine.callback import MOMENTS, Callback, check_callbacks
-from torchkeras.engine.checks import bad_type, did_you_mean, instance_not_class
+from torchkeras.engine.callback import Callback, Checked, check_callbacks
+from torchkeras.engine.checks import bad_type
 from torchkeras.engine.epoch import EpochRunner
+from torchkeras.engine.moments import MOMENTS
 from torchkeras.engine.monitor import Monitor
 from torchkeras.engine.state import Weights
 
 KERAS_MOMENTS = ("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end", "on_train_batch_begin",
                  "on_train_batch_end", "on_batch_begin", "on_batch_end", "on_test_begin", "on_test_end",
                  "on_test_batch_begin", "on_test_batch_end")
+IN_PREDICT = ("on_predict_begin", "on_predict_end", "on_predict_batch_begin", "on_predict_batch_end")  # Keras's too
 
 
 class BatchLogs(UserDict[str, float]):
@@ -141,18 +143,10 @@ class LastWeights(Callback):
 
 
 def sorted_out(callbacks: Any) -> tuple[list[Any], list[Any]]:
-    """Callbacks of this library's kind, and those of Keras's; one that is of both is among both."""
-    if not isinstance(callbacks, (list, tuple, type(None))):
-        check_callbacks(callbacks)
-    for one in callbacks or ():
-        instance_not_class("callbacks", one)
-        if not any(hasattr(one, moment) for moment in (*MOMENTS, *KERAS_MOMENTS)):
-            misspelt = next((name for name in dir(one) if name.startswith("on_")), "")
-            raise bad_type("callbacks", received=f"an object of type {type(one).__name__}",
-                           expected="objects with at least one of the methods " + ", ".join(KERAS_MOMENTS + MOMENTS),
-                           fix=did_you_mean(misspelt, KERAS_MOMENTS + MOMENTS))
-    own = [one for one in callbacks or () if any(hasattr(one, moment) for moment in MOMENTS)]
-    return own, [one for one in callbacks or () if any(hasattr(one, moment) for moment in KERAS_MOMENTS)]
+    """Return callbacks of this library's kind, and those of Keras's; one that is of both is among both."""
+    found = check_callbacks(callbacks, (*KERAS_MOMENTS, *IN_PREDICT))
+    own = Checked(one for one in found if any(hasattr(one, moment) for moment in MOMENTS))
+    return own, [one for one in found if any(hasattr(one, moment) for moment in KERAS_MOMENTS)]
 
 
 def check_rate(optimizer: Any) -> None:

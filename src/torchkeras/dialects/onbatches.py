@@ -11,11 +11,13 @@ from torchkeras.dialects.batchwise import predictions
 from torchkeras.dialects.compiled import in_keras_order
 from torchkeras.dialects.held import Held, compiled_of, net_of
 from torchkeras.dialects.moments import check_rate
+from torchkeras.engine.tracebacks import short_traceback
 
 
 class OnBatches(Held):
     """What a loop of your own calls for each batch, and the learning rate that it may change in between."""
 
+    @short_traceback
     def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None,
                        class_weight: Mapping[int, float] | None = None, return_dict: bool = False) -> Any:
         """Learn from one batch, in a loop of your own, on the device where the net is.
@@ -46,6 +48,7 @@ class OnBatches(Held):
         check_rate(compiled.engine.optimizer)
         return in_keras_order(compiled.batchwise.train(x, y, sample_weight, class_weight), return_dict)
 
+    @short_traceback
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
         """Measure one batch in evaluation mode; arguments and result are those of :meth:`train_on_batch`.
 
@@ -72,6 +75,7 @@ class OnBatches(Held):
         """
         return in_keras_order(compiled_of(self).batchwise.test(x, y, sample_weight), return_dict)
 
+    @short_traceback
     def predict_on_batch(self, x: Any) -> Any:
         """Run the net on one batch in evaluation mode, on the device where it is.
 
@@ -89,6 +93,7 @@ class OnBatches(Held):
         """
         return predictions(net_of(self), x)
 
+    @short_traceback
     def reset_metrics(self) -> None:
         """Begin to count anew what :meth:`train_on_batch` and :meth:`test_on_batch` give, as an epoch begins.
 

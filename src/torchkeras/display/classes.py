@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchkeras import outputs
 from torchkeras.data import batches
+from torchkeras.data.arrays import wide_dtype
 from torchkeras.data.batch import split
 from torchkeras.data.tree import map_tree
 
@@ -64,7 +65,7 @@ def judge(model: Any, data: Any, most: int = 12) -> Judged | None:
     """
     if not classifies(model.loss_fn):
         return None
-    recorded = Recorded(batches(data, name="val_data"))
+    recorded = Recorded(batches(data, name="val_data", dtype=wide_dtype(model.net)))
     counts, worst = torch.zeros(0, 0, dtype=torch.int64), list[Wrong]()
     for preds, labels in model.predict(recorded, output="probabilities", with_labels=True, stream=True):
         features, pair = recorded.features.popleft(), one_class(preds, labels)

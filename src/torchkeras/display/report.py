@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from torchkeras.data import batches
+from torchkeras.data.arrays import wide_dtype
 from torchkeras.data.batch import split, to_device
 from torchkeras.display import html, page
 from torchkeras.display.classes import Judged, judge
@@ -153,7 +154,7 @@ def layers(net: nn.Module, val_data: Any) -> str:
 
 def one_batch(net: nn.Module, val_data: Any) -> Any:
     """The features of the first batch, where the net is."""
-    first = next(iter(batches(val_data, name="val_data")))
+    first = next(iter(batches(val_data, name="val_data", dtype=wide_dtype(net))))
     weight = next(net.parameters(), None)
     return to_device(split(first)[0], "cpu" if weight is None else weight.device)
 

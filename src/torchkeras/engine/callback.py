@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from torchkeras.engine.checks import bad_type, instance_not_class
-
-MOMENTS = ("on_fit_start", "on_epoch_start", "on_step_end", "on_train_epoch_end",
-           "on_validation_epoch_end", "on_fit_end", "on_exception")
+from torchkeras.engine.moments import MOMENTS, check_moments
 
 
 class Callback:
@@ -65,26 +63,35 @@ class CallbackList:
     def announce(self, moment: str) -> None:
         """Tell everybody who listens to this moment."""
         for hook in self.hooks[moment]:
-            hook(model=self.model)
+            hook(self.model)
 
 
 def overridden(listener: Any, moment: str) -> Callable[..., None] | None:
     """The listener's own method for a moment; None where it only inherits the empty one."""
-    if getattr(type(listener), moment, None) is getattr(Callback, moment):
+    if moment not in getattr(listener, "__dict__", {}) and (
+            getattr(type(listener), moment, None) is getattr(Callback, moment)):
         return None
     return getattr(listener, moment, None)
 
 
-def check_callbacks(callbacks: Any) -> list[Any]:
-    """The listeners as a list; refuses a class, a lone listener, and an object that listens to nothing."""
+class Checked(list[Any]):
+    """Hold listeners whose moments a dialect has checked already, since it knows more of them."""
+
+
+def check_callbacks(callbacks: Any, more: Iterable[str] = ()) -> list[Any]:
+    """Return the listeners as a list; refuse a class, a lone listener, and one that waits for a moment that never is.
+
+    Args:
+        callbacks: what the user gave.
+        more: further moments that they may listen to, of another library.
+    """
     if callbacks is None:
         return []
     if not isinstance(callbacks, (list, tuple)):
         raise bad_type("callbacks", received=type(callbacks).__name__, expected="a list of callbacks",
                        fix="Put it in a list: callbacks=[...].")
-    for one in callbacks:
-        instance_not_class("callbacks", one)
-        if not any(hasattr(one, moment) for moment in MOMENTS):
-            raise bad_type("callbacks", received=f"an object of type {type(one).__name__}",
-                           expected="objects with at least one of the methods " + ", ".join(MOMENTS))
+    if not isinstance(callbacks, Checked):
+        for one in callbacks:
+            instance_not_class("callbacks", one)
+            check_moments(one, more)
     return list(callbacks)

@@ -6,6 +6,7 @@ import copy
 import os
 import secrets
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from torchkeras.engine import hardware
-from torchkeras.engine.checks import bad_type, bad_value
+from torchkeras.engine.checks import bad_type, bad_value, mistake
 from torchkeras.engine.state import Weights
 
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel, DDP and torch.compile put before a name
@@ -61,21 +62,76 @@ def split_shared(weights: dict[str, Tensor]) -> tuple[dict[str, str], dict[str, 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read a weights file, torch's or safetensors'; tensors only, so that loading cannot run code."""
-    source = Path(path).expanduser()
-    if not source.is_file():
-        raise FileNotFoundError(f"ckpt_path: received {str(path)!r}; expected a weights file. {beside(source)}")
-    if source.suffix == ".safetensors":
-        from safetensors import safe_open
-
-        with safe_open(source, "pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-            return weights | {name: weights[owner] for name, owner in (file.metadata() or {}).items()
-                              if owner in weights}
-    weights = torch.load(source, map_location="cpu", weights_only=True)
-    if not isinstance(weights, dict):
-        raise bad_type("ckpt_path", received=f"a file that holds a {type(weights).__name__}",
-                       expected="a state dict: names and tensors")
+    source = existing_file(path, "ckpt_path", "a weights file")
+    try:
+        weights = read_safetensors(source) if source.suffix == ".safetensors" else read_torch(source)
+    except OSError:
+        raise  # the disk, not the file: Python names both
+    except Exception as error:  # readers meet a file that is none of theirs in many ways
+        raise bad_value("ckpt_path", received=f"{str(path)!r}, which cannot be read ({in_short(error)})",
+                        expected="a file of weights, as save_ckpt or torch.save(net.state_dict(), path) writes it",
+                        fix=guess(source)) from None  # what the reader said fills a screen; it is in __context__
+    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
+        kind = f"a {type(weights).__name__}" + (" whose keys are no names" if isinstance(weights, dict) else "")
+        raise bad_value("ckpt_path", received=f"{str(path)!r}, a file that holds {kind}",
+                        expected="a state dict: names and tensors")
     return weights
+
+
+def read_safetensors(source: Path) -> dict[str, Tensor]:
+    """Read a file of safetensors; tied weights are in it once."""
+    from safetensors import safe_open
+
+    with safe_open(source, "pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        return weights | {name: weights[owner] for name, owner in (file.metadata() or {}).items() if owner in weights}
+
+
+def read_torch(source: Path) -> Any:
+    """Read a file of torch's; what torch warns of in a file that is none does not matter."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(source, map_location="cpu", weights_only=True)
+
+
+def existing_file(path: Any, argument: str, expected: str) -> Path:
+    """Return the path of a file that is there; refuse a folder, and a name without a file."""
+    source = Path(path).expanduser()
+    if source.is_dir():
+        raise bad_value(argument, received=f"the folder {str(path)!r}", expected=f"{expected} in it",
+                        fix=beside(source / "file"))
+    if not source.is_file():
+        raise mistake(FileNotFoundError(
+            f"{argument}: received {str(path)!r}; expected {expected}. {beside(source)}"))
+    return source
+
+
+def in_short(error: Exception) -> str:
+    """Return the kind of an error, and what it says where that is one line."""
+    text = str(error).strip()
+    return type(error).__name__ + (f": {text}" if text and len(text) <= 120 and "\n" not in text else "")
+
+
+def guess(source: Path) -> str:
+    """Return what a file that cannot be read may be, judged by its size and its first bytes."""
+    with source.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        return "The file is empty: was it cut short while it was written or copied?"
+    if start.startswith(b"PK") and source.suffix == ".safetensors":
+        return "It begins like one of torch's: name it .pt to read it."
+    if start.startswith(b"PK"):
+        return "It is a torch or zip file that was cut short or damaged, or holds objects other than weights: only " \
+               "names and tensors are read, so that no code can run."
+    if start.startswith(b"version https://git-lfs"):
+        return "It is a pointer of Git LFS: fetch the file itself with git lfs pull."
+    if start.lstrip()[:1] == b"<":
+        return "It is a web page: the download gave an error page in place of the file."
+    if source.suffix != ".safetensors" and start[8:9] == b"{":
+        return "It begins like one of safetensors: name it .safetensors to read it."
+    if start.startswith(b"\x80"):
+        return "It is a pickle: only names and tensors are read, so that no code can run."
+    return "It is damaged, or of another kind."
 
 
 def beside(missing: Path) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
+from typing import Any
 
-from torchkeras.engine.checks import bad_type, bad_value, one_of, positive_number, whole_number
+import numpy as np
+
+from torchkeras.engine.checks import bad_type, bad_value, kind_of, one_of, positive_number, switch, text, whole_number
 from torchkeras.engine.when import parse
 
 PRECISIONS = ("no", "fp16", "bf16")
@@ -40,6 +43,9 @@ class FitConfig:
     keep: int = 2
 
     def __post_init__(self) -> None:
+        text("monitor", self.monitor, "val_loss")
+        for name in ("cpu", "sync_batchnorm", "find_unused_parameters", "fsdp", "resume"):
+            switch(name, getattr(self, name))
         whole_number("epochs", self.epochs, least=1)
         whole_number("patience", self.patience, least=1, optional=True)
         whole_number("gradient_accumulation_steps", self.gradient_accumulation_steps, least=1)
@@ -61,13 +67,21 @@ class FitConfig:
         check_class_weight(self.class_weight)
         whole_number("keep", self.keep, least=1)
         self.check_keeping()
+        self.as_plain_numbers()
+
+    def as_plain_numbers(self) -> None:
+        """Turn numpy's numbers into Python's, which files of a run's state and other processes take alike."""
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())
+        if self.class_weight is not None:
+            plain = {int(index): float(weight) for index, weight in self.class_weight.items()}
+            object.__setattr__(self, "class_weight", plain)
 
     def check_keeping(self) -> None:
         """Refuse to keep the state of a run where that cannot be done."""
         parse(self.save_every)
-        if not isinstance(self.resume, bool):
-            raise bad_type("resume", received=repr(self.resume), expected="True or False",
-                           fix="The state is found by ckpt_path: give the one that the run was started with.")
         if self.keeps_state and self.ckpt_path is None:
             raise bad_value("ckpt_path", received="None with resume or save_every", expected="a path",
                             fix="The run's state is kept in the folder <ckpt_path>.state.")
@@ -87,7 +101,17 @@ def check_class_weight(weights: Mapping[int, float] | None) -> None:
         return
     expected = "a dict of class index to weight, such as {0: 1.0, 1: 5.0}"
     if not isinstance(weights, Mapping) or not weights:
-        raise bad_type("class_weight", received=repr(weights), expected=expected)
+        raise bad_type("class_weight", received=kind_of(weights), expected=expected,
+                       fix="" if isinstance(weights, Mapping) else "Of an array: dict(enumerate(weights)).")
     for index, weight in weights.items():
-        if not isinstance(index, Integral) or index < 0 or not 0 <= float(weight) < float("inf"):
-            raise bad_value("class_weight", received=f"{index!r}: {weight!r}", expected=expected)
+        received = f"{index!r}: {weight!r}"
+        if isinstance(index, bool) or not isinstance(index, Integral) or not is_real(weight):
+            raise bad_type("class_weight", received=received, expected=expected)
+        if index < 0 or not 0 <= float(weight) < float("inf"):
+            raise bad_value("class_weight", received=received, expected=expected)
+
+
+def is_real(value: Any) -> bool:
+    """Return whether a value is one number: of Python, of numpy, or a tensor or array without dimensions."""
+    return (isinstance(value, Real) and not isinstance(value, bool)) or (
+        getattr(value, "shape", None) == () and hasattr(value, "item") and isinstance(value.item(), Real))

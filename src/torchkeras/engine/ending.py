@@ -12,9 +12,10 @@ class PassEnded(Exception):
 class NonFiniteLoss(PassEnded):
     """A loss became NaN or infinite."""
 
-    def __init__(self, text: str, step: int | None = None) -> None:
+    def __init__(self, text: str, step: int | None = None, why: str = "") -> None:
         super().__init__(text)
         self.step = step  # None: the step that was running
+        self.why = why  # what held it, where that is known
 
 
 class ProcessFailed(RuntimeError):
@@ -24,6 +25,8 @@ class ProcessFailed(RuntimeError):
 class CheckpointCorruptError(ValueError):
     """A saved state is not what was written: damaged, cut short, or never one of ours."""
 
+    user_mistake = True  # shown with a short traceback
+
 
 class Request(NamedTuple):
     """A wish to end the run, as one process has it."""
@@ -32,7 +35,8 @@ class Request(NamedTuple):
     diverged: bool = False
     step: int | None = None  # where a loss was not finite
     exit_code: int = 0  # how the program ends after the run, on SIGTERM
+    why: str = ""  # what made a loss not finite
 
     def as_error(self) -> PassEnded:
         """What ends a pass on behalf of this request."""
-        return NonFiniteLoss(self.reason, self.step) if self.diverged else PassEnded(self.reason)
+        return NonFiniteLoss(self.reason, self.step, self.why) if self.diverged else PassEnded(self.reason)

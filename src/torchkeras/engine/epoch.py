@@ -256,7 +256,7 @@ class Watched:
         """A loss was not finite: the end at once, or in all processes together."""
         if self.together.world == 1:
             raise error
-        self.run.ask(Request(f"{error} in process {self.together.rank}", True, error.step))
+        self.run.ask(Request(f"{error} in process {self.together.rank}", True, error.step, why=error.why))
 
     def __call__(self, batch: Any) -> StepOutput:
         """Run the step, count it, tell of it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from torchkeras.engine.checks import did_you_mean
@@ -47,11 +47,14 @@ class History(dict[str, list[float]]):
         column = self.get(name)
         return None if not column or math.isnan(column[-1]) else column[-1]
 
-    def to_frame(self) -> pd.DataFrame:
-        """The table that ``fit`` returns, as a pandas DataFrame."""
+    def to_frame(self, columns: Iterable[str] = ()) -> pd.DataFrame:
+        """Return the table that ``fit`` returns, as a pandas DataFrame; one without rows has these columns."""
         import pandas as pd
 
-        return pd.DataFrame(dict(self))
+        if self.get("epoch"):
+            return pd.DataFrame(dict(self))
+        names = dict.fromkeys([*columns, *self])
+        return pd.DataFrame({name: pd.Series(dtype="int64" if name == "epoch" else "float64") for name in names})
 
     def __missing__(self, name: str) -> list[float]:
         logged = ", ".join(self) or "nothing yet"

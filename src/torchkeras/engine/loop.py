@@ -11,7 +11,7 @@ import torch
 
 from torchkeras.data import Batches, OutOfData
 from torchkeras.data import batch as batches
-from torchkeras.engine import hardware, schedule
+from torchkeras.engine import divergence, explain, hardware, schedule
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.checkpoint import Best
 from torchkeras.engine.ending import NonFiniteLoss, PassEnded, Request
@@ -44,7 +44,7 @@ def fit(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batche
         except (PassEnded, OutOfData) as end:
             run.history.discard()  # the row of an epoch that was not finished
             run.diverged = isinstance(end, NonFiniteLoss)
-            run.heed(Request(where(run, end)))
+            run.heed(Request(where(model, run, end, train)))
             run.keeper.stopped()
     if best.kept or run.diverged:
         best.restore()
@@ -66,6 +66,7 @@ def one_epoch(model: Any, run: Run, callbacks: CallbackList, best: Best, train: 
     if val is not None and run.validates and run.stop_reason is None:
         row |= measure_pass(model, run, callbacks, "val", val)
         run.history.record(row)
+    check_finite(model, run, row, train, val)
     judge(run, row, best)
     if run.tools.epoch_scheduler is not None and run.epoch > 0:
         schedule.end_of_epoch(run.tools.epoch_scheduler, row.get(run.monitor.name))
@@ -132,7 +133,7 @@ def build_step(model: Any, run: Run, stage: Stage, learning: bool, argument: str
 
 
 def judge(run: Run, row: dict[str, float], best: Best) -> None:
-    """Keep the weights if they are the best; ask to stop when patience is over or a loss is not finite."""
+    """Keep the weights if they are the best; ask to stop when patience is over."""
     if run.validates and run.stop_reason is None:
         check_monitor(run.monitor.name, list(row))
     if run.monitor.name in row:
@@ -140,10 +141,6 @@ def judge(run: Run, row: dict[str, float], best: Best) -> None:
             best.keep()
         if run.monitor.exhausted:
             run.heed(Request(f"{run.monitor.name} without improvement in {run.monitor.misses} epoch, early stopping"))
-    for name in ("train_loss", "val_loss"):
-        if not math.isfinite(row.get(name, 0.0)):
-            run.diverged = True
-            run.heed(Request(f"{name} is {row[name]} in epoch {run.epoch}"))
 
 
 def first_epoch(model: Any, run: Run) -> int:
@@ -151,11 +148,23 @@ def first_epoch(model: Any, run: Run) -> int:
     return run.keeper.epoch or run.config.initial_epoch + (1 if model.from_scratch else 0)
 
 
-def where(run: Run, end: Exception) -> str:
-    """What ended a pass before its end."""
-    if isinstance(end, NonFiniteLoss):
-        return f"{end} in epoch {run.epoch}, step {end.step or run.step + 1}"
-    return str(end)
+def where(model: Any, run: Run, end: Exception, train: Batches) -> str:
+    """Return what ended a pass before its end."""
+    if not isinstance(end, NonFiniteLoss):
+        return str(end)
+    why = end.why or divergence.afterwards(model, run, train, None)
+    return f"{end} in epoch {run.epoch}, step {end.step or run.step + 1}: {why}"
+
+
+def check_finite(model: Any, run: Run, row: dict[str, float], train: Batches, val: Batches | None) -> None:
+    """Ask to stop when the loss of an epoch is not finite; a validation is read again up to the batch that is not."""
+    for name, data in (("train_loss", train), ("val_loss", val)):
+        if data is not None and not math.isfinite(row.get(name, 0.0)):
+            run.diverged = True
+            alone = data is val and run.together.world == 1 and issubclass(model.StepRunner, StepRunner)
+            step = build_step(model, run, "val", False, data.name) if alone else None
+            why = divergence.afterwards(model, run, data, step)
+            run.heed(Request(f"{name} is {row[name]} in epoch {run.epoch}: {why}"))
 
 
 def predict(model: Any, data: Batches, together: Alone) -> Iterator[tuple[Any, Any]]:
@@ -164,6 +173,6 @@ def predict(model: Any, data: Batches, together: Alone) -> Iterator[tuple[Any, A
     for batch in data:
         features, labels, _ = batches.split(batch)
         # the mode is set for each batch: between two batches of a stream the net is the caller's
-        with evaluating(model.net), torch.no_grad():
+        with evaluating(model.net), torch.no_grad(), explain.in_forward(model.net, batch):
             preds = measured(model.net, functools.partial(batches.call, model.net), features)
         yield preds, labels

@@ -33,16 +33,9 @@ def recognise(loss_of: LossOf, labels: Tensor | None, samples: int) -> Denominat
         samples: how many samples there are, at least one.
     """
     rows = chosen(labels, samples)
-    try:
-        first, again = (loss_of(rows, picked(labels, rows)) for _ in range(2))
-    except Exception as error:  # a loss that some samples are too few for
-        if any(sign in str(error) for sign in SIGNS):
-            raise
-        return Denominator("other")
-    if not math.isfinite(first):
-        return Denominator("unseen")
-    if not close(first, again):
-        return Denominator("random")
+    early = at_first_sight(loss_of, labels, rows)
+    if early is not None:
+        return early
     ignored = mark_left_out(loss_of, labels, rows)
     marked = picked(labels, rows)
     if ignored is not None and marked is not None and marked.dim() > 1:
@@ -54,6 +47,19 @@ def recognise(loss_of: LossOf, labels: Tensor | None, samples: int) -> Denominat
         if sums.agree(candidate):
             return candidate
     return Denominator("sum") if sums.add_up() else Denominator("other")
+
+
+def at_first_sight(loss_of: LossOf, labels: Tensor | None, rows: list[int]) -> Denominator | None:
+    """Return what is known of a loss that cannot be compared with that of its parts; None where it can be."""
+    try:
+        first, again = (loss_of(rows, picked(labels, rows)) for _ in range(2))
+    except Exception as error:  # a loss that some samples are too few for
+        if any(sign in str(error) for sign in SIGNS):
+            raise
+        return Denominator("other")
+    if not math.isfinite(first):
+        return Denominator("unseen")
+    return None if close(first, again) else Denominator("random")
 
 
 class Parts:

@@ -13,7 +13,16 @@ from torchkeras import outputs
 from torchkeras.data import batch as batches
 from torchkeras.data import samples
 from torchkeras.data.signature import takes_third
-from torchkeras.engine import examination, gradients, metriccheck, modes, preflight, weighing
+from torchkeras.engine import (
+    divergence,
+    examination,
+    explain,
+    gradients,
+    metriccheck,
+    modes,
+    preflight,
+    weighing,
+)
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.denominator import Denominator, LossFacts, is_class_loss, known_denominator
 from torchkeras.engine.ending import NonFiniteLoss, Request
@@ -38,6 +47,8 @@ class StepRunner:
 
     config: FitConfig = FitConfig()  # set by the loop before the first batch, as all that follow
     together: Alone = Alone()  # the processes of the job
+    bound, grown = 0.0, False  # losses within it are not looked at; whether one of this pass was far beyond the first
+    gradient_norm: float | None = None  # at the last update, once a loss has grown
     rehearsing = False  # True for the first training batch of a run: it is looked at before anything is updated
     facts: LossFacts  # what is known of the loss, shared by the passes of a model
     notes: list[str]  # what a reader should know
@@ -77,11 +88,16 @@ class StepRunner:
 
     def computed(self, batch: Any) -> tuple[Any, Any, Tensor]:
         """Run the net and the loss on a batch."""
-        with self.autocast():
-            preds, labels, *weights = self.forward(batch)
-            if self.looking:
-                self.look(preds, labels)
-            found: Any = self.loss(preds, labels, *weights)
+        preds = labels = None
+        try:
+            with self.autocast():
+                preds, labels, *weights = self.forward(batch)
+                if self.looking:
+                    self.look(preds, labels)
+                found: Any = self.loss(preds, labels, *weights)
+        except Exception as error:
+            explain.in_step(error, self, batch, preds, labels)
+            raise
         self.seen = labels
         loss, self.parts = found if with_parts(found) else (found, {})
         return preds, labels, loss
@@ -102,7 +118,8 @@ class StepRunner:
         with self.together.same_fate():
             watched = self.metrics_dict if type(self).measure is StepRunner.measure else {}
             whole = self.together.gather((weighing.scores(preds), labels)) if watched else []
-            metriccheck.check_metrics(watched, *outputs.whole(whole))
+            with explain.in_metrics(self.net, preds, labels):
+                metriccheck.check_metrics(watched, *outputs.whole(whole))
         self.rehearsing = False
         if self.trouble is not None:
             raise self.trouble
@@ -146,6 +163,8 @@ class StepRunner:
             return
         if self.together.world > 1:
             gradients.check_sound(self)
+        if self.grown:
+            self.gradient_norm = divergence.norm(weight.grad for weight in self.net.parameters())
         if self.config.clip_grad_norm is not None:
             self.accelerator.clip_grad_norm_(self.net.parameters(), self.config.clip_grad_norm)
         if self.config.clip_grad_value is not None:
@@ -159,8 +178,12 @@ class StepRunner:
         """Let the metrics count; no number is read from the device here."""
         if self.metrics_dict:
             preds = weighing.scores(preds)
-            for metric in self.metrics_dict.values():
-                metric.update(preds, labels)
+            try:
+                for name, metric in self.metrics_dict.items():  # noqa: B007 (the error is told it)
+                    metric.update(preds, labels)
+            except Exception as error:
+                explain.in_metric(error, self.net, preds, labels, name)
+                raise
         metrics: Logs = {"lr": self.learning_rate} if self.training else {}
         parts = {f"{self.stage}_{name}": detached(value) for name, value in self.parts.items()} if self.parts else {}
         return StepOutput({f"{self.stage}_loss": loss.detach(), **parts}, metrics)
@@ -196,16 +219,21 @@ class StepRunner:
 
     def guard(self, loss: Tensor, preds: Any, batch: Any) -> Tensor:
         """Stop before a loss that is not finite spoils the weights; reading it costs nothing on a CPU only."""
-        if not loss.is_cpu or math.isfinite(value := loss.item()):
+        if not loss.is_cpu or -self.bound < (value := loss.item()) < self.bound:
             return loss
-        if self.together.world == 1 and not weighing.none_counts(self.weight(batch)):
-            raise NonFiniteLoss(f"{self.stage}_loss is {value}")
-        if self.together.world > 1 and self.counts_here:
-            gradients.spoil(self)  # the other processes wait for these gradients: all stop before the update
-            self.together.request = Request(f"{self.stage}_loss is {value} in process {self.together.rank}", True)
+        if math.isfinite(value):  # the first of a pass, or one that has grown
+            self.grown = self.bound > 0
+            self.bound = math.inf if self.grown else divergence.GROWN * abs(value) + 1
             return loss
-        # 0/0, of which nothing counts: the gradient of torch's own cross entropy is zero there, that of others is NaN
-        return loss if is_class_loss(self.loss_fn) else weighing.zero_of(preds, loss)
+        if not self.counts_here or weighing.none_counts(self.weight(batch)):
+            # 0/0, of which nothing counts: the gradient of torch's cross entropy is zero there, that of others is NaN
+            return loss if is_class_loss(self.loss_fn) else weighing.zero_of(preds, loss)
+        why = divergence.why(self, batch)
+        if self.together.world == 1:
+            raise NonFiniteLoss(f"{self.stage}_loss is {value}", why=why)
+        gradients.spoil(self)  # the other processes wait for these gradients: all stop before the update
+        self.together.request = Request(f"{self.stage}_loss is {value} in process {self.together.rank}", True, why=why)
+        return loss
 
     @property
     def counts_here(self) -> bool:

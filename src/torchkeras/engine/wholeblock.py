@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torchkeras.data.memory import BATCHES_AT_ONCE
+from torchkeras.engine import divergence
 from torchkeras.engine.callback import overridden
 from torchkeras.engine.ending import NonFiniteLoss
 from torchkeras.engine.epoch import EpochRunner
@@ -84,7 +85,7 @@ class WholeBlock(Plain):
         loss = self.waiting.popleft()
         if not math.isfinite(loss):
             self.waiting.clear()
-            raise NonFiniteLoss(f"{step.stage}_loss is {loss}")
+            raise NonFiniteLoss(f"{step.stage}_loss is {loss}", why=divergence.why(step, batch))
         return StepOutput({f"{step.stage}_loss": loss}, {"lr": step.learning_rate})
 
     def begins_here(self, batch: Any) -> bool:

@@ -18,6 +18,7 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from torchkeras.data.tree import map_tree
+from torchkeras.engine import divergence
 from torchkeras.engine.ending import NonFiniteLoss
 from torchkeras.engine.step import StepRunner
 from torchkeras.engine.ways import Plain, compiled, without_trace
@@ -218,7 +219,7 @@ class WholeStep(Plain):
         """Run the graph, then what is not in it."""
         loss, preds, added, _ = self.call(self.graph, step, *batch)
         if loss.is_cpu and not math.isfinite(value := loss.item()):
-            raise NonFiniteLoss(f"{step.stage}_loss is {value}")
+            raise NonFiniteLoss(f"{step.stage}_loss is {value}", why=divergence.why(step, batch))
         if step.lr_scheduler is not None:
             step.lr_scheduler.step()
         self.count(added)

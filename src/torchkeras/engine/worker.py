@@ -46,7 +46,9 @@ def leave(error: BaseException, path: Path) -> None:
     traceback.print_exc()
     where = "".join(traceback.format_exception(error))
     sent: Any = sendable(error, cloudpickle)
-    sent.add_note(f"In process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}:\n{where}")
+    process = f"In process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}"
+    # a mistake of the caller's explains itself
+    sent.add_note(f"{process}." if getattr(error, "user_mistake", False) else f"{process}:\n{where}")
     torch.save(sent, path, pickle_module=cloudpickle)
 
 

@@ -1,0 +1,99 @@
+"""The moments of a run, and what they are called elsewhere: a listener to another moment would never hear of it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torchkeras.engine.checks import bad_type, did_you_mean
+
+MOMENTS = ("on_fit_start", "on_epoch_start", "on_step_end", "on_train_epoch_end",
+           "on_validation_epoch_end", "on_fit_end", "on_exception")
+EPOCH_ENDS = "on_train_epoch_end (the training pass is over) or on_validation_epoch_end (the epoch is over)"
+ELSEWHERE = {  # what Keras, Lightning, transformers and older versions call it: ours
+    "on_train_begin on_train_start on_fit_begin on_begin on_start setup on_sanity_check_start": "on_fit_start",
+    "on_train_end on_fit_finish on_end on_finish teardown on_train_finish": "on_fit_end",
+    "on_epoch_begin on_train_epoch_start on_train_epoch_begin on_epoch_started": "on_epoch_start",
+    "on_epoch_end on_epoch_finish on_epoch_finished on_epoch_completed on_epoch_done on_epoch_stop": EPOCH_ENDS,
+    "on_train_epoch_finish on_validation_epoch_start on_validation_start on_test_begin "
+    "on_val_start on_val_begin on_validation_begin on_evaluate_begin": "on_train_epoch_end",
+    "on_validation_end on_val_end on_val_epoch_end on_test_end on_evaluate on_evaluate_end on_test_epoch_end "
+    "on_validation_finish on_valid_end": "on_validation_epoch_end",
+    "on_batch_end on_train_batch_end on_validation_batch_end on_test_batch_end on_step on_iteration_end "
+    "on_train_step_end on_validation_step_end on_val_step_end on_optimizer_step on_substep_end on_after_backward "
+    "on_before_optimizer_step on_before_zero_grad on_batch_finish on_log on_valid_step_end": "on_step_end",
+    "on_error on_interrupt on_keyboard_interrupt on_failure": "on_exception",
+}
+NO_MOMENT = {  # there is none
+    "on_batch_begin on_batch_start on_train_batch_begin on_train_batch_start on_test_batch_begin on_step_begin "
+    "on_step_start on_validation_batch_start on_before_backward": "Nothing is told before a batch: override "
+                                                                  "StepRunner.__call__ or .forward.",
+    "on_save_checkpoint on_load_checkpoint on_save": "Override save_ckpt and load_ckpt of the model.",
+    "on_predict_begin on_predict_end on_predict_start on_predict_batch_begin on_predict_batch_end":
+        "predict tells no callbacks.",
+}
+
+
+def check_moments(listener: Any, more: Iterable[str] = ()) -> None:
+    """Refuse an object that listens to nothing, to what is no moment, or with a method that cannot be called.
+
+    Args:
+        listener: what the user gave.
+        more: further names that are moments to whoever asks.
+    """
+    known = (*more, *MOMENTS)
+    names = public_hooks(listener, known)
+    for name in names:
+        if name not in known:
+            raise bad_type("callbacks", received=f"{type(listener).__name__}.{name}, which would never be called",
+                            expected="methods named " + ", ".join(known), fix=meant(name, known))
+    if not any(hasattr(listener, name) for name in known):  # some make their hooks when they are asked for
+        raise bad_type("callbacks", received=f"an object of type {type(listener).__name__}",
+                       expected="objects with at least one of the methods " + ", ".join(known))
+    for name in names:
+        if name in MOMENTS:
+            check_hook(listener, name)
+
+
+def public_hooks(listener: Any, known: Sequence[str]) -> list[str]:
+    """Return the names of an object's methods that begin like a moment's.
+
+    A function that an object was given as an attribute counts only where no method of its class is a hook: it may be
+    the callback's own affair.
+    """
+    kind = type(listener)
+    names = [name for name in dir(kind) if name.startswith("on_") and callable(getattr(kind, name, None))]
+    if any(name in names for name in known):
+        return names + [name for name in known if name in getattr(listener, "__dict__", {}) and name not in names]
+    own = [name for name in dir(listener) if name.startswith("on_") and callable(getattr(listener, name, None))]
+    return [*names, *(name for name in own if name not in names)]
+
+
+def check_hook(listener: Any, name: str) -> None:
+    """Refuse a hook that cannot be called with the model alone, or that a call would not run."""
+    hook = getattr(listener, name)
+    where = f"{type(listener).__name__}.{name}"
+    if inspect.iscoroutinefunction(hook) or inspect.isgeneratorfunction(hook):
+        raise bad_type("callbacks", received=f"{where}, which is async or yields: calling it runs nothing",
+                       expected="an ordinary method")
+    try:
+        signature = inspect.signature(hook)
+    except (TypeError, ValueError):  # compiled code can hide its signature
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        raise bad_type("callbacks", received=f"{where}{signature}", expected="a method of one argument, the model",
+                       fix=f"def {name}(self, model), and what happens is in model.run and model.history.") from None
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Return which moment a name may have meant."""
+    for words, ours in ELSEWHERE.items():
+        if name in words.split():
+            return f"Did you mean {ours}?" if " " in ours else f"Did you mean {ours!r}?"
+    for words, why in NO_MOMENT.items():
+        if name in words.split():
+            return why
+    return did_you_mean(name, known) or "A method of your own: begin its name with an underscore."
