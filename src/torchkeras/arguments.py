@@ -131,6 +131,7 @@ def settle(config: FitConfig, model: Any, train: Batches, val: Batches | None) -
         raise bad_value("net", received="a net without a parameter that requires grad", expected="one that can learn")
     notes = preflight.check_learning(model.net, model.loss_fn, model.optimizer, model.lr_scheduler)
     check_step_objects(model)
+    check_class_weight(config, model)
     if val is None and config.monitor == "val_loss":
         config = replace(config, monitor="train_loss")
         notes.append("monitor: no val_data, watching train_loss")
@@ -166,6 +167,19 @@ def warn_of_divergence(run: Any, once: bool = False) -> None:
     has_it = own is not None and own.diverged and run.stop_reason.startswith(own.reason)
     if once or has_it or (run.together.main and " in process " not in run.stop_reason):
         warnings.warn(f"fit: {run.stop_reason}", RuntimeWarning, stacklevel=level_of_caller())
+
+
+def check_class_weight(config: FitConfig, model: Any) -> None:
+    """Refuse class weights that nothing would look at."""
+    if config.class_weight is None:
+        return
+    if model.loss_fn is None:
+        raise bad_value("class_weight", received="weights for a net that brings its own loss", expected="None there",
+                        fix="Pass a loss_fn, or weigh in the net's own loss.")
+    kind = model.StepRunner
+    if not (isinstance(kind, type) and issubclass(kind, StepRunner) and kind.__call__ is StepRunner.__call__):
+        raise bad_value("class_weight", received="weights with a StepRunner that has a __call__ of its own",
+                        expected="None there", fix="Weigh in that StepRunner.")
 
 
 def check_step_objects(model: Any) -> None:

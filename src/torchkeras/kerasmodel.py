@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from torchkeras.arguments import (
 )
 from torchkeras.data import Batches, batches
 from torchkeras.data.arrays import wide_dtype
-from torchkeras.engine import checkpoint, hardware, loop, preflight
+from torchkeras.engine import checkpoint, examination, hardware, loop, preflight
 from torchkeras.engine.archive import archive
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.checks import bad_type, mistake, switch
@@ -48,7 +49,7 @@ from torchkeras.engine.session import session
 from torchkeras.engine.state import Untouched, same_stream
 from torchkeras.engine.step import StepRunner
 from torchkeras.engine.together import Alone, join_job
-from torchkeras.engine.tracebacks import short_traceback
+from torchkeras.engine.tracebacks import level_of_caller, short_traceback
 from torchkeras.engine.wholeblock import follows
 from torchkeras.metrics.buffered import buffered
 from torchkeras.saving import LoadReport, Rename, put_matching
@@ -422,6 +423,9 @@ class KerasModel(nn.Module):
             hardware.same_weights(together, self.net, self.loss_fn)
             row = loop.measure_pass(self, run, CallbackList([], self), "val", data)
             same_stream(together)
+        found = self.loss_facts.found
+        if data.length != 1 and found is not None and found.kind == "other":
+            warnings.warn(examination.DEPENDS, stacklevel=level_of_caller())
         return row
 
     @short_traceback

@@ -120,7 +120,7 @@ class EpochRunner:
 
     def looked_at(self, source: Iterator[Any], divided: bool) -> Iterator[Any]:
         """The first batch, and more of them as long as all their labels are left out."""
-        more = True
+        more, held = True, []
         while more:
             first = list(islice(source, 1))
             with self.together.same_fate():
@@ -129,7 +129,10 @@ class EpochRunner:
                 examination.accept(self.step_runner, found, divided)
             self.deciding = more = bool(first) and found is not None and found.kind == "unseen" and (
                 self.together.world == 1)
-            yield from first
+            held += first
+            if not more or not divided:  # a window has to know how its batches count
+                yield from held
+                held = []
 
     def decide(self) -> None:
         """Add up the batches whose loss was not finite before it was known which labels are left out."""

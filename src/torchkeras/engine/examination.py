@@ -27,6 +27,10 @@ from torchkeras.engine.weighing import terms_of
 COUNT = ("Where it is a mean over something else, say over what in StepRunner.count(batch); else use one process and "
          "no accumulation, with larger batches.")
 
+DEPENDS = ("loss_fn: no mean over samples or labels (its value for the first batch is not the mean of those of its "
+           "parts), so the loss of a pass depends on the batch size; where it is a mean over something else, say over "
+           "what in StepRunner.count(batch)")
+
 
 class Indivisible(Exception):
     """A batch of which single samples cannot be taken."""
@@ -85,9 +89,7 @@ def accept(step: Any, found: Denominator | None, divided: bool) -> None:
     if found.kind != "unseen":
         step.facts.keep(subject_of(step), found)
     if found.kind == "other":
-        step.notes.append("loss_fn: no mean over samples or labels (its value for the first batch is not the mean of "
-                          "those of its parts), so the loss of an epoch depends on the batch size; where it is a mean "
-                          "over something else, say over what in StepRunner.count(batch)")
+        step.notes.append(DEPENDS)
     elif found.kind == "random" and divided:
         step.notes.append("loss_fn: draws random numbers, so it was not checked that it is a mean over samples")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -182,6 +183,33 @@ def check_loss(loss: Any, net: nn.Module, batch: Any, counts: bool = True) -> No
     if counts and not bool(loss.isfinite()):
         raise bad_value("train_data", received=f"a first loss of {loss.item()}; {blame(batch)}",
                         expected="finite numbers", fix="Clean or scale the data, or lower what the net puts out.")
+
+
+def check_classes(labels: Any) -> None:
+    """Refuse class weights beside labels that are no classes."""
+    if isinstance(labels, Tensor) and labels.is_floating_point() and labels.numel() == len(labels) and not bool(
+            (labels == labels.round()).all()):
+        raise bad_value("class_weight", received="labels that are no whole numbers", expected="a class for each sample",
+                        fix="Give sample weights: fit((x, y, weight)).")
+
+
+def check_weighed(weights: Any, weighed: bool) -> None:
+    """Refuse class weights at which a step of the user's own never looks."""
+    if weights is not None and not weighed:
+        raise bad_value("class_weight", received="weights that nothing looks at: this StepRunner has a loss of its own",
+                        expected="a StepRunner.loss that calls super().loss(preds, labels, weights)",
+                        fix="Leave class_weight out and weigh there.")
+
+
+def check_parts_of_loss(parts: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+    """Refuse parts of a loss that are no numbers, or whose names are taken."""
+    for name, value in parts.items():
+        if name in RESERVED or name in metrics:
+            raise bad_value("loss_fn", received=f"a part of the loss with the name {name!r}", expected="a name that is "
+                            "no metric's and none of " + ", ".join(sorted(map(repr, RESERVED))), fix="Rename it.")
+        if math.prod(tuple(getattr(value, "shape", ()))) != 1 or isinstance(value, (str, Mapping, list, tuple)):
+            raise bad_value("loss_fn", received=f"a part {name!r} that is no number", expected="one number",
+                            fix="Reduce it, for example with .mean().")
 
 
 def blame(batch: Any) -> str:

@@ -39,14 +39,21 @@ def recognise(loss_of: LossOf, labels: Tensor | None, samples: int) -> Denominat
     ignored = mark_left_out(loss_of, labels, rows)
     marked = picked(labels, rows)
     if ignored is not None and marked is not None and marked.dim() > 1:
-        marked[0, : marked.shape[1] // 2] = ignored
+        mark_half(marked[0], ignored)
     sums = Parts.of(loss_of, marked, rows)
     if sums is None:
         return Denominator("other")
-    for candidate in candidates(marked, ignored):
-        if sums.agree(candidate):
-            return candidate
+    found = [candidate for candidate in candidates(marked, ignored) if sums.agree(candidate)]
+    if found:  # several that differ agree where both parts have the same loss
+        return found[0] if len({sums.ratio(one) for one in found}) == 1 else Denominator("unseen")
     return Denominator("sum") if sums.add_up() else Denominator("other")
+
+
+def mark_half(labels: Tensor, ignored: float) -> None:
+    """Leave out the first half of the labels of a sample that count."""
+    used = ~labels.isnan() if ignored != ignored else labels != ignored
+    places = used.flatten().nonzero()[:, 0]
+    labels.view(-1)[places[: len(places) // 2]] = ignored
 
 
 def at_first_sight(loss_of: LossOf, labels: Tensor | None, rows: list[int]) -> Denominator | None:
@@ -83,11 +90,19 @@ class Parts:
     def agree(self, candidate: Denominator) -> bool:
         """Tell whether the loss of both is the mean of the losses of the parts by this count."""
         whole, *parts = self.losses
-        counts = [float(candidate.count(labels, samples))
-                  for labels, samples in zip(self.labels, self.samples, strict=True)]
-        used = [(loss, count) for loss, count in zip(parts, counts, strict=True) if count]
+        used = [(loss, count) for loss, count in zip(parts, self.counts(candidate), strict=True) if count]
         total = sum(count for _, count in used)
         return bool(total) and close(whole, sum(loss * count for loss, count in used) / total)
+
+    def ratio(self, candidate: Denominator) -> float:
+        """Return how the parts count against each other."""
+        first, second = self.counts(candidate)
+        return round(first / second, 9) if second else math.inf
+
+    def counts(self, candidate: Denominator) -> list[float]:
+        """Return how much each part counts."""
+        return [float(candidate.count(labels, samples))
+                for labels, samples in zip(self.labels, self.samples, strict=True)]
 
     def add_up(self) -> bool:
         """Tell whether the loss of both is the sum of the losses of the parts."""
@@ -139,11 +154,12 @@ def marks_for(labels: Tensor) -> Iterator[float]:
 
 
 def chosen(labels: Tensor | None, samples: int) -> list[int]:
-    """Return the samples to look at: at most eight, those with labels that are not left out first; one comes twice."""
+    """Return the samples to look at: at most eight, those with most labels that are not left out; one comes twice."""
     rows = list(range(samples))
-    if labels is not None and labels.dim() and len(labels) == samples and not labels.is_floating_point():
-        counted = (labels != IGNORED).reshape(samples, -1).any(1).tolist()
-        rows.sort(key=lambda row: not counted[row])
+    if labels is not None and labels.dim() and len(labels) == samples:
+        used = ~labels.isnan() if labels.is_floating_point() else labels != IGNORED
+        counted = used.reshape(samples, -1).sum(1).tolist()
+        rows.sort(key=lambda row: -counted[row])
     return (rows * 2 if samples == 1 else rows)[:MOST]
 
 

@@ -53,6 +53,7 @@ class StepRunner:
     facts: LossFacts  # what is known of the loss, shared by the passes of a model
     notes: list[str]  # what a reader should know
     known: Denominator | None = None  # what the loss is a mean over
+    weighed = False  # whether class weights were looked at
     whole_numbers = True  # whether whole numbers as a batch's third item are weights: not where a loader gives them
     looking = False  # True for the first batch of any pass: its labels are looked at before the loss is computed
     argument = "train_data"  # what errors call the data
@@ -114,6 +115,8 @@ class StepRunner:
             preds, labels, loss = self.try_out(batch)
             counts = self.counts_here and not weighing.none_counts(self.weight(batch))
             preflight.check_loss(loss, self.net, batch, counts=counts)
+            preflight.check_parts_of_loss(self.parts, self.metrics_dict)
+            preflight.check_weighed(self.config.class_weight, self.weighed)
             gradients.check_reached(self, loss)
         with self.together.same_fate():
             watched = self.metrics_dict if type(self).measure is StepRunner.measure else {}
@@ -140,6 +143,9 @@ class StepRunner:
             return own
         preflight.check_has_loss(self.loss_fn, labels, self.argument)
         if self.config.class_weight is not None and self.stage == "train":
+            self.weighed = True
+            if self.rehearsing:
+                preflight.check_classes(labels)
             weights = weighing.by_class(self.config.class_weight, preds, labels, weights)
         if weights is None:
             return self.loss_fn(preds, labels)
