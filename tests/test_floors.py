@@ -10,8 +10,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "torchkeras"
 FLOORS = [  # a file imports from its own floor and those below; the first match counts
     ("engine.checks engine.allocator engine.attempt engine.words engine.ending engine.forking engine.together", 0),
-    ("engine.state data metrics losses names outputs functional summary display.text display.plot display.screen "
-     "display.svg display.html display.samples display.figures display.targets display.png "
+    ("engine.state data metrics losses names outputs joined functional summary display.text display.plot "
+     "display.screen display.svg display.html display.samples display.figures display.targets display.png "
      "display.classes display.page display.boxed", 1),
     ("engine.when engine.config engine.history engine.monitor engine.run engine.means engine.modes", 2),
     ("engine.weighing engine.preflight engine.interrupt engine.joining", 3),
@@ -20,6 +20,7 @@ FLOORS = [  # a file imports from its own floor and those below; the first match
      "engine.forms engine.vault engine.snapshot engine.packing engine.archive engine.keeper engine.keeping "
      "engine.inexact engine.metricstate engine.generators", 4),
     ("engine.loop", 5),
+    ("engine.predicting", 6),
     ("callbacks display.live display.notebook display.progress display.report display.stopwatch display.epochlines "
      "utils", 6),
     ("engine.launch engine.worker", 5),

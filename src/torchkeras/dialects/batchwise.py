@@ -20,6 +20,9 @@ from torchkeras.engine.checks import bad_value
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.ending import NonFiniteLoss
 from torchkeras.engine.epoch import EpochRunner
+from torchkeras.engine.monitor import Monitor
+from torchkeras.engine.predicting import Predictor
+from torchkeras.engine.run import Run, Tools
 from torchkeras.engine.schedule import interval_of
 from torchkeras.engine.step import StepRunner
 from torchkeras.engine.words import Stage
@@ -79,11 +82,8 @@ class Batchwise:
                     part.to(device)
             scheduler = model.lr_scheduler
             each_step = training and scheduler is not None and interval_of(scheduler, "auto") == "step"
-            # in one process and without mixed precision, this is all that a step asks of an Accelerator
-            alone: Any = SimpleNamespace(mixed_precision="no", gradient_accumulation_steps=1, sync_gradients=True,
-                                         device=device or torch.device("cpu"))
             self.runners[stage] = EpochRunner(StepRunner(
-                model.net, model.loss_fn, alone, stage, metrics, model.optimizer if training else None,
+                model.net, model.loss_fn, by_itself(device), stage, metrics, model.optimizer if training else None,
                 scheduler if each_step else None))
         return self.runners[stage]
 
@@ -92,11 +92,18 @@ class Batchwise:
         self.runners = {}
 
 
-def predictions(net: nn.Module, x: Any) -> Any:
-    """What a net puts out for a batch, as numpy arrays."""
-    (features,) = on_device_of(net, features_only(x))
-    with modes.evaluating(net), torch.no_grad():
-        return outputs.to_numpy(batches.call(net, features))
+def predictions(model: KerasModel, x: Any) -> Any:
+    """Return what ``predict`` gives for one batch, as numpy arrays."""
+    batch = on_device_of(model.net, features_only(x))
+    device: Any = by_itself(hardware.device_of(model.net))
+    run = Run(config=FitConfig(), accelerator=device, monitor=Monitor("val_loss", "min"), tools=Tools({"val": {}}))
+    return outputs.to_numpy(Predictor(model, run)(batch).preds)
+
+
+def by_itself(device: torch.device | None) -> Any:
+    """Return all that a step asks of an Accelerator in one process and without mixed precision."""
+    return SimpleNamespace(mixed_precision="no", gradient_accumulation_steps=1, sync_gradients=True,
+                           device=device or torch.device("cpu"))
 
 
 def on_device_of(net: nn.Module, data: Any) -> Any:

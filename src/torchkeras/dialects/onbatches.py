@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchkeras.dialects.batchwise import predictions
 from torchkeras.dialects.compiled import in_keras_order
-from torchkeras.dialects.held import Held, compiled_of, net_of
+from torchkeras.dialects.held import Held, compiled_of
 from torchkeras.dialects.moments import check_rate
 
 
@@ -87,7 +87,7 @@ class OnBatches(Held):
             >>> Model(torch.nn.Flatten()).predict_on_batch(torch.zeros(4, 2, 3)).shape
             (4, 6)
         """
-        return predictions(net_of(self), x)
+        return predictions(self.engine, x)
 
     def reset_metrics(self) -> None:
         """Begin to count anew what :meth:`train_on_batch` and :meth:`test_on_batch` give, as an epoch begins.

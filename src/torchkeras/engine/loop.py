@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from torchkeras.data import Batches, OutOfData
-from torchkeras.data import batch as batches
 from torchkeras.engine import hardware, schedule
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.checkpoint import Best
@@ -20,7 +18,6 @@ from torchkeras.engine.modes import evaluating
 from torchkeras.engine.monitor import check_monitor
 from torchkeras.engine.run import Run
 from torchkeras.engine.step import StepRunner
-from torchkeras.engine.together import Alone
 from torchkeras.engine.words import Stage
 
 
@@ -96,6 +93,7 @@ def one_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, data: 
     run.keeper.begin_pass(epoch_runner)
     with workers_interrupted(run):
         row = epoch_runner(data)
+    model.batch_items = data.items
     if (request := run.together.agree()) is not None:
         end = run.ended_by(request)
         if request.diverged:
@@ -142,14 +140,3 @@ def where(run: Run, end: Exception) -> str:
     if isinstance(end, NonFiniteLoss):
         return f"{end} in epoch {run.epoch}, step {end.step or run.step + 1}"
     return str(end)
-
-
-def predict(model: Any, data: Batches, together: Alone) -> Iterator[tuple[Any, Any]]:
-    """The net's output and the labels, batch by batch; of several processes each gives its own."""
-    data.share_between(together, divide=False)
-    for batch in data:
-        features, labels, _ = batches.split(batch)
-        # the mode is set for each batch: between two batches of a stream the net is the caller's
-        with evaluating(model.net), torch.no_grad():
-            preds = batches.call(model.net, features)
-        yield preds, labels

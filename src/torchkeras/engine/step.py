@@ -57,7 +57,7 @@ class StepRunner:
         with self.autocast():
             preds, labels, *weights = self.forward(batch)
             if self.rehearsing:
-                preflight.check_labels(self.loss_fn, preds, labels)
+                preflight.check_labels(self.loss_fn, outputs.scored(self.loss_fn, preds), labels)
             return preds, labels, self.loss(preds, labels, *weights)
 
     def rehearse(self, batch: Any) -> tuple[Any, Any, Tensor]:
@@ -79,12 +79,21 @@ class StepRunner:
         preds = batches.call(self.net, batch if own_loss else features)
         return (preds, labels) if weights is None else (preds, labels, weights)
 
+    def predict(self, batch: Any) -> Any:
+        """Return what the net predicts for a batch, with or without labels: the preds of ``forward``.
+
+        Override it where that is something else, such as text that a net generates: return tensors whose first
+        dimension is the samples, or a list with an item for each sample.
+        """
+        return self.forward(batch)[0]
+
     def loss(self, preds: Any, labels: Any, weights: Tensor | None = None) -> Tensor:
         """The scalar to learn from; a net that brings its own loss is taken at its word."""
         own = weighing.own_loss(preds) if self.loss_fn is None else None
         if own is not None:
             return own
         preflight.check_has_loss(self.loss_fn, labels)
+        preds = outputs.scored(self.loss_fn, preds)
         if self.config.class_weight is not None and self.stage == "train":
             weights = weighing.by_class(self.config.class_weight, preds, labels, weights)
         if weights is None:
