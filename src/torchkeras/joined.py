@@ -85,6 +85,8 @@ class Joiner:
         first = parts[0]
         if all(part is None for part in parts):
             return None
+        if any(part is None for part in parts):
+            raise self.refusal(path, "None for some batches, and something for others")
         if all(isinstance(part, Tensor) for part in parts):
             return self.tensors(parts, path)
         if all(isinstance(part, np.ndarray) for part in parts):

@@ -110,7 +110,8 @@ class Predictor:
         features = features_of(batch)
         if items == 0 and self.known_items != 0 and isinstance(features, (Tensor, np.ndarray)):
             # "features, labels = batch" takes a bare tensor of two samples apart, but none of one sample
-            self.one(features[:1])
+            with untouched():
+                self.one(features[:1])
         return self.one(laid_out(batch, items))
 
     def one_each(self, path: Path, length: int) -> bool | None:
