@@ -28,7 +28,8 @@ FLOORS = [  # a file imports from its own floor and those below; the first match
      "kerascallbacks", 7),
 ]
 LAZY = {"matplotlib", "IPython", "rich", "pandas", "lightning", "pytorch_lightning", "torchmetrics", "wandb", "mlflow",
-        "tensorboard", "plotext", "accelerate", "sklearn", "safetensors", "cloudpickle", "filelock", "PIL"}
+        "tensorboard", "plotext", "accelerate", "sklearn", "safetensors", "cloudpickle", "filelock", "PIL",
+        "transformers"}
 
 
 def files() -> list[Path]:

@@ -303,7 +303,7 @@ REFUSED = {
     "a categorical": (Of(lambda out, x: torch.distributions.Categorical(logits=out)), "a Categorical for a batch of 3"),
     "a distribution in a dict": (Of(lambda out, x: {"of": torch.distributions.Normal(out, 1.0)}), r"outputs\['of'\]"),
     "samples of unlike shapes": (Of(lambda out, x: out.expand(-1, 1 + len(x))), r"differ in shape: \(2,\) and \(4,\)"),
-    "lists of unlike lengths": (Of(lambda out, x: [out] * (1 + len(x))), "lists of 4, 4, 2 items for batches of 3, 3, 1"),
+    "lists of unlike lengths": (Of(lambda out, x: [out] * (1 + len(x))), "lists of 4, 4, 2 items for batches of 3"),
     "rows of a compressed tensor": (Of(lambda out, x: out.to_sparse_csr()), "torch.cat refuses"),
     "other names": (Of(lambda out, x: {f"of {len(x)}": out}), r"a dict of \['of 3'\] and one of \['of 1'\]"),
     "now and then nothing": (Of(lambda out, x: out if len(x) == 3 else None), "None for some batches"),
