@@ -7,10 +7,12 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 
 def map_tree(function: Callable[[Any], Any], node: Any) -> Any:
     """Return the tree with ``function`` applied to its leaves; the same object when no leaf changed."""
-    if not is_container(node):
+    if isinstance(node, Tensor) or not is_container(node):
         return function(node)
     before = children(node)
     after = [map_tree(function, item) for item in before]
@@ -21,7 +23,7 @@ def map_tree(function: Callable[[Any], Any], node: Any) -> Any:
 
 def leaves(node: Any) -> Iterator[Any]:
     """Yield the values of a tree that hold no others."""
-    if is_container(node):
+    if not isinstance(node, Tensor) and is_container(node):
         for item in children(node):
             yield from leaves(item)
     else:

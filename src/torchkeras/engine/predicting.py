@@ -64,7 +64,7 @@ class Predictor:
             preds, judged_by = self.run(batch)
         if self.first is None:
             self.first = (None if isinstance(preds, Tensor) else batch), count
-        labels = labels_of(batch)
+        labels = labels_of(batch) if self.own_forward else judged_by
         return Predicted(preds, judged_by if labels is None else labels, judged_by, count, batch)
 
     def run(self, batch: Any) -> tuple[Any, Any]:
