@@ -169,6 +169,10 @@ def graph_batch(numbers):
             "graph": torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)), "y": pick(Y, numbers)}
 
 
+def tensordict(values, count):
+    return pytest.importorskip("tensordict").TensorDict(values, batch_size=[count])
+
+
 class Graphs(Of):
     def forward(self, edges, nodes, graph):
         out = self.layer(nodes)
@@ -252,6 +256,9 @@ LAYOUTS = {
                                 Of(read=lambda x: x[-1]), "mse", squares),
     "namedtuples": Layout(batches_of(lambda at: Labelled(pick(X, at), pick(Y, at))), Of(), "mse", squares),
     "dataclasses": Layout(batches_of(lambda at: Record(pick(X, at), pick(Y, at))), Of(), "mse", squares),
+    "TensorDicts": Layout(batches_of(lambda at: tensordict({"x": pick(X, at), "y": pick(Y, at)}, len(at))),
+                          OfX(lambda out, x: tensordict({"out": out}, len(x))),
+                          lambda preds, y: F.mse_loss(preds["out"], y), told(lambda preds: preds["out"])),
     "graphs": Layout(batches_of(graph_batch), Graphs(), "mse", squares),
 }
 
@@ -288,8 +295,8 @@ def equal(one, other):
         one, other = ((part.to_dense() if part.layout == torch.sparse_coo else torch.cat(part.unbind())
                        if part.is_nested else part) for part in (one, other))
         return one.shape == other.shape and torch.allclose(one, other, atol=1e-6)
-    if isinstance(one, dict):
-        return set(one) == set(other) and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, dict) or hasattr(one, "batch_size"):
+        return set(one.keys()) == set(other.keys()) and all(equal(one[key], other[key]) for key in one.keys())
     if dataclasses.is_dataclass(one):
         return equal(vars(one), vars(other))
     return len(one) == len(other) and all(map(equal, one, other))
@@ -626,6 +633,37 @@ def test_lightmodel_predicts_what_its_parts_measure():
                          enable_checkpointing=False)
     found = trainer.predict(model, DataLoader(data, batch_size=None))
     assert torch.equal(torch.cat([one["logits"] for one in found]), model.net(X)["logits"])
+
+
+def test_a_net_that_gives_nothing_but_its_loss_predicts_without_labels():
+    class OnlyLoss(Of):
+        def forward(self, x, labels=None):
+            out = self.layer(x)
+            return {"logits": out} if labels is None else {"loss": F.mse_loss(out, labels)}
+
+    model = KerasModel(OnlyLoss())
+    data = batches_of(lambda at: {"x": pick(X, at), "labels": pick(Y, at)})(3)
+    found, labels = model.predict(data, with_labels=True)
+    assert torch.equal(found["logits"], model.net(X)["logits"].detach())
+    assert torch.equal(labels, Y)
+    assert model.evaluate(data)["val_loss"] == pytest.approx(squares(found["logits"], Y))
+
+
+def test_predictions_within_a_run_of_half_precision_are_its_own_and_float32():
+    found = []
+
+    class Measuring(torchkeras.Callback):
+        def on_train_epoch_end(self, model):
+            found.append((model.predict(X), model.evaluate((X, Y))["val_loss"]))
+
+    net = Of()
+    model = KerasModel(net, "mse", optimizer=torch.optim.SGD(net.parameters(), lr=0.0))
+    model.fit((X, Y), epochs=1, ckpt_path=None, quiet=True, mixed_precision="bf16", callbacks=[Measuring()])
+    preds, loss = found[0]
+    assert preds.dtype == torch.float32
+    assert squares(preds, Y) == pytest.approx(loss, rel=1e-4)
+    assert torch.equal(preds, preds.bfloat16().float())
+    assert not torch.equal(preds, model.predict(X))  # control
 
 
 def test_steps_of_the_older_kind_predict_as_they_did():

@@ -93,6 +93,8 @@ class Joiner:
             return np.concatenate(self.alike(parts, path))
         if all(is_container(part) for part in parts):
             return self.containers(parts, path)
+        if all(hasattr(part, "batch_size") and hasattr(part, "to") for part in parts):  # TensorDicts
+            return self.tensordicts(parts, path)
         if isinstance(first, Distribution) or not all(count == 1 for count in self.counts) or callable(
                 getattr(first, "to", None)):
             raise self.refusal(path, self.described(first, self.counts[0]))
@@ -179,6 +181,13 @@ class Joiner:
             raise self.refusal(path, f"a nested tensor of {first.size(0)} for a batch of {self.counts[0]} samples")
         return torch.nested.as_nested_tensor([one for part in parts for one in part.unbind()], layout=first.layout)
 
+    def tensordicts(self, parts: Sequence[Any], path: Path) -> Any:
+        """Return one TensorDict of all samples."""
+        for part, count in zip(parts, self.counts, strict=True):
+            if not isinstance(part.batch_size, torch.Size) or list(part.batch_size[:1]) != [count]:
+                raise self.refusal(path, f"a {type(part).__name__} of {part.batch_size} for a batch of {count} samples")
+        return torch.cat(list(parts))
+
     def refused(self, path: Path, lengths: list[int]) -> Any:
         """Raise for lists that hold neither one item a sample nor the same outputs in every batch."""
         counts = [count for count in self.counts if count is not None]
@@ -221,6 +230,11 @@ def without_extras(preds: Any) -> Any:
 def is_loss(key: Any, value: Any) -> bool:
     """Return whether a part of an output is a loss of the batch."""
     return isinstance(key, str) and key.endswith("loss") and isinstance(value, Tensor) and value.dim() == 0
+
+
+def is_only_loss(preds: Any) -> bool:
+    """Return whether an output tells nothing but losses of the batch."""
+    return isinstance(preds, Mapping) and len(preds) > 0 and all(is_loss(key, value) for key, value in preds.items())
 
 
 def is_cache(key: Any, value: Any) -> bool:

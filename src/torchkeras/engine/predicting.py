@@ -20,7 +20,7 @@ from torchkeras.engine.run import Run
 from torchkeras.engine.state import put_random_states, random_states
 from torchkeras.engine.step import StepRunner
 from torchkeras.engine.together import Alone
-from torchkeras.joined import Path, at, collected, without_extras
+from torchkeras.joined import Path, at, collected, is_only_loss, without_extras
 
 
 class Predicted(NamedTuple):
@@ -62,6 +62,8 @@ class Predictor:
         # the mode is set for each batch: between two batches of a stream the net is the caller's
         with evaluating(self.net), torch.no_grad():
             preds, judged_by = self.run(batch)
+        if self.step is not None and not self.step.plain:
+            preds = map_tree(in_full, preds)
         if self.first is None:
             self.first = (None if isinstance(preds, Tensor) else batch), count
         labels = labels_of(batch) if self.own_forward else judged_by
@@ -82,6 +84,8 @@ class Predictor:
         if self.own_predict:
             return self.step.predict(batch), labels_of(batch)
         preds, labels, *_ = self.step.forward(batch)
+        if self.step.loss_fn is None and not self.own_forward and is_only_loss(preds):
+            preds = batches.call(self.net, batches.split(batch)[0])  # this net tells more when it is given no labels
         return preds, labels
 
     def find_layout(self, batch: Any) -> tuple[Any, Any]:
@@ -132,6 +136,11 @@ class Predictor:
                 return None
         samples = 2 if count == 1 else 1
         return found == samples if found in (samples, length) else None
+
+
+def in_full(leaf: Any) -> Any:
+    """Return what was computed in half precision as float32, which holds it exactly."""
+    return leaf.float() if isinstance(leaf, Tensor) and leaf.dtype in (torch.float16, torch.bfloat16) else leaf
 
 
 def is_original(method: Any, function: Any) -> bool:
