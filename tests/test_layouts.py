@@ -296,7 +296,8 @@ def equal(one, other):
                        if part.is_nested else part) for part in (one, other))
         return one.shape == other.shape and torch.allclose(one, other, atol=1e-6)
     if isinstance(one, dict) or hasattr(one, "batch_size"):
-        return set(one.keys()) == set(other.keys()) and all(equal(one[key], other[key]) for key in one.keys())
+        names = list(one.keys())  # a TensorDict goes through its rows
+        return set(names) == set(other.keys()) and all(equal(one[name], other[name]) for name in names)
     if dataclasses.is_dataclass(one):
         return equal(vars(one), vars(other))
     return len(one) == len(other) and all(map(equal, one, other))
