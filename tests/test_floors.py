@@ -11,8 +11,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "torchkeras"
 FLOORS = [  # a file imports from its own floor and those below; the first match counts
     ("engine.checks engine.keywords engine.tracebacks engine.moments engine.allocator engine.attempt engine.words "
      "engine.ending engine.forking engine.together", 0),
-    ("engine.state data metrics losses names outputs task functional summary display.text display.plot display.screen "
-     "display.svg display.html display.samples display.figures display.targets display.png "
+    ("engine.state data metrics losses names outputs joined task functional summary display.text display.plot "
+     "display.screen display.svg display.html display.samples display.figures display.targets display.png "
      "display.classes display.page display.boxed", 1),
     ("engine.when engine.config engine.history engine.monitor engine.run engine.modes engine.denominator", 2),
     ("engine.weighing engine.means engine.recognition engine.interrupt engine.joining engine.metriccheck "
@@ -23,6 +23,7 @@ FLOORS = [  # a file imports from its own floor and those below; the first match
      "engine.inexact engine.examination engine.metricstate engine.generators engine.preflight engine.broadcast "
      "engine.memento engine.peek engine.rehearsal", 4),
     ("engine.loop", 5),
+    ("engine.predicting", 6),
     ("callbacks display.live display.notebook display.progress display.report display.stopwatch display.epochlines "
      "utils", 6),
     ("engine.launch engine.worker", 5),
@@ -30,7 +31,8 @@ FLOORS = [  # a file imports from its own floor and those below; the first match
      "kerascallbacks", 7),
 ]
 LAZY = {"matplotlib", "IPython", "rich", "pandas", "lightning", "pytorch_lightning", "torchmetrics", "wandb", "mlflow",
-        "tensorboard", "plotext", "accelerate", "sklearn", "safetensors", "cloudpickle", "filelock", "PIL"}
+        "tensorboard", "plotext", "accelerate", "sklearn", "safetensors", "cloudpickle", "filelock", "PIL",
+        "transformers"}
 
 
 def files() -> list[Path]:

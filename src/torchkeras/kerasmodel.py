@@ -43,6 +43,7 @@ from torchkeras.engine.joining import joinable
 from torchkeras.engine.keeping import kept
 from torchkeras.engine.lockstep import lockstep
 from torchkeras.engine.monitor import Monitor, direction
+from torchkeras.engine.predicting import Predicted, Predictor, joined, prepared
 from torchkeras.engine.run import Run, Tools
 from torchkeras.engine.schedule import interval_of
 from torchkeras.engine.session import session
@@ -106,6 +107,7 @@ class KerasModel(nn.Module):
         self.optimizer = make_optimizer(optimizer, net)
         self.lr_scheduler, self.step_objects = lr_scheduler, step_objects
         self.from_scratch = True  # False gives the next fit an epoch 0 that only measures
+        self.batch_items: int | None = None  # of each batch in the last pass; 0: no tuple or list
         self.run: Run | None = None
         self.loss_facts = LossFacts()  # what the loss is a mean over, where that had to be found out
 
@@ -431,26 +433,37 @@ class KerasModel(nn.Module):
     @short_traceback
     def predict(self, data: Any, *, batch_size: int | None = None, output: str = "raw", with_labels: bool = False,
                 as_numpy: bool = False, stream: bool = False, steps: int | None = None, cpu: bool = False) -> Any:
-        """Run the net over data in evaluation mode: each sample once, in order.
+        """Predict for each sample once, in order, with what ``evaluate`` measures: the same step, in evaluation mode.
+
+        Each batch goes through ``StepRunner.predict``, which is ``StepRunner.forward`` unless you override it. Data
+        without labels is given to a ``forward`` of your own in the layout that it was trained with, with None for the
+        labels.
 
         Args:
             data: what ``fit`` takes as data; labels are not needed. A tuple is ``(x, y)``, so several inputs without
                 labels are given as ``((x1, x2),)`` or as a dict.
             batch_size: samples a batch, for data that is not in batches yet. Default 32.
             output: "raw", or "probabilities" or "classes" as the loss understands the outputs (cross entropy: softmax
-                and argmax; binary cross entropy: sigmoid and 0.5).
-            with_labels: give ``(outputs, labels)``.
+                and argmax; binary cross entropy: sigmoid and 0.5). With ``loss_fn=None``, of the ``logits`` in the
+                output: softmax and argmax over the last dimension, or a sigmoid for each where
+                ``net.config.problem_type`` is "multi_label_classification".
+            with_labels: give ``(outputs, labels)``: labels as the data has them, names and ids beside them included;
+                those of ``StepRunner.forward`` where the data's layout has none.
             as_numpy: give numpy arrays in place of tensors.
-            stream: give a generator, one item a batch, for what does not fit in memory.
+            stream: give a generator, one item a batch, for what does not fit in memory or cannot be joined.
             steps: the number of batches to take. Default: all.
             cpu: stay on the CPU.
 
         Returns:
-            CPU tensors, joined along the first dimension, in the tuples or dicts that the net returns.
+            CPU tensors, joined by samples along the first dimension, in the tuples, dicts and dataclasses that the net
+            returns (those of transformers too). A list with one item for each sample, such as the boxes of each image,
+            becomes one list of all samples. Without ``stream``, a scalar ``loss`` and caches such as
+            ``past_key_values`` in an output are left out: they are not one a sample.
 
         Raises:
             TypeError: the data is of no known kind.
-            ValueError: the data is empty; the loss has no such reading; outputs of different shapes cannot be joined.
+            ValueError: the data is empty; the loss has no such reading; the outputs are not one a sample, as those of
+                shape (time, samples, ...), or differ in shape: take those with ``stream=True``.
 
         Example:
             >>> import torch
@@ -458,28 +471,36 @@ class KerasModel(nn.Module):
             >>> model.predict(torch.zeros(10, 4), output="classes").shape
             torch.Size([10])
         """
-        outputs.check_reading(self.loss_fn, output)
+        outputs.check_reading(self.loss_fn, output, self.net)
         for name, value in (("with_labels", with_labels), ("as_numpy", as_numpy), ("stream", stream), ("cpu", cpu)):
             switch(name, value)
         source = batches(data, name="data", batch_size=batch_size, steps=steps, dtype=wide_dtype(self.net))
-        found = self.predictions(source, output, cpu, 1 if stream else None)
-        if not stream:
-            preds, labels = zip(*found, strict=True)
-            found = iter([(outputs.join(list(preds)), outputs.join(list(labels)) if with_labels else None)])
-        convert = outputs.to_numpy if as_numpy else outputs.to_cpu
-        items = (convert((preds, labels)) if with_labels else convert(preds) for preds, labels in found)
-        return items if stream else next(items)
+        found = self.predictions(source, output, cpu, stream=stream, with_labels=with_labels)
+        convert = outputs.to_numpy if as_numpy else outputs.as_is
+        items = (convert((one.preds, one.labels) if with_labels else one.preds) for one in found)
+        if stream:
+            return items
+        [joined] = items
+        return joined
 
-    def predictions(self, data: Batches, output: str, cpu: bool, at_once: int | None) -> Iterator[tuple[Any, Any]]:
-        """Outputs and labels batch by batch, in main memory; several processes exchange so many at once, or all."""
+    def predictions(self, data: Batches, output: str, cpu: bool = False, *, stream: bool,
+                    with_labels: bool) -> Iterator[Predicted]:
+        """Yield outputs and labels in main memory, batch by batch; without ``stream`` once, joined."""
         accelerator = self.accelerator if self.active else hardware.start(cpu=cpu)
         data.device = accelerator.device
         together = join_job(accelerator)
-        with together.watching(), hardware.placed(accelerator.device, self.net, optimizer=self.optimizer):
-            hardware.same_weights(together, self.net)
-            own = ((outputs.to_cpu(outputs.read(preds, self.loss_fn, output)), outputs.to_cpu(labels))
-                   for preds, labels in loop.predict(self, data, together))
-            yield from together.in_turn(own, at_once)
+        run = Run(config=FitConfig(cpu=cpu), accelerator=accelerator, monitor=Monitor("val_loss", "min"),
+                  together=together, tools=Tools({"val": self.metrics_dict}))
+        with together.watching(), hardware.placed(accelerator.device, self.net, self.loss_fn,
+                                                  optimizer=self.optimizer):
+            hardware.same_weights(together, self.net, self.loss_fn)
+            data.share_between(together, divide=False)
+            predictor = Predictor(self, run)
+            own = (prepared(predictor(batch), self, output, stream, with_labels) for batch in data)
+            if stream:
+                yield from together.in_turn(own, 1)
+            else:
+                yield joined(together.in_turn(own, None), data.samples, predictor, together, with_labels)
             same_stream(together)
 
     @short_traceback

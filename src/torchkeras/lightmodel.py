@@ -14,7 +14,6 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from torchkeras import names
 from torchkeras.arguments import make_optimizer, named_metrics
 from torchkeras.callbacks.needed import needed
-from torchkeras.data import batch as batches
 from torchkeras.engine import preflight, weighing
 from torchkeras.engine.checks import bad_type, bad_value, did_you_mean
 from torchkeras.engine.epoch import EpochRunner
@@ -23,7 +22,7 @@ from torchkeras.engine.joining import joinable
 from torchkeras.engine.schedule import check_length, interval_of
 from torchkeras.engine.tracebacks import short_traceback
 from torchkeras.lightflags import where_to_compute
-from torchkeras.lightpass import Lightnings, begun, check_told
+from torchkeras.lightpass import PLAIN, Lightnings, LightStep, begun, check_told
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -184,9 +183,8 @@ class LightModel(pl.LightningModule):
         self.counted("test", batch)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """What the net puts out for a batch; labels in it are left aside."""
-        features, _, _ = batches.split(batch)
-        return batches.call(self.called, features)
+        """Return what the net puts out for a batch, called as for the loss of the parts; labels are left aside."""
+        return LightStep(self.called, self.loss_fn, PLAIN, "val").predict(batch)
 
     def counted(self, stage: str, batch: Any) -> Tensor:
         """The loss of a batch, whose numbers are added to those of its pass."""

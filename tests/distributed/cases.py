@@ -25,8 +25,10 @@ from tests.distributed.parts import (
     Doubling,
     Experts,
     Gathering,
+    Halved,
     LearnedCrossEntropy,
     LearnedScale,
+    Listing,
     MeanOfPreds,
     Named,
     Numbers,
@@ -682,6 +684,19 @@ def prediction_of(kind, seed):
 @case()
 def prediction_of_a_dict(seed):
     return {"found": face(OwnLoss(seed), None).predict(features(11, seed), batch_size=2)}
+
+
+@case("alone", "pairs", "streamed")
+def prediction_of_an_own_step(how, seed):
+    x, y = features(11, seed), classes(11, seed)
+    found = face(mlp(seed), "cross_entropy", step=Halved).predict(
+        x if how == "alone" else (x, y), batch_size=2, with_labels=how == "pairs", stream=how == "streamed")
+    return {"found": list(found) if how == "streamed" else found}
+
+
+@case(*[(one_each, count, size) for one_each in (True, False) for count, size in ((8, 2), (5, 2), (3, 1))])
+def prediction_of_a_list(one_each, count, size, seed):
+    return {"found": face(Listing(seed, one_each), "mse").predict(features(count, seed), batch_size=size)}
 
 
 @case()

@@ -427,6 +427,26 @@ class Doubling(StepRunner):
         super().backward(loss * 2)
 
 
+class Halved(StepRunner):
+    """A step with a way of its own to call the net."""
+
+    def forward(self, batch):
+        features, labels = batch
+        return self.net(features / 2), labels
+
+
+class Listing(nn.Module):
+    """Gives a list: an item for each sample, or one of two outputs."""
+
+    def __init__(self, seed, one_each):
+        super().__init__()
+        self.inner, self.one_each = mlp(seed, outputs=2), one_each
+
+    def forward(self, x):
+        out = self.inner(x)
+        return [row[:, None] for row in out] if self.one_each else [out, out[:, :1]]
+
+
 class Rounding(EpochRunner):
     """A pass that rounds its numbers."""
 

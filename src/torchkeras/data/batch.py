@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from torchkeras.engine.checks import bad_type, bad_value
 
 LABEL_KEYS = ("labels", "label", "y", "targets", "target")
 SHAPES = "(x,), (x, y), (x, y, sample_weight), a dict or one value"
+# of the nets that were trained or measured: the inputs by name, and the labels that forward could have taken as input
+SEEN: weakref.WeakKeyDictionary[nn.Module, tuple[set[Any], set[Any]]] = weakref.WeakKeyDictionary()
 HINT = "Put several inputs into x as a tuple or a dict, or override StepRunner.forward for another layout."
 
 
@@ -64,11 +67,13 @@ def split(batch: Any, net: nn.Module | None = None, loss_fn: Any = None, *, whol
     fields = fields_of(batch)
     if fields is None:
         return split_object(batch, net)
-    return split_fields(batch, fields, signature_of(net), labelled, net, loss_fn)
+    return split_fields(batch, fields, net, loss_fn, labelled)
 
 
 def split_by_position(batch: Any, net: nn.Module | None, loss_fn: Any, whole_numbers: bool) -> tuple[Any, Any, Any]:
     """Take a tuple or list apart: one item, a pair, or three and more of them by what forward and loss require."""
+    if net is not None and isinstance(batch[0], Mapping):
+        SEEN.setdefault(net, (set(), set()))[0].update(batch[0])
     if len(batch) == 2:
         features, labels = batch
         return (as_inputs(features, labels, net) if type(features) in (tuple, list) else features), labels, None
@@ -128,10 +133,10 @@ def fields_of(batch: Any) -> dict[Any, Any] | None:
     return None
 
 
-def split_fields(batch: Any, fields: dict[Any, Any], taken: Signature | None, labelled: bool, net: nn.Module | None,
-                 loss_fn: Any) -> tuple[Any, Any, Any]:
+def split_fields(batch: Any, fields: dict[Any, Any], net: nn.Module | None, loss_fn: Any,
+                 labelled: bool) -> tuple[Any, Any, Any]:
     """Take named fields apart."""
-    key = label_key(fields, taken, labelled)
+    taken, key = signature_of(net), label_key(fields, net, labelled)
     rest = {name: value for name, value in fields.items() if name != key}
     if isinstance(batch, Mapping):
         return rest, None if key is None else fields[key], None
@@ -147,32 +152,41 @@ def split_fields(batch: Any, fields: dict[Any, Any], taken: Signature | None, la
     return (values[0] if len(values) == 1 else values), labels, None
 
 
-def label_key(fields: Mapping[Any, Any], taken: Signature | None, labelled: bool) -> Any:
+def label_key(fields: Mapping[Any, Any], net: nn.Module | None, labelled: bool = True) -> Any:
     """Return the name of the labels: one that forward does not take, else one that it can do without."""
-    named = [key for key in LABEL_KEYS if key in fields]
-    if taken is None:
+    named, taken = [key for key in LABEL_KEYS if key in fields], signature_of(net)
+    if taken is None or net is None:
         return named[0] if named else None
     apart = [key for key in named if not taken.takes(key)]
-    optional = [key for key in named if key not in taken.required]
-    if not apart and optional and not labelled and optional[0] not in ("labels", "label"):
+    inputs, labels = SEEN.setdefault(net, (set(), set()))
+    optional = [key for key in named if key not in taken.required and (labelled or key not in inputs)]
+    if labelled:
+        labels.update(optional[:1] if not apart else ())
+    elif not apart and optional and optional[0] not in {"labels", "label", *labels}:
         raise bad_value("data", received=f"a dict with {optional[0]!r}, which forward{taken.text} can do without",
                         expected="what tells whether it is an input or the labels",
                         fix=f"Pass ({{...}},) where it is an input, or leave {optional[0]!r} out where it is not.")
     return next(iter(apart or optional), None)
 
 
-def named_by_chance(batch: Any, net: nn.Module | None) -> str | None:
-    """Return a note where a name alone tells which field of a batch is the labels; None where the signature does."""
-    fields, taken = (None, None) if type(batch) in (list, tuple, Tensor) else (fields_of(batch), signature_of(net))
+def readings(batch: Any, net: nn.Module, loss: bool) -> list[str]:
+    """Return what a reader should know of how a batch is taken: labels by their name alone, fields that are left out.
+
+    Args:
+        batch: the batch.
+        net: whose forward takes it.
+        loss: whether a loss takes the labels, not the net itself.
+    """
+    features, taken = batch[0] if type(batch) in (list, tuple) and batch else batch, signature_of(net)
+    fields = None if isinstance(features, Tensor) else fields_of(features)
     if fields is None or taken is None:
-        return None
-    key = label_key(fields, taken, labelled=True)
-    if key is None:
-        return None
-    others = [one for one in LABEL_KEYS if one in fields and one != key and not taken.takes(one)]
-    if taken.takes(key):
-        return f"batch[{key!r}] is taken as the labels by its name; forward takes an input of that name too"
-    return f"batch[{key!r}] is taken as the labels by its name, and {others[0]!r} is left out" if others else None
+        return []
+    key = label_key(fields, net) if features is batch else None
+    left = [name for name in left_out(fields, net) if name != key]
+    found = [f"batch: forward takes no {', '.join(map(repr, left))}, which is left out"] if left else []
+    if loss and key is not None and taken.takes(key):
+        found.append(f"batch[{key!r}] is taken as the labels, by its name; forward could take it as an input too")
+    return found
 
 
 def split_object(batch: Any, net: nn.Module | None) -> tuple[Any, Any, Any]:

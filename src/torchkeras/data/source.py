@@ -117,6 +117,7 @@ class Batches:
         self.total = 0  # batches that all passes gave
         self.between: Callable[[], None] | None = None  # called before each batch is read, when all is done before it
         self.begins: Callable[[], None] | None = None  # called as a pass begins, before anything is drawn for it
+        self.items: int | None = None  # of the tuple or list that each batch is; 0 for batches that are none
         self.used = False  # whether there was a pass before this one
         self._has_given = False
 
@@ -168,6 +169,8 @@ class Batches:
         mover = self.mover
         # an iterator that is not used would draw random numbers too
         for batch in self._whole(start) if self.sharing is None else self._shared(self.sharing, start):
+            if not self._has_given or self.items is None:
+                self.items = len(batch) if type(batch) in (tuple, list) else 0
             self._has_given = True
             self.given += 1
             self.total += 1

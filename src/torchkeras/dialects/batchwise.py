@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -16,11 +15,14 @@ from torchkeras.data import batch as batches
 from torchkeras.data.arrays import ArrayDataset, wide_dtype
 from torchkeras.dialects.epochs import keras_names
 from torchkeras.dialects.given import features_only, together
-from torchkeras.engine import explain, hardware, modes, preflight
+from torchkeras.engine import hardware, modes, preflight
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.ending import NonFiniteLoss
 from torchkeras.engine.epoch import EpochRunner
+from torchkeras.engine.monitor import Monitor
+from torchkeras.engine.predicting import Predictor
+from torchkeras.engine.run import Run, Tools
 from torchkeras.engine.schedule import interval_of
 from torchkeras.engine.step import StepRunner
 from torchkeras.engine.words import Stage
@@ -80,12 +82,9 @@ class Batchwise:
                     part.to(device)
             scheduler = model.lr_scheduler
             each_step = training and scheduler is not None and interval_of(scheduler, "auto") == "step"
-            # in one process and without mixed precision, this is all that a step asks of an Accelerator
-            alone: Any = SimpleNamespace(mixed_precision="no", gradient_accumulation_steps=1, sync_gradients=True,
-                                         device=device or torch.device("cpu"))
-            step = StepRunner(model.net, model.loss_fn, alone, stage, metrics, model.optimizer if training else None,
-                              scheduler if each_step else None)
-            step.looking, step.argument = True, "x"
+            step = StepRunner(model.net, model.loss_fn, by_itself(device), stage, metrics,
+                              model.optimizer if training else None, scheduler if each_step else None)
+            step.looking, step.argument, step.facts = True, "x", model.loss_facts
             self.runners[stage] = EpochRunner(step)
         return self.runners[stage]
 
@@ -94,11 +93,18 @@ class Batchwise:
         self.runners = {}
 
 
-def predictions(net: nn.Module, x: Any) -> Any:
-    """What a net puts out for a batch, as numpy arrays."""
-    (features,) = on_device_of(net, features_only(x))
-    with modes.evaluating(net), torch.no_grad(), explain.in_forward(net, (features,)):
-        return outputs.to_numpy(modes.measured(net, functools.partial(batches.call, net), features))
+def predictions(model: KerasModel, x: Any) -> Any:
+    """Return what ``predict`` gives for one batch, as numpy arrays."""
+    batch = on_device_of(model.net, features_only(x))
+    device: Any = by_itself(hardware.device_of(model.net))
+    run = Run(config=FitConfig(), accelerator=device, monitor=Monitor("val_loss", "min"), tools=Tools({"val": {}}))
+    return outputs.to_numpy(Predictor(model, run)(batch).preds)
+
+
+def by_itself(device: torch.device | None) -> Any:
+    """Return all that a step asks of an Accelerator in one process and without mixed precision."""
+    return SimpleNamespace(mixed_precision="no", gradient_accumulation_steps=1, sync_gradients=True,
+                           device=device or torch.device("cpu"))
 
 
 def on_device_of(net: nn.Module, data: Any) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchkeras.dialects.batchwise import predictions
 from torchkeras.dialects.compiled import in_keras_order
-from torchkeras.dialects.held import Held, compiled_of, net_of
+from torchkeras.dialects.held import Held, compiled_of
 from torchkeras.dialects.moments import check_rate
 from torchkeras.engine.tracebacks import short_traceback
 
@@ -91,7 +91,7 @@ class OnBatches(Held):
             >>> Model(torch.nn.Flatten()).predict_on_batch(torch.zeros(4, 2, 3)).shape
             (4, 6)
         """
-        return predictions(net_of(self), x)
+        return predictions(self.engine, x)
 
     @short_traceback
     def reset_metrics(self) -> None:

@@ -63,6 +63,8 @@ class OutputLosses(nn.Module):
         1.5
     """
 
+    takes_whole_outputs = True  # and not only what they have under "logits"
+
     def __init__(self, losses: Mapping[Output, Any], weights: Mapping[str, float]) -> None:
         super().__init__()
         self.reduction = "mean"

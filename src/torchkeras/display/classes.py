@@ -36,23 +36,39 @@ class Judged(NamedTuple):
 class Recorded:
     """Batches as they come, kept until their outputs have come too."""
 
-    def __init__(self, data: Iterable[Any]) -> None:
-        self.data = data
+    def __init__(self, data: Iterable[Any], net: Any) -> None:
+        self.data, self.net = data, net
         self.features: deque[Any] = deque()
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.data:
-            self.features.append(split(batch)[0])
+            self.features.append(features_of(batch, self.net))
             yield batch
 
 
-def classifies(loss_fn: Any) -> bool:
-    """Whether a loss is one of those that classifiers have."""
+def features_of(batch: Any, net: Any) -> Any:
+    """Return the features of a batch; all of it where its layout is a step's own."""
     try:
-        outputs.family(loss_fn)
+        return split(batch, net)[0]
+    except ValueError:
+        return batch
+
+
+def classifies(model: Any) -> bool:
+    """Return whether a loss is one of those that classifiers have, or the net's own, which its outputs will tell."""
+    try:
+        outputs.check_reading(model.loss_fn, "probabilities", model.net)
     except ValueError:
         return False
     return True
+
+
+def probabilities_of(preds: Any, model: Any) -> Any:
+    """Return a net's outputs as probabilities; None where they are none."""
+    try:
+        return outputs.read(preds, model.loss_fn, "probabilities", model.net)
+    except ValueError:
+        return None
 
 
 def judge(model: Any, data: Any, most: int = 12) -> Judged | None:
@@ -63,12 +79,13 @@ def judge(model: Any, data: Any, most: int = 12) -> Judged | None:
         data: what ``evaluate`` takes.
         most: how many of the most wrong samples to keep.
     """
-    if not classifies(model.loss_fn):
+    if not classifies(model) or outputs.problem_type(model.net) == "multi_label_classification":
         return None
-    recorded = Recorded(batches(data, name="val_data", dtype=wide_dtype(model.net)))
+    recorded = Recorded(batches(data, name="val_data", dtype=wide_dtype(model.net)), model.net)
     counts, worst = torch.zeros(0, 0, dtype=torch.int64), list[Wrong]()
-    for preds, labels in model.predict(recorded, output="probabilities", with_labels=True, stream=True):
-        features, pair = recorded.features.popleft(), one_class(preds, labels)
+    for found in model.predictions(batches(recorded, name="val_data"), "raw", stream=True, with_labels=True):
+        features = recorded.features.popleft()
+        pair = one_class(probabilities_of(found.preds, model), found.judged_by)
         if pair is None:
             return None
         probabilities, truth = pair
@@ -117,13 +134,22 @@ def wrong(features: Any, probabilities: Tensor, labels: Tensor, most: int) -> li
     truth = probabilities.gather(1, labels.where(known, torch.zeros_like(labels))[:, None])[:, 0]
     places = torch.nonzero(known & (guesses != labels))[:, 0]
     places = places[truth[places].argsort(stable=True)][:most]
-    return [Wrong(at(features, place), int(labels[place]), int(guesses[place]), float(confidence[place]),
+    return [Wrong(at(features, place, len(labels)), int(labels[place]), int(guesses[place]), float(confidence[place]),
                   float(truth[place])) for place in places.tolist()]
 
 
-def at(features: Any, place: int) -> Any:
-    """One sample of a batch, in main memory."""
+def at(features: Any, place: int, count: int) -> Any:
+    """Return one sample of a batch, in main memory."""
+    if isinstance(features, (tuple, list)) and is_one_each(features, count):
+        features = features[place]
+        return map_tree(lambda leaf: leaf.detach().cpu().clone() if isinstance(leaf, Tensor) else leaf, features)
+
     def one(leaf: Any) -> Any:
         return leaf[place].detach().cpu().clone() if isinstance(leaf, Tensor) and leaf.dim() else leaf
 
     return map_tree(one, features)
+
+
+def is_one_each(features: Any, count: int) -> bool:
+    """Return whether a list holds an item for each sample, such as images of unlike sizes, and not several inputs."""
+    return len(features) == count and not all(isinstance(one, Tensor) and one.shape[:1] == (count,) for one in features)

@@ -125,8 +125,13 @@ def mismatches(preds: list[Any], labels: list[Any]) -> Iterator[tuple[int, int]]
     """Yield the places of predictions and labels whose broadcast is larger than both."""
     for label, other in enumerate(labels):
         for pred, one in enumerate(preds):
-            if isinstance(one, Tensor) and isinstance(other, Tensor) and grows(one.shape, other.shape):
+            if is_plain(one) and is_plain(other) and grows(one.shape, other.shape):
                 yield pred, label
+
+
+def is_plain(value: Any) -> bool:
+    """Return whether this is a tensor with one shape: the rows of a nested one have each its own."""
+    return isinstance(value, Tensor) and not value.is_nested
 
 
 def grows(one: torch.Size, other: torch.Size) -> bool:

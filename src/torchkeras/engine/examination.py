@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from torchkeras.data.batch import LABEL_KEYS, label_key
 from torchkeras.data.samples import parts_of, size
-from torchkeras.data.signature import signature_of, unwrapped
+from torchkeras.data.signature import unwrapped
 from torchkeras.data.tree import map_tree
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.denominator import Denominator, known_denominator
@@ -127,8 +127,12 @@ def of_sharded(step: Any, batch: Any) -> Denominator | None:
 
 def paired(preds: Any, labels: Any) -> bool:
     """Tell whether predictions and labels are two tensors with a row for each sample."""
-    return isinstance(preds, Tensor) and isinstance(labels, Tensor) and preds.dim() > 0 and labels.dim() > 0 and (
-        len(preds) == len(labels))
+    return all(isinstance(one, Tensor) and has_rows(one) for one in (preds, labels)) and len(preds) == len(labels)
+
+
+def has_rows(tensor: Tensor) -> bool:
+    """Tell whether rows can be taken of a tensor: not of a nested or sparse one."""
+    return not tensor.is_nested and tensor.layout == torch.strided and tensor.dim() > 0
 
 
 def of_loss(loss: Any, preds: Tensor, labels: Tensor) -> Denominator | None:
@@ -210,7 +214,7 @@ def some(batch: Any, rows: list[int], samples: int) -> Any:
     """
     def take(leaf: Any) -> Any:
         if isinstance(leaf, (Tensor, np.ndarray)) and leaf.ndim:
-            if len(leaf) != samples:
+            if len(leaf) != samples or (isinstance(leaf, Tensor) and not has_rows(leaf)):
                 raise Indivisible
             return leaf[rows]
         if hasattr(leaf, "to") and not isinstance(leaf, Tensor):
@@ -232,7 +236,7 @@ def with_labels(batch: Any, labels: Tensor | None, net: nn.Module) -> Any:
     if labels is None:
         return batch
     if isinstance(batch, Mapping):
-        return {**batch, label_key(batch, signature_of(net), labelled=True) or LABEL_KEYS[0]: labels}
+        return {**batch, label_key(batch, net) or LABEL_KEYS[0]: labels}
     if type(batch) in (tuple, list) and len(batch) > 1:
         return type(batch)([batch[0], labels, *batch[2:]])
     raise Indivisible

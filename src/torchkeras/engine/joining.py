@@ -135,7 +135,7 @@ def batchwise(lists: list[list[Any]], counted: list[list[int]]) -> list[Any]:
     groups: dict[int, list[Any]] = {}
     for number, item in zip(numbers, items, strict=True):
         groups.setdefault(number, []).append(item)
-    return [outputs.join(group) if len(group) > 1 else group[0] for group in groups.values()]
+    return [outputs.whole(group) for group in groups.values()]
 
 
 def stand_in(step: Any, batch: Any) -> Any:

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from torchkeras.data import Batches, OutOfData
-from torchkeras.data import batch as batches
-from torchkeras.engine import divergence, explain, hardware, schedule
+from torchkeras.engine import divergence, hardware, schedule
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.checkpoint import Best
 from torchkeras.engine.ending import NonFiniteLoss, PassEnded, Request
 from torchkeras.engine.epoch import Watched
 from torchkeras.engine.interrupt import workers_interrupted
-from torchkeras.engine.modes import DIFFERENTIATED, NOTE, evaluating, measured
+from torchkeras.engine.modes import DIFFERENTIATED, NOTE, evaluating
 from torchkeras.engine.monitor import check_monitor
 from torchkeras.engine.rehearsal import rehearse
 from torchkeras.engine.run import Run
 from torchkeras.engine.step import StepRunner
-from torchkeras.engine.together import Alone
 from torchkeras.engine.words import Stage
 
 
@@ -109,6 +106,7 @@ def one_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, data: 
     run.keeper.begin_pass(epoch_runner)
     with workers_interrupted(run):
         row = epoch_runner(data)
+    model.batch_items = data.items
     if (request := run.together.agree()) is not None:
         end = run.ended_by(request)
         if request.diverged:
@@ -165,14 +163,3 @@ def check_finite(model: Any, run: Run, row: dict[str, float], train: Batches, va
             step = build_step(model, run, "val", False, data.name) if alone else None
             why = divergence.afterwards(model, run, data, step)
             run.heed(Request(f"{name} is {row[name]} in epoch {run.epoch}: {why}"))
-
-
-def predict(model: Any, data: Batches, together: Alone) -> Iterator[tuple[Any, Any]]:
-    """The net's output and the labels, batch by batch; of several processes each gives its own."""
-    data.share_between(together, divide=False)
-    for batch in data:
-        features, labels, _ = batches.split(batch)
-        # the mode is set for each batch: between two batches of a stream the net is the caller's
-        with evaluating(model.net), torch.no_grad(), explain.in_forward(model.net, batch):
-            preds = measured(model.net, functools.partial(batches.call, model.net), features)
-        yield preds, labels

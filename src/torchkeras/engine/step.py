@@ -54,6 +54,7 @@ class StepRunner:
     notes: list[str]  # what a reader should know
     known: Denominator | None = None  # what the loss is a mean over
     weighed = False  # whether class weights were looked at
+    labelled = True  # whether labels are needed: not to predict
     whole_numbers = True  # whether whole numbers as a batch's third item are weights: not where a loader gives them
     looking = False  # True for the first batch of any pass: its labels are looked at before the loss is computed
     argument = "train_data"  # what errors call the data
@@ -94,7 +95,7 @@ class StepRunner:
             with self.autocast():
                 preds, labels, *weights = self.forward(batch)
                 if self.looking:
-                    self.look(preds, labels)
+                    self.look(preds, labels, batch)
                 found: Any = self.loss(preds, labels, *weights)
         except Exception as error:
             explain.in_step(error, self, batch, preds, labels)
@@ -103,11 +104,15 @@ class StepRunner:
         loss, self.parts = found if with_parts(found) else (found, {})
         return preds, labels, loss
 
-    def look(self, preds: Any, labels: Any) -> None:
+    def look(self, preds: Any, labels: Any, batch: Any) -> None:
         """Look at the labels of the first batch of a pass for what the loss cannot take, or would take wrongly."""
         self.looking = False
+        if "forward" not in self.own:
+            self.notes.extend(note for note in batches.readings(batch, self.net, self.loss_fn is not None)
+                              if note not in self.notes)
         own = type(self).loss is not StepRunner.loss
-        preflight.check_labels(self.loss if own else self.loss_fn, self.loss_fn, preds, labels, self.argument)
+        preflight.check_labels(self.loss if own else self.loss_fn, self.loss_fn,
+                               outputs.scored(self.loss_fn, preds), labels, self.argument)
 
     def rehearse(self, batch: Any) -> tuple[Any, Any, Tensor]:
         """The same for the first batch, which is looked at for mistakes while nothing has changed yet."""
@@ -131,10 +136,18 @@ class StepRunner:
     def forward(self, batch: Any) -> tuple[Any, ...]:
         """Take the batch apart and run the net: ``(preds, labels)``, or ``(preds, labels, sample weights)``."""
         features, labels, weights = batches.split(batch, self.net, self.loss_fn, whole_numbers=self.whole_numbers,
-                                                  labelled=self.stage != "predict")
+                                                  labelled=self.labelled)
         own_loss = self.loss_fn is None and isinstance(batch, Mapping)  # then the net takes its labels itself
         preds = batches.call(self.net, batch if own_loss else features)
         return (preds, labels) if weights is None else (preds, labels, weights)
+
+    def predict(self, batch: Any) -> Any:
+        """Return what the net predicts for a batch, with or without labels: the preds of ``forward``.
+
+        Override it where that is something else, such as text that a net generates: return tensors whose first
+        dimension is the samples, or a list with an item for each sample.
+        """
+        return self.forward(batch)[0]
 
     def loss(self, preds: Any, labels: Any, weights: Tensor | None = None) -> Tensor:
         """The scalar to learn from, or ``(scalar, {name: part of it})``; a net may bring its own."""
@@ -142,6 +155,7 @@ class StepRunner:
         if own is not None:
             return own
         preflight.check_has_loss(self.loss_fn, labels, self.argument)
+        preds = outputs.scored(self.loss_fn, preds)
         if self.config.class_weight is not None and self.stage == "train":
             self.weighed = True
             if self.rehearsing:
