@@ -207,3 +207,24 @@ def test_the_example_learns(capsys, monkeypatch):
 
     assert transformers_tiny.main(["--samples", "400", "--epochs", "4"]) > 0.9
     assert "of 80 sentences" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["tagger", "gpt", "t5"])
+def test_tokens_that_labels_leave_out_do_not_count_at_any_batch_size_or_accumulation(name):
+    make, data = NETS[name]
+    kept = torch.arange(LENGTH) < torch.randint(2, LENGTH + 1, (N, 1), generator=torch.Generator().manual_seed(3))
+    data = data | {"labels": data["labels"].where(kept, -100)}
+    net = make()
+    whole = through(net, data).loss.item()
+    for size in (1, 4, N):
+        assert KerasModel(net).evaluate(ready(data, size))["val_loss"] == pytest.approx(whole, rel=1e-6)
+    weights = []
+    for size, steps in ((2, 2), (4, 1), (2, 4)):
+        net = make().eval()  # no dropout, which would draw other numbers for other batches
+        for module in net.modules():
+            module.train = lambda mode=True, module=module: module
+        model = KerasModel(net, optimizer=torch.optim.SGD(net.parameters(), lr=0.1))
+        model.fit(ready(data, size), epochs=1, gradient_accumulation_steps=steps, ckpt_path=None, quiet=True)
+        weights.append(nn.utils.parameters_to_vector(net.parameters()).detach())
+    assert torch.allclose(weights[0], weights[1], rtol=0, atol=1e-6)
+    assert not torch.allclose(weights[2], weights[1], rtol=0, atol=1e-5)  # control

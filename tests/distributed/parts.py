@@ -236,6 +236,45 @@ class OwnLoss(nn.Module):
             "logits": logits, "loss": nn.functional.cross_entropy(logits, labels)}
 
 
+class Tokens(nn.Module):
+    """A net with its own loss over tokens, of this place or of the next."""
+
+    def __init__(self, seed, shifted):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.embedding, self.head, self.shifted = nn.Embedding(9, 4), nn.Linear(4, 9), shifted
+
+    def forward(self, input_ids, labels=None):
+        logits = self.head(self.embedding(input_ids).cumsum(1))
+        seen, truth = (logits[:, :-1], labels[:, 1:]) if self.shifted else (logits, labels)
+        return {"logits": logits, "loss": nn.functional.cross_entropy(seen.flatten(0, 1), truth.flatten())}
+
+
+class Boxes(nn.Module):
+    """A net that takes a list of images of unlike sizes."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layer = nn.Conv2d(3, 2, 3)
+
+    def forward(self, images):
+        return torch.stack([self.layer(one[None]).mean((0, 2, 3)) for one in images])
+
+
+class Both(nn.Module):
+    """A net with two outputs."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.trunk, self.a, self.b = nn.Linear(WIDTH, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        hidden = self.trunk(x).tanh()
+        return {"a": self.a(hidden), "b": self.b(hidden)}
+
+
 class LearnedScale(nn.Module):
     """A loss with a parameter of its own."""
 

@@ -75,6 +75,7 @@ REASONS = {
     "other epochs in one process": r"ValueError: fit: .* in process 1",
     "parts of one sample for batchnorm": r"ValueError: train_data: .* for BatchNorm1d",
     "a metric that fails in the last process": r"ArithmeticError: not here",
+    "a loss that is no mean": r"ValueError: loss_fn: received a loss which is no mean over samples or labels",
     "ready batches that cannot be divided": r"TypeError: train_data: received batches with a Boxed in them",
 }
 

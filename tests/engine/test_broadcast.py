@@ -261,7 +261,8 @@ def test_fit_and_evaluate_refuse_it_and_name_the_data():
 
 
 @pytest.mark.parametrize("loss_fn", [nn.MSELoss(), "mse", functools.partial(F.mse_loss, reduction="mean"),
-                                     functools.partial(functools.partial(F.l1_loss)), nn.PoissonNLLLoss()], ids=["MSELoss", "mse", "partial of mse", "partial of l1", "PoissonNLLLoss"])
+                                     functools.partial(functools.partial(F.l1_loss)), nn.PoissonNLLLoss()],
+                         ids=["MSELoss", "mse", "partial of mse", "partial of l1", "PoissonNLLLoss"])
 def test_losses_of_torch_are_looked_at_in_evaluate_too(loss_fn):
     with pytest.raises(ValueError, match="val_data: received labels of shape.*broadcast"):
         model_of(loss_fn).evaluate((X, Y.abs()))

@@ -54,8 +54,10 @@ class Means:
                    if name in losses]
             places, values, counts = zip(*own, strict=True)
             self.add_column(name, values, [samples_of(count) for count in counts], places)
-            if isinstance(counts[0], Terms) and name == next(iter(waiting[0][0])):
-                self.add_terms(name, values, counts)
+            # a stand-in of one of several processes counts 0 and has no terms
+            terms = [(value, count) for value, count in zip(values, counts, strict=True) if isinstance(count, Terms)]
+            if terms and name == next(iter(waiting[0][0])):
+                self.add_terms(name, *zip(*terms, strict=True))
         self.done += len(waiting)
 
     def add_column(self, name: str, values: Sequence[Any], counts: Sequence[Any], places: Sequence[int] = ()) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ def recognise(loss_of: LossOf, labels: Tensor | None, samples: int) -> Denominat
         samples: how many samples there are, at least one.
     """
     rows = chosen(labels, samples)
+    labels = with_labels_that_count(loss_of, labels, rows)
     early = at_first_sight(loss_of, labels, rows)
     if early is not None:
         return early
@@ -47,6 +49,23 @@ def recognise(loss_of: LossOf, labels: Tensor | None, samples: int) -> Denominat
     if found:  # several that differ agree where both parts have the same loss
         return found[0] if len({sums.ratio(one) for one in found}) == 1 else Denominator("unseen")
     return Denominator("sum") if sums.add_up() else Denominator("other")
+
+
+def with_labels_that_count(loss_of: LossOf, labels: Tensor | None, rows: list[int]) -> Tensor | None:
+    """Return labels at which the loss is finite: others, where these are all the same and are left out.
+
+    On an accelerator they stay: a loss that takes no such label would end the program there.
+    """
+    if labels is None or not labels.is_cpu or labels.is_floating_point() or labels.dtype == torch.bool or not (
+            labels.numel()) or bool((labels != labels.flatten()[0]).any()):
+        return labels
+    only = int(labels.flatten()[0])
+    for value in (only, only + 1, only - 1, 0, 1):
+        trial = torch.full_like(labels, value)
+        with suppress(Exception):  # a label that is no class
+            if math.isfinite(loss_of(rows, trial[rows])):
+                return trial
+    return labels
 
 
 def mark_half(labels: Tensor, ignored: float) -> None:
