@@ -1,5 +1,6 @@
 """One batch: taking apart, counting, moving, calling."""
 
+import dataclasses
 from collections import OrderedDict, defaultdict, namedtuple
 
 import numpy as np
@@ -152,3 +153,142 @@ def test_an_error_inside_the_net_is_not_taken_for_a_wrong_call():
 
     with pytest.raises(TypeError, match="from inside"):
         batches.call(Broken(), {"left": X})
+
+
+# what the signature of forward tells
+
+class Takes(nn.Module):
+    """Gives back what it was called with."""
+
+    def forward(self, x, y=None):
+        return x, y
+
+
+class Needs(nn.Module):
+    def forward(self, x, y):
+        return x, y
+
+
+class Physics(nn.Module):
+    def forward(self, x, y, t):
+        return x, y, t
+
+
+class Words(nn.Module):
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        return input_ids, attention_mask, labels
+
+
+@dataclasses.dataclass
+class Record:
+    features: torch.Tensor
+    targets: torch.Tensor
+
+
+@dataclasses.dataclass
+class Two:
+    left: torch.Tensor
+    right: torch.Tensor
+    labels: torch.Tensor
+
+
+Named = namedtuple("Named", "features targets")
+
+
+@pytest.mark.parametrize(("batch", "net", "inputs", "labels"), [
+    ({"x": X, "y": Y}, Takes(), ["x"], "y"),
+    ({"x": X, "y": X, "target": Y}, Takes(), ["x", "y"], "target"),
+    ({"x": X, "y": X, "target": Y}, Needs(), ["x", "y"], "target"),
+    ({"x": X, "y": X}, Needs(), ["x", "y"], None),
+    ({"x": X, "y": X, "t": X}, Physics(), ["x", "y", "t"], None),
+    ({"input_ids": X, "labels": Y, "text": "so"}, Words(), ["input_ids", "text"], "labels"),
+    ({"left": X, "right": X, "y": X, "labels": Y}, Ops(), ["left", "right", "y"], "labels")])
+def test_labels_are_what_forward_does_not_need(batch, net, inputs, labels):
+    features, found, _ = batches.split(batch, net)
+    assert list(features) == inputs
+    assert found is (None if labels is None else batch[labels])
+
+
+def test_an_input_with_the_name_of_labels_is_known_from_training_or_refused_in_predict():
+    net, batch = Takes(), {"x": X, "y": X}
+    with pytest.raises(ValueError, match=r"data: received a dict with 'y', which forward\(x, y=None\)") as caught:
+        batches.split(batch, net, labelled=False)
+    assert "({...},)" in str(caught.value)
+    trained = Takes()
+    batches.split((batch, Y), trained)
+    assert batches.split(batch, trained, labelled=False)[0].keys() == batch.keys()
+    assert batches.split((batch,), Takes(), labelled=False)[0] is batch
+    measured = Takes()
+    batches.split(batch, measured)
+    assert batches.split(batch, measured, labelled=False)[1] is X
+
+
+def test_what_a_name_alone_decides_and_what_is_left_out_is_said():
+    text, = batches.readings({"x": X, "y": Y}, Takes(), loss=True)
+    assert "batch['y'] is taken as the labels, by its name" in text
+    text, = batches.readings({"input_ids": X, "labels": Y, "text": "so", "id": 3}, Words(), loss=False)
+    assert text == "batch: forward takes no 'text', 'id', which is left out"
+    for batch, net in (([X, Y], Takes()), ({"left": X, "right": X, "y": Y}, Ops()), ({"x": X, "y": X}, Needs())):
+        assert batches.readings(batch, net, loss=True) == []
+
+
+def test_columns_that_forward_does_not_take_are_left_out_of_the_call():
+    found = batches.call(Words(), {"input_ids": X, "text": "so"})
+    assert found[0] is X
+    assert found[1:] == (None, None)
+
+
+@pytest.mark.parametrize("record", [Record(X, Y), Named(X, Y), Pair(X, Y)])
+def test_records_go_by_name_and_else_by_position(record):
+    features, labels, _ = batches.split(record, nn.Linear(3, 2))
+    assert features is X
+    assert labels is Y
+
+
+def test_fields_of_a_record_that_forward_takes_are_inputs():
+    features, labels, _ = batches.split(Two(X, X + 1, Y), Ops())
+    assert features == {"left": X, "right": features["right"]}
+    assert labels is Y
+    moved = batches.to_device(Two(X, X, Y), "meta")
+    assert type(moved) is Two
+    assert moved.labels.device.type == "meta"
+
+
+def test_a_net_that_requires_two_inputs_gets_two():
+    features, labels, weights = batches.split((X, X + 1, Y), Ops())
+    assert len(features) == 2
+    assert labels is Y
+    assert weights is None
+    assert batches.split((X, X), Ops())[1] is X  # a pair stays a pair
+
+
+def test_a_net_of_one_input_gets_a_tuple_whole():
+    class Whole(nn.Module):
+        def forward(self, pair):
+            left, right = pair
+            return left - right
+
+    assert batches.call(Whole(), (X, X)).abs().sum() == 0
+
+
+def test_a_batch_of_graphs_gives_its_parts_by_name_or_itself():
+    class Graph:
+        x, edge_index, y, num_graphs = X, torch.zeros(2, 5), Y, 2
+
+        def to(self, device):
+            return self
+
+    class ByName(nn.Module):
+        def forward(self, x, edge_index):
+            return x
+
+    class Whole(nn.Module):
+        def forward(self, data):
+            return data.x
+
+    graph = Graph()
+    features, labels, _ = batches.split(graph, ByName())
+    assert features == {"x": X, "edge_index": Graph.edge_index}
+    assert labels is Y
+    assert batches.split(graph, Whole())[0] is graph
+    assert batches.split(graph, Whole())[1] is Y

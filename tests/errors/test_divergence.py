@@ -111,7 +111,8 @@ def test_a_loss_of_finite_numbers_that_is_not_finite_is_the_losss_own():
     calls = []
 
     def loss(preds, labels):
-        calls.append(1)
+        if preds.requires_grad:  # a step that learns
+            calls.append(1)
         return (preds - labels).square().mean() / (0.0 if len(calls) == 3 else 1.0)
 
     history, _ = fitted((X, Y), loss=loss)

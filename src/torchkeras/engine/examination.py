@@ -54,10 +54,13 @@ def look(step: Any, batch: Any) -> Denominator | None:
 
     Net, loss, random generators and the batch are as before.
     """
+    if is_sharded(step.net) and step.loss_fn is None:
+        raise bad_value("StepRunner.count", received="none, for a net that brings its own loss, with fsdp=True",
+                        expected="what that loss is a mean over", fix="Override StepRunner.count(batch).")
     terms = None if step.own else terms_of(step.loss_fn)
     found: Denominator | None = None
     each: dict[Any, Denominator] = {}
-    with undisturbed(step), suppress(Indivisible):
+    with undisturbed(step), suppress(Exception):  # the step itself will meet what goes wrong here, and explain it
         if is_sharded(step.net):  # every process has to run a net that is divided equally often
             found = of_sharded(step, batch)
         elif terms is None:
@@ -119,9 +122,6 @@ def found_out(step: Any, batch: Any) -> Denominator | None:
 def of_sharded(step: Any, batch: Any) -> Denominator | None:
     """Return what a loss is a mean over, with one call of the net."""
     preds, labels, *third = step.forward(batch)
-    if step.loss_fn is None:
-        raise bad_value("StepRunner.count", received="none, for a net that brings its own loss, with fsdp=True",
-                        expected="what that loss is a mean over", fix="Override StepRunner.count(batch).")
     return of_loss(step.loss, preds, labels) if not third and paired(preds, labels) else None
 
 

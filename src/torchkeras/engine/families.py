@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 FLOATS = "Features: x.float(), or as many bits as the net has (net.double() for float64 data)."
 FAMILIES: list[tuple[str, str]] = [  # what the text of an error holds, and what mends it; the first that fits counts
-    (r"missing \d+ required positional argument|takes .*positional argument.* given|unexpected keyword argument",
+    (r"missing \d+ required positional argument|must be Tensor, not (tuple|list)|takes .*positional argument.* given|"
+     r"unexpected keyword argument",
      "A batch's features give forward its inputs: x one, a tuple (x1, x2) two, a dict by name. Several inputs with "
      "labels are ((x1, x2), y); another layout is for StepRunner.forward."),
     (r"same device|found at least two devices|Input type \(torch\.(cuda|mps|xpu).*weight type|but found.*device",
