@@ -184,6 +184,8 @@ def check_class_weight(config: FitConfig, model: Any) -> None:
 
 def check_step_objects(model: Any) -> None:
     """Refuse keywords that the StepRunner does not take, with the name that may have been meant."""
+    if not model.step_objects:
+        return
     taken = inspect.signature(model.StepRunner).parameters
     if any(one.kind is one.VAR_KEYWORD for one in taken.values()):
         return

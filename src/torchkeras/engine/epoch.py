@@ -45,12 +45,13 @@ class EpochRunner:
         """Go through the data once; the numbers of the epoch."""
         for metric in self.metrics_dict.values():
             metric.reset()
+        step, weight = self.step_runner, getattr(self.step_runner, "weight", self.count)
         for batch, count in self.windows(loader):
-            step_losses, self.last = self.step_runner(batch)
+            step_losses, self.last = step(batch)
             if self.deciding:
-                self.undecided.append((step_losses, batch, self.weight(batch)))
+                self.undecided.append((step_losses, batch, weight(batch)))
             else:
-                self.add(step_losses, self.weight(batch) if count is None else count)
+                self.add(step_losses, weight(batch) if count is None else count)
         self.decide()
         row = self.row()
         for metric in self.metrics_dict.values():

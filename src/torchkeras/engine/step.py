@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -218,7 +219,7 @@ class StepRunner:
 
     def counted(self, labels: Any, batch: Any) -> Any:
         """Return how much labels count."""
-        terms = weighing.terms_of(self.loss_fn)
+        terms = self.terms
         if terms is not None:
             size = samples.size(batch, self.net)
             return weighing.Terms(size, terms.term_counts(labels), terms.shares, terms.terms, terms.scales)
@@ -229,6 +230,11 @@ class StepRunner:
         """Return what the loss of the batch just done was a mean over, by the labels that the loss got."""
         recounts = "forward" in self.own and "count" not in self.own and isinstance(self.seen, Tensor)
         return self.counted(self.seen, batch) if recounts else self.count(batch)
+
+    @functools.cached_property
+    def terms(self) -> Any:
+        """The losses of several outputs, where the loss is their sum."""
+        return weighing.terms_of(self.loss_fn)
 
     @property
     def denominator(self) -> Denominator:
