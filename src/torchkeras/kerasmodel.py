@@ -34,7 +34,6 @@ from torchkeras.engine.archive import archive
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.checks import bad_type, mistake, switch
 from torchkeras.engine.config import FitConfig
-from torchkeras.engine.denominator import LossFacts
 from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.fast import piloted
 from torchkeras.engine.forms import form
@@ -109,7 +108,6 @@ class KerasModel(nn.Module):
         self.from_scratch = True  # False gives the next fit an epoch 0 that only measures
         self.batch_items: int | None = None  # of each batch in the last pass; 0: no tuple or list
         self.run: Run | None = None
-        self.loss_facts = LossFacts()  # what the loss is a mean over, where that had to be found out
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the net."""
@@ -425,7 +423,7 @@ class KerasModel(nn.Module):
             hardware.same_weights(together, self.net, self.loss_fn)
             row = loop.measure_pass(self, run, CallbackList([], self), "val", data)
             same_stream(together)
-        found = self.loss_facts.found
+        found = run.facts["val"].found
         if data.length != 1 and found is not None and found.kind == "other":
             warnings.warn(examination.DEPENDS, stacklevel=level_of_caller())
         return row

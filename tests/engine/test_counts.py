@@ -50,7 +50,48 @@ def trained(make, loss_fn, data, accumulated=1, face=KerasModel, **options):
     return nn.utils.parameters_to_vector(net.parameters()).detach(), history["train_loss"][0]
 
 
+class Focal(nn.CrossEntropyLoss):
+    """A loss of torch's with a forward of its own: what its options say is not what it does."""
+
+    def forward(self, preds, labels):
+        losses = F.cross_entropy(preds, labels, reduction="none")
+        return ((1 - (-losses).exp()) * losses).mean()
+
+
+class Summed(nn.Module):
+    """A loss that adds up, whatever its attribute says."""
+
+    reduction = "mean"
+
+    def forward(self, preds, labels):
+        return F.cross_entropy(preds, labels, reduction="sum")
+
+
+def without(*marks):
+    def loss(preds, labels):
+        used = torch.stack([labels != mark for mark in marks]).all(0)
+        return F.cross_entropy(preds[used], labels[used].long())
+
+    return loss
+
+
+def of_numbers_above(mark):
+    return lambda preds, labels: (preds - labels)[labels != mark].square().mean()
+
+
+def marked(mark):
+    return CLASSES.where(torch.arange(N) % 3 > 0, torch.tensor(mark))
+
+
 MEANS = {
+    "a function that ignores -1": (without(-1), marked(-1)),
+    "a function that ignores 255": (without(255), marked(255).to(torch.uint8)),
+    "a function that ignores two": (without(-1, 2), marked(-1)),
+    "classes of int8": (without(-1), marked(-1).to(torch.int8)),
+    "a function that leaves out -1.0": (of_numbers_above(-1.0), HOLES.nan_to_num(-1.0)),
+    "a function that leaves out 0.0": (of_numbers_above(0.0), HOLES.nan_to_num(0.0)),
+    "a class of torch's with a forward of its own": (Focal(ignore_index=2, weight=WEIGHT), CLASSES),
+    "an attribute that lies": (Summed(), CLASSES),
     "partial with class weights": (functools.partial(F.cross_entropy, weight=WEIGHT), CLASSES),
     "partial with ignore_index": (functools.partial(F.cross_entropy, ignore_index=2), CLASSES),
     "a function that ignores -100": (lambda preds, labels: F.cross_entropy(preds, labels), IGNORED),
@@ -79,7 +120,7 @@ def test_accumulated_batches_give_the_weights_of_the_large_one(name):
     loss_fn, labels = MEANS[name]
     small, loss = trained(flat, loss_fn, (X, labels), 4, batch_size=5, shuffle=False)
     large, other = trained(flat, loss_fn, (X, labels), 1, batch_size=20, shuffle=False)
-    assert torch.allclose(small, large, rtol=0, atol=1e-6 if "adds up" not in name else 1e-4)
+    assert torch.allclose(small, large, rtol=0, atol=1e-4 if "adds up" in name or "lies" in name else 1e-6)
     assert loss == pytest.approx(other, rel=1e-5)
     shifted, _ = trained(flat, loss_fn, (X, labels), 4, batch_size=4, shuffle=False)
     assert not torch.allclose(shifted, large, rtol=0, atol=1e-5)  # control: other windows
@@ -101,6 +142,28 @@ def test_a_loss_that_is_no_mean_is_not_divided_and_fit_says_what_its_number_is(l
     with torch.no_grad():
         whole = float(loss_fn(net.eval()(X), labels))
     assert model.evaluate((X, labels), batch_size=N)["val_loss"] == pytest.approx(whole, rel=1e-6)
+
+
+def test_a_weighed_class_that_comes_late_is_told_and_not_divided():
+    labels = CLASSES.clone()
+    labels[:30] = 1
+
+    def loss_fn(preds, labels):
+        return F.cross_entropy(preds, labels, weight=WEIGHT)
+
+    model = KerasModel(flat(), loss_fn)
+    with pytest.warns(UserWarning, match="depends on the batch size"):
+        model.evaluate((X, labels), batch_size=10)
+    with pytest.raises(ValueError, match="loss_fn: received a loss which is no mean"):
+        trained(flat, loss_fn, (X, labels), 2, batch_size=10, shuffle=False)
+
+
+def test_what_was_told_in_evaluate_does_not_pass_a_later_fit_that_divides():
+    model = KerasModel(flat(), info_nce)
+    with pytest.warns(UserWarning, match="depends on the batch size"):
+        model.evaluate((X, CLASSES), batch_size=10)
+    with pytest.raises(ValueError, match="loss_fn: received a loss which is no mean"):
+        model.fit((X, CLASSES), batch_size=10, gradient_accumulation_steps=2, **QUIET)
 
 
 def test_a_count_of_ones_own_makes_such_a_loss_exact():
@@ -272,6 +335,48 @@ def test_batches_with_time_first_count_their_labels(loss_fn, last):
         assert KerasModel(net, loss_fn).evaluate(loader)["val_loss"] == pytest.approx(whole, rel=1e-6)
 
 
+@pytest.mark.parametrize(("shape", "loss_fn"), [
+    ((1, 6, 5), nn.BCEWithLogitsLoss()),
+    ((1, 6, 5), lambda preds, labels: F.binary_cross_entropy_with_logits(preds, labels)),
+    ((6, 5), lambda preds, labels: F.binary_cross_entropy_with_logits(preds[:, 0], labels)),
+    ((1, 6, 5), lambda preds, labels: F.binary_cross_entropy_with_logits(preds, labels, reduction="none").sum((2, 3))
+     .mean())], ids=["torch's", "a function", "without a channel", "a sum over pixels"])
+def test_pixels_are_counted(shape, loss_fn):
+    torch.manual_seed(5)
+    x, y = torch.randn(13, 3, 6, 5), torch.randint(0, 2, (13, *shape)).float()
+    net = nn.Conv2d(3, 1, 1)
+    with torch.no_grad():
+        whole = loss_fn(net(x), y).item()
+    for size in (1, 3, 4, 13):
+        found = KerasModel(net, loss_fn).evaluate(DataLoader(TensorDataset(x, y), size))["val_loss"]
+        assert found == pytest.approx(whole, rel=1e-6)
+
+
+class Flat(nn.Module):
+    """Classes for every place of a text, in rows below each other."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.embedding, self.head = nn.Embedding(20, 6), nn.Linear(6, 20)
+
+    def forward(self, x):
+        return self.head(self.embedding(x)).flatten(0, 1)
+
+
+def test_rows_for_every_place_are_counted_by_the_labels_of_the_places():
+    texts, net = Texts(), Flat()
+
+    def loss_fn(preds, labels):
+        return F.cross_entropy(preds, labels.flatten())
+
+    with torch.no_grad():
+        whole = loss_fn(net(texts.ids), texts.labels).item()
+    for size in (1, 7, 30):
+        found = KerasModel(net, loss_fn).evaluate(DataLoader(TensorDataset(texts.ids, texts.labels), size))["val_loss"]
+        assert found == pytest.approx(whole, rel=1e-6)
+
+
 # nets that bring their own loss
 
 class Language(nn.Module):
@@ -317,6 +422,38 @@ def test_a_net_with_its_own_loss_over_tokens_is_counted_by_tokens(shifted):
     large, other = trained(lambda: Language(shifted), None, DataLoader(texts, 15))
     assert torch.allclose(small, large, rtol=0, atol=1e-6)
     assert loss == pytest.approx(other, rel=1e-6)
+
+
+def test_a_loss_verb_of_ones_own_is_counted_by_what_it_leaves_out():
+    class Verb(StepRunner):
+        def loss(self, preds, labels, weights=None):
+            return F.cross_entropy(preds.flatten(0, 1), labels.flatten())
+
+    class Own(KerasModel):
+        StepRunner = Verb
+
+    texts = Texts()
+    net = nn.Sequential(nn.Embedding(20, 6), nn.Linear(6, 20))
+    with torch.no_grad():
+        whole = F.cross_entropy(net(texts.ids).flatten(0, 1), texts.labels.flatten()).item()
+    for loss_fn in (None, "cross_entropy"):
+        for size in (1, 7, 30):
+            loader = DataLoader(TensorDataset(texts.ids, texts.labels), size)
+            assert Own(net, loss_fn).evaluate(loader)["val_loss"] == pytest.approx(whole, rel=1e-6)
+
+
+def test_an_update_of_ones_own_changes_nothing_of_the_count():
+    class Gentle(StepRunner):
+        def update(self):
+            super().update()
+
+    class Own(KerasModel):
+        StepRunner = Gentle
+
+    loss_fn, labels = MEANS["a function that ignores 0"]
+    small, _ = trained(flat, loss_fn, (X, labels), 4, Own, batch_size=5, shuffle=False)
+    large, _ = trained(flat, loss_fn, (X, labels), 1, batch_size=20, shuffle=False)
+    assert torch.allclose(small, large, rtol=0, atol=1e-6)
 
 
 # several outputs
@@ -561,7 +698,9 @@ def test_what_is_known_of_a_loss_by_its_kind(loss_fn, kind):
 
 def test_a_denominator_counts_labels_that_are_not_left_out():
     labels = torch.tensor([[1, -100, 2], [-100, -100, 3]])
-    assert Denominator("valid", -100).count(labels, 2) == 3
-    assert Denominator("shifted", -100).count(labels, 2) == 2
+    assert Denominator("valid", ignored=(-100,)).count(labels, 2) == 3
+    assert Denominator("valid", ignored=(-100, 2)).count(labels, 2) == 2
+    assert Denominator("shifted", ignored=(-100,)).count(labels, 2) == 2
     assert Denominator("elements").count(labels, 2) == 6
-    assert Denominator("valid", float("nan")).count(torch.tensor([1.0, float("nan")]), 2) == 1
+    assert Denominator("elements", dims=(1,)).count(labels, 2) == 3
+    assert Denominator("valid", ignored=(float("nan"),)).count(torch.tensor([1.0, float("nan")]), 2) == 1

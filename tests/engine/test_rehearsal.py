@@ -199,7 +199,8 @@ def test_a_run_that_was_rehearsed_is_bit_for_bit_one_that_was_not(kind, monkeypa
     rehearsed, model = run(kind, True, monkeypatch)
     plain, _ = run(kind, False, monkeypatch)
     assert different(rehearsed, plain) == []
-    assert not [note for note in model.run.notes if "looked at when its turn comes" in note]
+    notes = [note for note in model.run.notes if "looked at when its turn comes" in note]
+    assert len(notes) == (kind in STEPS)  # what can be read only once is left alone
 
 
 def test_control_reading_ahead_without_putting_back_is_seen(monkeypatch):

@@ -312,7 +312,9 @@ def call_with_fields(net: nn.Module, features: Mapping[Any, Any]) -> Any:
     try:
         return net(features)
     except TypeError as error:  # a net that wants a tensor, and not the dict it was given whole
-        raise (refusal if "dict" in str(error) else error) from error
+        if "dict" in str(error):
+            raise refusal from None
+        raise
 
 
 def left_out(features: Any, net: nn.Module) -> list[str]:

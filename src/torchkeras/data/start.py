@@ -36,7 +36,6 @@ class Start:
                  state: Any = None, total: int | None = None, again: bool = False) -> None:
         self.skip, self.first, self.state, self.total, self.again = skip, first, state, total, again
         self.waiting: Callable[[], None] | None = then
-        self.peeked: list[Any] = []  # batches of a source that can be read only once, which were read before their turn
 
     def then(self) -> None:
         """The moment before the next batch."""
@@ -71,8 +70,6 @@ class Start:
 
     def of(self, source: Any) -> Iterable[Any]:
         """The rest of a pass over any source."""
-        if self.peeked:
-            source = chained(self.peeked, source)
         if not (self.skip or self.again) and self.total is None and self.state is None:
             return source
         if self.state is not None:
@@ -82,14 +79,6 @@ class Start:
         if numbered(source):
             return beginning_at(source, self)
         return self.rest(source)
-
-
-def chained(first: list[Any], source: Any) -> Iterator[Any]:
-    """Yield what was read before its turn, then what the source has left."""
-    rest = iter(source)  # before the first batch: what a loader draws for a pass it draws here
-    yield from first
-    for item in rest:  # noqa: UP028 ("yield from" would close a user's generator, which goes on in the next pass)
-        yield item
 
 
 def numbered(source: Any) -> bool:

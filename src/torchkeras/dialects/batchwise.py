@@ -84,7 +84,7 @@ class Batchwise:
             each_step = training and scheduler is not None and interval_of(scheduler, "auto") == "step"
             step = StepRunner(model.net, model.loss_fn, by_itself(device), stage, metrics,
                               model.optimizer if training else None, scheduler if each_step else None)
-            step.looking, step.argument, step.facts = True, "x", model.loss_facts
+            step.looking, step.argument = True, "x"
             self.runners[stage] = EpochRunner(step)
         return self.runners[stage]
 

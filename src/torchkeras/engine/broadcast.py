@@ -18,6 +18,7 @@ from torch import Tensor
 from torchkeras.data.tree import map_tree
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.memento import Memento
+from torchkeras.engine.recognition import recognise
 from torchkeras.engine.state import put_random_states, random_states
 
 Loss = Callable[[Any, Any], Any]
@@ -149,8 +150,11 @@ def value_of(loss: Loss, preds: Any, labels: Any) -> float | None:
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            value = loss(preds, labels)
-            found = float(value) if isinstance(value, Tensor) and value.numel() == 1 else math.nan
+            value: Any = loss(preds, labels)
+            value = value[0] if isinstance(value, tuple) and value else value  # a loss with parts
+            one = isinstance(value, (int, float)) or getattr(value, "size", None) == 1 or (
+                isinstance(value, Tensor) and value.numel() == 1)
+            found = float(value) if one else math.nan
     except Exception:  # losses of users raise anything when shapes are not what they expect
         return None
     return found if math.isfinite(found) else None
@@ -162,7 +166,7 @@ def broadcasts(number: Callable[[Case], float | None], case: Case) -> bool:
     wide, narrow = ([one for one in map(change, cases) if one is not None] for change in (as_preds, as_labels))
     found = [one for one in (wide, narrow) if cases and len(one) == len(cases) and differ(number, cases, one)
              and heeds_order(number, one)]
-    if any(all(adds_up(number, one) for one in variant) for variant in found):
+    if any(all(adds_up(number, one) or leaves_out(number, one) for one in variant) for variant in found):
         return True
     return len(found) == 2 and forgets_order(number, cases, wide, narrow)
 
@@ -194,6 +198,19 @@ def adds_up(number: Callable[[Case], float | None], case: Case) -> bool:
     sums = [[(value or 0.0, count) for value, count in split] for split in parts]
     means = all(close(sum(value * count for value, count in split) / case.samples, whole) for split in sums)
     return means or all(close(sum(value for value, _ in split), whole) for split in sums)
+
+
+def leaves_out(number: Callable[[Case], float | None], case: Case) -> bool:
+    """Return whether the loss is the mean over the samples that it does not leave out by their labels."""
+    labels = case.labels[case.label]
+
+    def loss_of(rows: list[int], own: Tensor | None) -> float:
+        found = number(case.take(torch.tensor(rows)).put(label=own))
+        if found is None:
+            raise ValueError
+        return found
+
+    return len(labels) == case.samples and recognise(loss_of, labels, case.samples).kind == "valid"
 
 
 def forgets_order(number: Callable[[Case], float | None], cases: list[Case], wide: list[Case],

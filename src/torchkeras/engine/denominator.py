@@ -8,13 +8,18 @@ brings, :mod:`torchkeras.engine.recognition` finds out on the first batch.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Kind = Literal["samples", "elements", "columns", "valid", "shifted", "sum", "other", "random", "unseen"]
+from torchkeras.data.signature import unwrapped
+from torchkeras.losses import PenalizedLoss
+
+Kind = Literal["samples", "elements", "valid", "shifted", "sum", "other", "random", "unseen"]
 CLASS_LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss)
 CLASS_FUNCTIONS = (F.cross_entropy, F.nll_loss)
 ELEMENT_LOSSES = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss,
@@ -32,30 +37,26 @@ class Denominator:
     """What a loss is a mean over.
 
     Attributes:
-        kind: "samples"; "elements", all numbers of the labels; "columns", the second dimension of the labels;
-            "valid", the labels that are not ``ignored``; "shifted", those among them that have one before them, as in
-            language models; "sum", nothing: it adds up; "other", something that is not known, or no mean at all;
-            "random", not known, since the loss draws random numbers; "unseen", not known yet, since all labels so far
-            are left out.
-        ignored: the label that is left out; NaN for labels that are not there.
+        kind: "samples"; "elements", all numbers of the labels; "valid", the labels that are not ``ignored``; "shifted",
+            those among them that have one before them, as in language models; "sum", nothing: it adds up; "other",
+            something that is not known, or no mean at all; "random", not known, since the loss draws random numbers;
+            "unseen", not known yet, since nothing counted so far.
+        dims: of "elements", the dimensions of the labels that it is a mean over; None for all of them.
+        ignored: the labels that are left out; NaN for labels that are not there.
         weight: a weight for each class, by which the valid labels count.
         classes: whether labels are class numbers; floating-point ones then are shares of classes, all of which count.
     """
 
     kind: Kind
-    ignored: float | None = None
+    dims: tuple[int, ...] | None = None
+    ignored: tuple[float, ...] = ()
     weight: Tensor | None = None
     classes: bool = False
 
     @property
-    def known(self) -> bool:
-        """Tell whether the batches of a window, and the parts of a batch, can be put together to one mean."""
-        return self.kind not in ("other", "random")
-
-    @property
     def by_labels(self) -> bool:
         """Tell whether labels tell how much a batch counts, where they are one tensor."""
-        return self.kind in ("elements", "columns", "valid", "shifted")
+        return self.kind in ("elements", "valid", "shifted")
 
     def count(self, labels: Any, samples: int) -> float | Tensor:
         """Return how much a batch counts.
@@ -67,18 +68,25 @@ class Denominator:
         if not isinstance(labels, Tensor) or not self.by_labels:
             return samples
         if self.kind == "elements":
-            return labels.numel()
-        if self.kind == "columns":
-            return labels.shape[1]
+            return labels.numel() if self.dims is None else math.prod(labels.shape[dim] for dim in self.dims)
         if self.classes and labels.is_floating_point():
             return labels.numel() // labels.shape[1] if labels.dim() > 1 else 1
         return number(valid(labels[:, 1:] if self.kind == "shifted" else labels, self.ignored, self.weight))
 
 
-def valid(labels: Tensor, ignored: float | None, weight: Tensor | None) -> Tensor:
+def valid(labels: Tensor, ignored: tuple[float, ...], weight: Tensor | None) -> Tensor:
     """Return the number of labels that are not left out, each counted by the weight of its class."""
-    used: Any = ~labels.isnan() if ignored is not None and ignored != ignored else labels != ignored
+    used = used_of(labels, ignored)
     return used.sum() if weight is None else (weight[(labels * used).long()] * used).sum()
+
+
+def used_of(labels: Tensor, ignored: tuple[float, ...]) -> Tensor:
+    """Return which labels are not left out."""
+    used = torch.ones_like(labels, dtype=torch.bool) if len(ignored) != 1 else None
+    for mark in ignored:
+        here: Any = ~labels.isnan() if math.isnan(mark) else labels != mark
+        used = here if used is None else used & here
+    return cast(Tensor, used)
 
 
 def number(count: Tensor) -> float | Tensor:
@@ -105,8 +113,10 @@ def options_of(loss_fn: Any) -> LossOptions:
         if isinstance(loss_fn, functools.partial):
             named = {**loss_fn.keywords, **named}
             loss_fn = loss_fn.func
-        elif isinstance(loss_fn, nn.Module) and callable(getattr(loss_fn, "module", None)):
+        elif isinstance(loss_fn, PenalizedLoss):
             loss_fn = loss_fn.module
+        elif isinstance(loss_fn, nn.Module) and unwrapped(loss_fn) is not loss_fn:
+            loss_fn = unwrapped(loss_fn)
         else:
             break
     found: dict[str, Any] = {name: named.get(name, getattr(loss_fn, name, default)) for name, default in
@@ -117,13 +127,20 @@ def options_of(loss_fn: Any) -> LossOptions:
 
 def adds_up(loss_fn: Any) -> bool:
     """Tell whether a loss is known to add up its samples (``reduction="sum"``); then an epoch's loss does too."""
-    return options_of(loss_fn).reduction == "sum"
+    found = known_denominator(loss_fn)
+    return found is not None and found.kind == "sum"
 
 
 def is_class_loss(loss_fn: Any) -> bool:
     """Tell whether a loss is torch's cross entropy or negative log likelihood."""
-    loss = options_of(loss_fn).loss
-    return isinstance(loss, CLASS_LOSSES) if isinstance(loss, nn.Module) else loss in CLASS_FUNCTIONS
+    return is_one_of(options_of(loss_fn).loss, CLASS_LOSSES, CLASS_FUNCTIONS)
+
+
+def is_one_of(loss: Any, kinds: tuple[Any, ...], functions: tuple[Any, ...]) -> bool:
+    """Tell whether a loss is one of torch's; a subclass with a forward of its own is another loss."""
+    if not isinstance(loss, nn.Module):
+        return loss in functions
+    return any(isinstance(loss, kind) and type(loss).forward is kind.forward for kind in kinds)
 
 
 def known_denominator(loss_fn: Any) -> Denominator | None:
@@ -132,16 +149,14 @@ def known_denominator(loss_fn: Any) -> Denominator | None:
     With class weights torch divides by the weights of the labels, with ``ignore_index`` (-100 unless set) by the labels
     that are not ignored (torch.nn.CrossEntropyLoss, "reduction"); its other losses are means over all their numbers.
     """
-    options = options_of(loss_fn)
+    options, of_classes = options_of(loss_fn), is_class_loss(loss_fn)
+    if not of_classes and not is_ours(options.loss) and not is_one_of(options.loss, ELEMENT_LOSSES, ELEMENT_FUNCTIONS):
+        return None
     if options.reduction == "sum":
         return Denominator("sum")
-    if is_class_loss(loss_fn):
-        return Denominator("valid", options.ignored, options.weight, classes=True)
-    if options.reduction == "batchmean":
-        return Denominator("samples")
-    if isinstance(options.loss, ELEMENT_LOSSES) or options.loss in ELEMENT_FUNCTIONS or is_ours(options.loss):
-        return Denominator("elements")
-    return None
+    if of_classes:
+        return Denominator("valid", ignored=(options.ignored,), weight=options.weight, classes=True)
+    return Denominator("samples" if options.reduction == "batchmean" else "elements")
 
 
 def is_ours(loss: Any) -> bool:
@@ -150,21 +165,13 @@ def is_ours(loss: Any) -> bool:
 
 
 class LossFacts:
-    """What is known of a model's loss; found out once, and shared by the steps of all passes.
+    """What was found out of a loss of unknown make; shared by the passes of one kind in a run.
 
     Attributes:
-        found: what the loss is a mean over; None until it is looked at.
-        subject: the loss, or the net that brings one, of which this was found.
+        found: what the loss is a mean over; None where nobody has looked, or could tell.
+        paired: whether it is a function of predictions and labels that later batches can be compared by.
     """
 
     def __init__(self) -> None:
         self.found: Denominator | None = None
-        self.subject: Any = None
-
-    def of(self, subject: Any) -> Denominator | None:
-        """Return what was found out about a loss or net; None if it is another one."""
-        return self.found if self.subject is subject else None
-
-    def keep(self, subject: Any, found: Denominator) -> None:
-        """Remember what was found out."""
-        self.subject, self.found = subject, found
+        self.paired = False

@@ -112,7 +112,10 @@ class EpochRunner:
     def examined(self, loader: Iterable[Any], divided: bool) -> Iterator[Any]:
         """The batches, of which the first is looked at, where it is not known what the loss is a mean over."""
         step, source = self.step_runner, iter(loader)
-        if hasattr(step, "facts") and examination.needed(step, divided):
+        if hasattr(step, "facts") and step.facts.found is not None:
+            examination.accept(step, step.facts.found, divided)
+            self.losses.summed = summed(step)
+        elif hasattr(step, "facts") and examination.needed(step, divided):
             for batch in self.looked_at(source, divided):
                 self.losses.summed = summed(step)
                 yield batch
@@ -179,6 +182,7 @@ class EpochRunner:
 
     def row(self) -> dict[str, float]:
         """The numbers so far: mean losses, metrics, and what else the steps told."""
+        self.losses.summed = summed(self.step_runner)  # a later batch may have shown that it does not add up
         if self.together.world > 1:
             told = {name: number(name, value) for name, value in self.last.items()}
             packs = {name: joining.packed(metric) for name, metric in self.metrics_dict.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -11,16 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchkeras.data.batch import LABEL_KEYS, label_key
+from torchkeras.data.batch import LABEL_KEYS, Items, as_inputs, label_key
 from torchkeras.data.samples import parts_of, size
-from torchkeras.data.signature import unwrapped
 from torchkeras.data.tree import map_tree
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.denominator import Denominator, known_denominator
 from torchkeras.engine.gradients import is_sharded
 from torchkeras.engine.memento import Memento
 from torchkeras.engine.modes import evaluating, measured
-from torchkeras.engine.recognition import axes, close, recognise
+from torchkeras.engine.recognition import MOST, Indivisible, axes, close, recognise, still
 from torchkeras.engine.state import put_random_states, random_states
 from torchkeras.engine.weighing import terms_of
 
@@ -31,22 +30,15 @@ DEPENDS = ("loss_fn: no mean over samples or labels (its value for the first bat
            "parts), so the loss of a pass depends on the batch size; where it is a mean over something else, say over "
            "what in StepRunner.count(batch)")
 
-
-class Indivisible(Exception):
-    """A batch of which single samples cannot be taken."""
+RANDOM = "loss_fn: draws random numbers, so it was not checked that it is a mean over samples"
+MANY = 8  # batches of a pass that are all compared with what was found out
 
 
 def needed(step: Any, divided: bool) -> bool:
     """Tell whether the loss of a step has to be looked at: it is of unknown make, and nobody has said how it counts."""
-    if "count" in step.own or step.facts.of(subject_of(step)) is not None:
+    if "count" in step.own or step.facts.found is not None:
         return False
-    return known_denominator(step.loss_fn) is None or (bool(step.own) and divided)
-
-
-def subject_of(step: Any) -> Any:
-    """Return what the loss comes from: the loss itself, or the net that brings its own."""
-    subject = step.net if step.loss_fn is None else step.loss_fn
-    return unwrapped(subject) if isinstance(subject, nn.Module) else subject
+    return known_denominator(step.loss_fn) is None or "loss" in step.own or (bool(step.own) and divided)
 
 
 def look(step: Any, batch: Any) -> Denominator | None:
@@ -83,18 +75,42 @@ def accept(step: Any, found: Denominator | None, divided: bool) -> None:
     Raises:
         ValueError: ``divided``, and the loss is no mean over anything that is known.
     """
-    if found is None:
+    if found is None or found.kind == "unseen":
         return
     if found.kind == "other" and divided:
-        raise bad_value("loss_fn", received="a loss which is no mean over samples or labels: that of the first batch "
-                        "is not the mean of those of its parts", expected="such a mean, where one update is made of "
-                        "several batches (gradient_accumulation_steps) or of the parts of several processes", fix=COUNT)
-    if found.kind != "unseen":
-        step.facts.keep(subject_of(step), found)
-    if found.kind == "other":
-        step.notes.append(DEPENDS)
-    elif found.kind == "random" and divided:
-        step.notes.append("loss_fn: draws random numbers, so it was not checked that it is a mean over samples")
+        raise bad_value("loss_fn", received="a loss which is no mean over samples or labels: that of a batch is not "
+                        "the mean of those of its parts", expected="such a mean, where one update is made of several "
+                        "batches (gradient_accumulation_steps) or of the parts of several processes", fix=COUNT)
+    step.facts.found, step.known = found, None
+    note = DEPENDS if found.kind == "other" else RANDOM if found.kind == "random" and divided else None
+    if note is not None and note not in step.notes:
+        step.notes.append(note)
+
+
+def due(number: int) -> bool:
+    """Tell whether the batch with this number in its pass is compared with what was found out: fewer and fewer are."""
+    return 1 < number <= MANY or (number & (number - 1) == 0 and number > 1)
+
+
+def look_again(step: Any, preds: Any, labels: Any, divided: bool) -> None:
+    """Compare a later batch with what was found out: what is left out or weighed may have been in none before.
+
+    Raises:
+        ValueError: as :func:`accept`.
+    """
+    found = step.facts.found
+    if found is None or found.kind in ("other", "random") or not paired(preds, labels):
+        return
+    preds = preds.detach()
+
+    def loss_of(rows: list[int], own: Tensor | None) -> float:
+        return scalar(step.loss(preds[rows], own))
+
+    with undisturbed(step), suppress(Exception):
+        if len(labels) < 2 or still(found, loss_of, tensor_of(step.loss), preds, labels):
+            return
+        found = of_loss(step.loss, preds, labels, most=len(labels))
+    accept(step, found, divided)
 
 
 @contextmanager
@@ -111,12 +127,15 @@ def undisturbed(step: Any) -> Iterator[None]:
 
 def found_out(step: Any, batch: Any) -> Denominator | None:
     """Return what a loss is a mean over: a function of the user's, a net's own, or that of a step of the user's."""
-    if "loss" in step.own or (step.own and known_denominator(step.loss_fn) is not None):
+    if "loss" not in step.own and step.own and known_denominator(step.loss_fn) is not None:
         return verified(step, batch)
-    if step.loss_fn is None:
-        return of_net(step, batch)
+    if step.loss_fn is None or "loss" in step.own:
+        return of_step(step, batch)
     preds, labels, *third = step.forward(batch)
-    return verified(step, batch) if third or not paired(preds, labels) else of_loss(step.loss, preds, labels)
+    if third or not paired(preds, labels):
+        return of_step(step, batch)
+    step.facts.paired = True
+    return of_loss(step.loss, preds, labels)
 
 
 def of_sharded(step: Any, batch: Any) -> Denominator | None:
@@ -135,16 +154,18 @@ def has_rows(tensor: Tensor) -> bool:
     return not tensor.is_nested and tensor.layout == torch.strided and tensor.dim() > 0
 
 
-def of_loss(loss: Any, preds: Tensor, labels: Tensor) -> Denominator | None:
+def of_loss(loss: Any, preds: Tensor, labels: Tensor, most: int = MOST) -> Denominator | None:
     """Return what a function of predictions and labels is a mean over."""
     def loss_of(rows: list[int], own: Tensor | None) -> float:
         return scalar(loss(preds[rows], own))
 
-    found = recognise(loss_of, labels, len(labels)) if len(labels) else None
-    if found is None or labels.dim() < 2 or found.kind not in ("samples", "other", "sum"):
+    found = recognise(loss_of, labels, len(labels), most) if len(labels) else None
+    if found is None or found.kind not in ("samples", "other", "sum"):
         return found
-    along = axes(lambda some, own: torch.tensor(scalar(loss(some, own))), preds, labels)
-    return found if along.kind == "other" else along
+    along = axes(tensor_of(loss), preds, labels)
+    if along is None and found.kind == "samples":  # one row, which tells nothing
+        return Denominator("elements", dims=(0,))
+    return found if along is None else along
 
 
 def of_terms(step: Any, terms: Any, batch: Any) -> tuple[Denominator | None, dict[Any, Denominator]]:
@@ -163,15 +184,15 @@ def of_terms(step: Any, terms: Any, batch: Any) -> tuple[Denominator | None, dic
     return Denominator("samples"), each
 
 
-def of_net(step: Any, batch: Any) -> Denominator | None:
-    """Return what the loss that a net brings is a mean over."""
+def of_step(step: Any, batch: Any) -> Denominator | None:
+    """Return what the loss that a net brings, or that a step computes in its own way, is a mean over."""
     samples = size(batch, step.net)
     _, labels, _ = parts_of(batch, step.net)
     labels = labels if isinstance(labels, Tensor) and labels.dim() and len(labels) == samples else None
 
     def loss_of(rows: list[int], own: Tensor | None) -> float:
-        preds, found, *_ = step.forward(with_labels(some(batch, rows, samples), own, step.net))
-        return scalar(step.loss(preds, found))
+        preds, found, *weights = step.forward(with_labels(some(batch, rows, samples), own, step.net))
+        return scalar(step.loss(preds, found, *weights))
 
     return recognise(loss_of, labels, samples) if samples else None
 
@@ -201,34 +222,53 @@ def verified(step: Any, batch: Any) -> Denominator | None:
     return Denominator("sum" if close(whole, sum(loss for loss, _ in found)) else "other")
 
 
+def tensor_of(loss: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a loss as a function that gives one tensor, of a loss with parts too."""
+    return lambda preds, labels: torch.tensor(scalar(loss(preds, labels)), dtype=torch.float64)
+
+
 def scalar(loss: Any) -> float:
     """Return a loss as a number; of a loss with parts, the loss."""
     return float((loss[0] if isinstance(loss, tuple) else loss).detach())
 
 
-def some(batch: Any, rows: list[int], samples: int) -> Any:
+def some(batch: Any, rows: list[int], samples: int, inside: bool = False) -> Any:
     """Return some samples of a batch.
 
     Raises:
         Indivisible: a tensor in it does not have a row for each sample.
     """
-    def take(leaf: Any) -> Any:
-        if isinstance(leaf, (Tensor, np.ndarray)) and leaf.ndim:
-            if len(leaf) != samples or (isinstance(leaf, Tensor) and not has_rows(leaf)):
-                raise Indivisible
-            return leaf[rows]
-        if hasattr(leaf, "to") and not isinstance(leaf, Tensor):
-            raise Indivisible
-        return leaf
-
-    if isinstance(batch, list) and len(batch) == samples and not any(
-            isinstance(one, (Tensor, np.ndarray, Mapping, tuple, list)) for one in batch):
-        return [batch[row] for row in rows]
-    if isinstance(batch, Mapping):
-        return {name: some(value, rows, samples) for name, value in batch.items()}
     if type(batch) in (tuple, list):
-        return type(batch)(some(value, rows, samples) for value in batch)
-    return map_tree(take, batch)
+        if one_a_sample_in(batch, samples, inside):
+            return type(batch)(batch[row] for row in rows)
+        items = len(batch) == 2 and isinstance(batch[0], (tuple, list)) and isinstance(
+            as_inputs(batch[0], batch[1], None), Items)
+        if items:
+            return type(batch)(type(value)(value[row] for row in rows) for value in batch)
+        return type(batch)(some(value, rows, samples, inside=True) for value in batch)
+    if isinstance(batch, Mapping):
+        return {name: some(value, rows, samples, inside=True) for name, value in batch.items()}
+    return map_tree(lambda leaf: rows_of(leaf, rows, samples), batch)
+
+
+def one_a_sample_in(batch: Any, samples: int, inside: bool) -> bool:
+    """Tell whether a list inside of a batch has an item for each sample, not one for each input of the net."""
+    rows = [isinstance(one, (Tensor, np.ndarray, tuple, list)) and bool(getattr(one, "ndim", 1)) and len(one) == samples
+            for one in batch]
+    if inside and len(batch) == samples > 1 and all(rows):
+        raise Indivisible  # it may be either
+    return inside and len(batch) == samples and not any(rows)
+
+
+def rows_of(leaf: Any, rows: list[int], samples: int) -> Any:
+    """Return some rows of a tensor or array; other things as they are."""
+    if isinstance(leaf, (Tensor, np.ndarray)) and leaf.ndim:
+        if len(leaf) != samples or (isinstance(leaf, Tensor) and not has_rows(leaf)):
+            raise Indivisible
+        return leaf[rows]
+    if hasattr(leaf, "to") and not isinstance(leaf, Tensor):
+        raise Indivisible
+    return leaf
 
 
 def with_labels(batch: Any, labels: Tensor | None, net: nn.Module) -> Any:

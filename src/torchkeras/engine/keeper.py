@@ -269,13 +269,15 @@ class Keeper(Keeps):
 
 def kept_sums(means: Means) -> dict[str, Any]:
     """Return what has been added up of some numbers, to be saved."""
-    totals, weights, shares = means.sums()
-    return {"totals": dict(totals), "weights": dict(weights), "shares": dict(shares), "done": means.done}
+    means.flush()
+    return {"totals": dict(means.totals), "sums": dict(means.sums_of), "weights": dict(means.weights),
+            "shares": dict(means.shares), "done": means.done}
 
 
 def put_sums_of(means: Means, sums: dict[str, Any]) -> None:
     """Put back what :func:`kept_sums` gave."""
     means.totals, means.weights = dict(sums.get("totals", {})), dict(sums.get("weights", {}))
+    means.sums_of = dict(sums.get("sums", sums.get("totals", {})))
     means.shares, means.done = dict(sums.get("shares", {})), sums.get("done", 0)
 
 

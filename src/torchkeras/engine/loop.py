@@ -123,7 +123,7 @@ def build_step(model: Any, run: Run, stage: Stage, learning: bool, argument: str
                             metrics_dict=tools.metrics[stage], optimizer=tools.optimizer if learning else None,
                             lr_scheduler=tools.step_scheduler if learning else None, **model.step_objects)
     if isinstance(step, StepRunner):
-        step.config, step.together, step.facts, step.notes = run.config, run.together, model.loss_facts, run.notes
+        step.config, step.together, step.facts, step.notes = run.config, run.together, run.facts[stage], run.notes
         step.rehearsing = learning and run.trained == 0
         step.looking, step.argument = True, argument
         step.trouble = run.trouble if step.rehearsing else None

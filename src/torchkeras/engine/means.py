@@ -32,7 +32,8 @@ class Means:
 
     def clear(self) -> None:
         """Begin a new epoch."""
-        self.totals: dict[str, float] = {}
+        self.totals: dict[str, float] = {}  # of value x weight
+        self.sums_of: dict[str, float] = {}  # of the values themselves, for losses that add up
         self.weights: dict[str, float] = {}
         self.shares: dict[str, list[float]] = {}  # of the terms that a name is the sum of, where it has several
         self.done = 0
@@ -67,7 +68,8 @@ class Means:
         numbers = column(list(values)).where(weights != 0, 0.0)
         if places:
             self.check(name, numbers, places)
-        self.totals[name] = added(self.totals.get(name, 0.0), numbers if self.summed else numbers * weights)
+        self.totals[name] = added(self.totals.get(name, 0.0), numbers * weights)
+        self.sums_of[name] = added(self.sums_of.get(name, 0.0), numbers)
         self.weights[name] = added(self.weights.get(name, 0.0), weights)
 
     def add_terms(self, name: str, values: Sequence[Any], terms: Sequence[Terms]) -> None:
@@ -96,7 +98,7 @@ class Means:
     def sums(self) -> Sums:
         """The sums so far, the weights that they are to be divided by, and the shares of terms."""
         self.flush()
-        return self.totals, self.weights, self.shares
+        return self.sums_of if self.summed else self.totals, self.weights, self.shares
 
     def of(self, parts: list[Sums]) -> dict[str, float]:
         """The means over the sums of several processes."""

@@ -12,33 +12,40 @@ import torch
 from torch import Tensor, nn
 
 from torchkeras.data.tree import map_tree
+from torchkeras.engine import broadcast
 from torchkeras.engine.means import number
+
+
+MANY = 64
+"""How many samples are enough for any metric."""
 
 
 def check_metrics(metrics: Mapping[str, Any], preds: Any, labels: Any) -> None:
     """Try every metric on the first batch, on a copy.
 
-    A batch may lack what a metric needs of an epoch: log loss and AUC need every class, and sorted data begins with
-    one. A number that cannot be had of the batch itself is therefore asked for once more of like labels in which every
-    class occurs.
+    A batch may lack what a metric needs of an epoch: many samples, or every class, and sorted data begins with one. A
+    number that cannot be had of the batch itself is therefore asked for once more of the batch repeated, and of like
+    labels in which every class occurs.
 
     Raises:
         ValueError: a metric gives no number.
         Exception: what a metric itself raises.
     """
     for name, metric in metrics.items():
+        if (function := getattr(metric, "fn", None)) is not None:
+            broadcast.check_broadcast(function, preds, labels, f"metrics_dict[{name!r}]")
         value = computed(metric, preds, labels)
         for key, one in value.items() if isinstance(value, Mapping) else [(name, value)]:
             number(key, one)
 
 
 def computed(metric: Any, preds: Any, labels: Any) -> Any:
-    """Return the value of a metric for a batch, or for one like it that has every class."""
+    """Return the value of a metric for a batch, or for one like it that has many samples and every class."""
     trial = updated(metric, preds, labels)
     try:
         return trial.compute()
     except Exception as error:
-        for others in with_every_class(preds, labels):
+        for others in fuller(preds, labels):
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of labels that nobody gave
@@ -59,15 +66,17 @@ def updated(metric: Any, preds: Any, labels: Any) -> Any:
     return trial
 
 
-def with_every_class(preds: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield the predictions with labels of the same type and layout, repeated until there is room for every class."""
+def fuller(preds: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield the batch repeated until there are many samples, and, where it lacks classes, with labels that have all."""
     outputs, given = tensors(preds), tensors(labels)
     if not outputs or not given:
         return
     classes = max(map(classes_of, outputs))
-    times = math.ceil(2 * classes / max(min(map(len, given)), 1))
+    times = math.ceil(max(MANY, 2 * classes) / max(min(map(len, given)), 1))
     repeated = map_tree(lambda leaf: tiled(leaf, times), preds)
-    makers: list[Callable[[Tensor, int], Tensor]] = [numbered, one_hot, mixed, signs, lambda leaf, _: leaf]
+    makers: list[Callable[[Tensor, int], Tensor]] = [lambda leaf, _: leaf]
+    if any(lacks_classes(one, classes) for one in given):
+        makers += [numbered, one_hot, mixed, signs]
     for make in makers:
         count = iter([classes_of(one) for one in outputs] if len(outputs) == len(given) else [classes] * len(given))
 
@@ -76,6 +85,15 @@ def with_every_class(preds: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
             return make(tiled(leaf, times), next(count)) if fits else leaf
 
         yield repeated, map_tree(changed, labels)
+
+
+def lacks_classes(labels: Tensor, classes: int) -> bool:
+    """Return whether these are classes, of which not all occur."""
+    found = labels.unique()
+    whole = not labels.is_floating_point() or bool((found == found.round()).all())
+    one_hot = labels.dim() > 1 and labels.shape[-1] == classes and len(found) <= 2
+    occurring = int((labels.flatten(0, -2) > 0).any(0).sum()) if one_hot else len(found)
+    return whole and occurring < classes
 
 
 def tensors(tree: Any) -> list[Tensor]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from torchkeras.data import Batches
 from torchkeras.data.tree import map_tree
@@ -27,8 +26,8 @@ def first_batch(data: Batches) -> Any:
     """Return a copy of the first batch; the next pass gives the same batches as if nothing had been read.
 
     Data that can start again is read here and put back: samplers, datasets, their generators and counters. What can be
-    read only once (a generator) gives a batch that the next pass begins with. The global random state is left to the
-    caller.
+    read only once (a generator) is left alone: what it draws or shares with other data would come out another. The
+    global random state is left to the caller.
 
     Args:
         data: the batches.
@@ -37,7 +36,7 @@ def first_batch(data: Batches) -> Any:
         The batch, as it comes from the source.
 
     Raises:
-        Unread: the batch could be read, but not twice; or only by workers.
+        Unread: the data can be read only once; or only by workers.
         Exception: what reading raises.
     """
     source = data.source
@@ -45,15 +44,10 @@ def first_batch(data: Batches) -> Any:
         return map_tree(copied, source[0])
     if isinstance(source, DataLoader):
         return from_loader(data, source)
-    if isinstance(source, Iterator):
-        return pushed_back(data, source)
     memento = Memento(source)
-    if not memento.once:
-        return put_back(memento, source)
-    rest = iter(source)
-    if any(rest is one for one in memento.held.values()):
-        return pushed_back(data, rest)
-    raise Unread(f"a {type(source).__name__} holds what can be read only once")
+    if memento.once or isinstance(source, Iterator):
+        raise Unread(f"a {type(source).__name__} can be read only once")
+    return put_back(memento, source)
 
 
 def from_loader(data: Batches, loader: DataLoader[Any]) -> Any:
@@ -63,11 +57,7 @@ def from_loader(data: Batches, loader: DataLoader[Any]) -> Any:
     alone = copy.copy(loader)
     alone.__dict__.update(ALONE)  # torch refuses to set them on a finished DataLoader
     memento = Memento(alone)
-    if memento.once:
-        if loader.num_workers == 0 and isinstance(loader.dataset, IterableDataset) and (
-                isinstance(loader.dataset, Iterator)):
-            with generator_kept(loader):
-                return pushed_back(data, iter(alone))
+    if memento.once or isinstance(loader.dataset, Iterator):
         raise Unread("its DataLoader holds what can be read only once")
     try:
         return put_back(memento, alone)
@@ -75,15 +65,6 @@ def from_loader(data: Batches, loader: DataLoader[Any]) -> Any:
         if loader.num_workers:
             raise Unread(f"only its workers can read it ({type(error).__name__}: {error})") from error
         raise
-
-
-@contextmanager
-def generator_kept(loader: DataLoader[Any]) -> Iterator[None]:
-    """Put a loader's own generator back, from which it draws a seed whenever it begins."""
-    state = None if loader.generator is None else loader.generator.get_state()
-    yield
-    if state is not None:
-        loader.generator.set_state(state)
 
 
 def put_back(memento: Memento, source: Any) -> Any:
@@ -97,13 +78,6 @@ def put_back(memento: Memento, source: Any) -> Any:
         return batch
     finally:
         memento.restore()
-
-
-def pushed_back(data: Batches, rest: Iterator[Any]) -> Any:
-    """Return the first batch of what can be read only once; the next pass begins with it."""
-    batch = taken(rest)
-    data.start.peeked.append(batch)
-    return map_tree(copied, batch)
 
 
 def taken(rest: Iterator[Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -106,17 +106,17 @@ def check_labels(loss: Any, loss_fn: Any, preds: Any, labels: Any, argument: str
     Raises:
         ValueError: they do not fit.
     """
-    if loss_fn is None or labels is None:
+    if loss is None or labels is None:
         return
     if callable(parts := getattr(loss_fn, "each_output", None)):
         for one, own_preds, own_labels in parts(preds, labels):
             check_labels(one, one, own_preds, own_labels, argument)
         return
-    if isinstance(preds, Tensor) and isinstance(labels, Tensor):
+    if isinstance(preds, Tensor) and isinstance(labels, Tensor) and loss is loss_fn:  # a verb may change them first
         if name_of(loss_fn) in CLASS_LOSSES:
             check_class_labels(loss_fn, preds, labels, argument)
         elif name_of(loss_fn) in ELEMENT_LOSSES:
-            check_element_labels(loss_fn, preds, labels, argument, shapes=loss is loss_fn)
+            check_element_labels(loss_fn, preds, labels, argument)
     broadcast.check_broadcast(loss, preds, labels, argument)
 
 
@@ -124,8 +124,11 @@ def check_class_labels(loss_fn: Any, preds: Tensor, labels: Tensor, argument: st
     """Refuse class indices other than int64, one for each prediction, within the net's outputs."""
     name, expected = name_of(loss_fn), tuple(preds.shape[:1] + preds.shape[2:])
     if labels.is_floating_point():
-        if labels.shape == preds.shape and "nll" not in name.lower():
+        if labels.shape == preds.shape and "nll" not in name.lower() and preds.dim() > 1 and preds.shape[1] > 1:
             return  # class probabilities
+        if labels.shape == preds.shape and preds.dim() > 1 and preds.shape[1] == 1:
+            raise bad_value("loss_fn", received=f"{name} for a net with one output, of which the loss is always 0",
+                            expected="an output for each class", fix="Use bce_with_logits, or widen the net to 2.")
         raise bad_value(argument, received=f"labels of {labels.dtype} and shape {tuple(labels.shape)}",
                         expected=f"int64 class numbers for {name}", fix="Use labels.long().")
     if tuple(labels.shape) != expected:
@@ -150,11 +153,11 @@ def option(loss_fn: Any, name: str, default: Any) -> Any:
     return getattr(loss_fn, name, default)
 
 
-def check_element_labels(loss_fn: Any, preds: Tensor, labels: Tensor, argument: str, shapes: bool = True) -> None:
-    """Refuse labels that are not floating point, or (``shapes``) not of the shape of the predictions."""
+def check_element_labels(loss_fn: Any, preds: Tensor, labels: Tensor, argument: str) -> None:
+    """Refuse labels that are not floating point, or not of the shape of the predictions."""
     name = name_of(loss_fn)
     one_each = preds.numel() == labels.numel() == 1 and name not in BINARY_LOSSES  # () and (1,) are one number
-    if shapes and preds.shape != labels.shape and not one_each:
+    if preds.shape != labels.shape and not one_each:
         raise broadcast.bad_shapes(argument, preds, labels, name)
     if not labels.is_floating_point():
         raise bad_value(argument, received=f"labels of {labels.dtype}", expected=f"floating point for {name}",
@@ -174,15 +177,15 @@ def check_number(loss: Any) -> None:
                         fix="Use reduction='mean', or .mean().")
 
 
-def check_loss(loss: Any, net: nn.Module, batch: Any, counts: bool = True) -> None:
-    """The first loss must be one finite number that the net can learn from."""
+def check_loss(loss: Any, why: Callable[[], str], counts: bool = True) -> None:
+    """Refuse a first loss that is not one finite number which the net can learn from; ``why`` tells what spoiled it."""
     check_number(loss)
     if not loss.requires_grad:
         raise bad_value("loss_fn", received="a loss without a gradient", expected="one that depends on the net",
                         fix="Do not call .detach(), .item() or torch.no_grad() on the way from the net to the loss.")
     if counts and not bool(loss.isfinite()):
-        raise bad_value("train_data", received=f"a first loss of {loss.item()}; {blame(batch)}",
-                        expected="finite numbers", fix="Clean or scale the data, or lower what the net puts out.")
+        raise bad_value("train_data", received=f"a first loss of {loss.item()}: {why()}", expected="finite numbers",
+                        fix="Clean or scale the data, or lower what the net puts out.")
 
 
 def check_classes(labels: Any) -> None:

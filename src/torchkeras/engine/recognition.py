@@ -13,34 +13,40 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from torchkeras.engine.denominator import IGNORED, Denominator
+from torchkeras.engine.denominator import IGNORED, Denominator, used_of
 from torchkeras.engine.modes import SIGNS
 
 MOST = 8  # samples that are looked at
 CLOSE = 2e-5  # relative difference of two sums of float32 that are the same number
-MARKS = (IGNORED, -1, 0, 255)  # labels that may stand for "left out"
-
+KINDS = 16  # labels of so many kinds are each tried as a mark
+MARKS = (IGNORED, -1, 255, *range(KINDS))  # labels that may stand for "left out"
+FLOAT_MARKS = (math.nan, -1.0, 0.0, -100.0, -999.0, -9999.0, math.inf)
 
 # the loss of the samples of a batch with these numbers, with these labels in place of their own
 LossOf = Callable[[list[int], Tensor | None], float]
 
 
-def recognise(loss_of: LossOf, labels: Tensor | None, samples: int) -> Denominator:
+class Indivisible(Exception):
+    """A batch of which single samples cannot be taken."""
+
+
+def recognise(loss_of: LossOf, labels: Tensor | None, samples: int, most: int = MOST) -> Denominator:
     """Return what a loss is a mean over; "unseen" where these samples cannot tell, since their loss is not finite.
 
     Args:
         loss_of: computes the loss of chosen samples; it raises what the loss raises.
         labels: the labels of the batch, where they are one tensor with a row for each sample.
         samples: how many samples there are, at least one.
+        most: how many of them are looked at.
     """
-    rows = chosen(labels, samples)
+    rows = chosen(labels, samples)[:most]
     labels = with_labels_that_count(loss_of, labels, rows)
     early = at_first_sight(loss_of, labels, rows)
     if early is not None:
         return early
-    ignored = mark_left_out(loss_of, labels, rows)
+    ignored = marks_left_out(loss_of, labels, rows)
     marked = picked(labels, rows)
-    if ignored is not None and marked is not None and marked.dim() > 1:
+    if ignored and marked is not None and marked.dim() > 1:
         mark_half(marked[0], ignored)
     sums = Parts.of(loss_of, marked, rows)
     if sums is None:
@@ -61,18 +67,17 @@ def with_labels_that_count(loss_of: LossOf, labels: Tensor | None, rows: list[in
         return labels
     only = int(labels.flatten()[0])
     for value in (only, only + 1, only - 1, 0, 1):
-        trial = torch.full_like(labels, value)
-        with suppress(Exception):  # a label that is no class
+        with suppress(Exception):  # a label that is no class, or that the type has no room for
+            trial = torch.full_like(labels, value)
             if math.isfinite(loss_of(rows, trial[rows])):
                 return trial
     return labels
 
 
-def mark_half(labels: Tensor, ignored: float) -> None:
+def mark_half(labels: Tensor, ignored: tuple[float, ...]) -> None:
     """Leave out the first half of the labels of a sample that count."""
-    used = ~labels.isnan() if ignored != ignored else labels != ignored
-    places = used.flatten().nonzero()[:, 0]
-    labels.view(-1)[places[: len(places) // 2]] = ignored
+    places = used_of(labels, ignored).flatten().nonzero()[:, 0]
+    labels.view(-1)[places[: len(places) // 2]] = ignored[0]
 
 
 def at_first_sight(loss_of: LossOf, labels: Tensor | None, rows: list[int]) -> Denominator | None:
@@ -80,10 +85,11 @@ def at_first_sight(loss_of: LossOf, labels: Tensor | None, rows: list[int]) -> D
     try:
         first, again = (loss_of(rows, picked(labels, rows)) for _ in range(2))
     except Exception as error:  # a loss that some samples are too few for
-        if any(sign in str(error) for sign in SIGNS):
+        told = any(sign in str(error) for sign in SIGNS) or getattr(error, "user_mistake", False)
+        if told or isinstance(error, Indivisible):
             raise
         return Denominator("other")
-    if not math.isfinite(first):
+    if not math.isfinite(first) or first == again == 0:
         return Denominator("unseen")
     return None if close(first, again) else Denominator("random")
 
@@ -128,58 +134,60 @@ class Parts:
         return close(self.losses[0], self.losses[1] + self.losses[2])
 
 
-def candidates(labels: Tensor | None, ignored: float | None) -> Iterator[Denominator]:
+def candidates(labels: Tensor | None, ignored: tuple[float, ...]) -> Iterator[Denominator]:
     """Yield what a loss may be a mean over, the most special first; language models count from the second label on."""
-    if labels is not None and ignored is None and not labels.is_floating_point() and labels.dtype != torch.bool:
-        ignored = IGNORED  # none is left out here; where one is, torch's own losses go by this mark
-    if ignored is not None and labels is not None:
-        yield Denominator("valid", ignored)
+    if labels is not None and not ignored and not labels.is_floating_point() and labels.dtype != torch.bool:
+        ignored = (IGNORED,)  # none is left out here; where one is, torch's own losses go by this mark
+    if ignored and labels is not None:
+        yield Denominator("valid", ignored=ignored)
         if labels.dim() == 2 and labels.shape[1] > 1:
-            yield Denominator("shifted", ignored)
+            yield Denominator("shifted", ignored=ignored)
     yield Denominator("samples")
 
 
-def mark_left_out(loss_of: LossOf, labels: Tensor | None, rows: list[int]) -> float | None:
-    """Return the label that the loss leaves out: with it in place of a sample's, the loss is that of the others."""
+def marks_left_out(loss_of: LossOf, labels: Tensor | None, rows: list[int]) -> tuple[float, ...]:
+    """Return the labels that the loss leaves out: with one in place of a sample's, the loss is that of the others."""
     if labels is None or labels.dim() == 0 or len(rows) < 2:
-        return None
+        return ()
+    found = []
     for mark in marks_for(labels):
         own = labels[rows].clone()
-        own[0] = mark
-        try:
+        with suppress(Exception):  # a loss that takes no such label: torch's own raise IndexError
+            own[0] = mark
             with_mark, without = loss_of(rows, own), loss_of(rows[1:], own[1:])
-            alike = close(with_mark, without) and close(with_mark, loss_of(rows, labels[rows]))
+            if not close(with_mark, without):
+                continue
             # where all samples have one loss, leaving out all of them tells
-            left_out = not math.isfinite(loss_of(rows, torch.full_like(own, mark))) if alike else (
-                close(with_mark, without))
-        except Exception:  # a loss that takes no such label: torch's own raise IndexError
-            continue
-        if left_out:
-            return mark
-    return None
+            alike = close(with_mark, loss_of(rows, labels[rows]))
+            if not alike or not math.isfinite(loss_of(rows, torch.full_like(own, mark))):
+                found.append(mark)
+    return tuple(found)
 
 
 def marks_for(labels: Tensor) -> Iterator[float]:
-    """Yield the labels that may be left out: NaN among floats, and some numbers.
+    """Yield the labels that may be left out: some numbers, and where there are few kinds of labels each of them.
 
     On an accelerator only those that occur: a loss that takes no such label would end the program there.
     """
+    if labels.dtype == torch.bool:
+        return
+    present = set(labels.unique().tolist()) if labels.numel() else set()
     if labels.is_floating_point():
-        yield math.nan
-    for mark in MARKS if labels.dtype != torch.bool else ():
-        fits = labels.dtype != torch.uint8 or mark >= 0
-        if fits and ((labels.is_cpu and not labels.is_floating_point()) or bool((labels == mark).any())):
-            yield mark
+        yield from FLOAT_MARKS
+        return
+    kinds = torch.iinfo(labels.dtype)
+    tried = [mark for mark in MARKS if kinds.min <= mark <= kinds.max and (labels.is_cpu or mark in present)]
+    yield from dict.fromkeys([*tried, *(sorted(present) if len(present) <= KINDS else ())])
 
 
 def chosen(labels: Tensor | None, samples: int) -> list[int]:
-    """Return the samples to look at: at most eight, those with most labels that are not left out; one comes twice."""
+    """Return the samples to look at: those with most labels that are not left out first; one comes twice."""
     rows = list(range(samples))
     if labels is not None and labels.dim() and len(labels) == samples:
-        used = ~labels.isnan() if labels.is_floating_point() else labels != IGNORED
+        used = used_of(labels, (math.nan,) if labels.is_floating_point() else (IGNORED,))
         counted = used.reshape(samples, -1).sum(1).tolist()
         rows.sort(key=lambda row: -counted[row])
-    return (rows * 2 if samples == 1 else rows)[:MOST]
+    return rows * 2 if samples == 1 else rows
 
 
 def picked(labels: Tensor | None, rows: list[int]) -> Tensor | None:
@@ -189,37 +197,43 @@ def picked(labels: Tensor | None, rows: list[int]) -> Tensor | None:
 
 def close(one: float, other: float) -> bool:
     """Tell whether two losses are the same but for rounding."""
-    return abs(one - other) <= CLOSE * max(abs(one), abs(other)) + 1e-7
+    return math.isfinite(one) and math.isfinite(other) and abs(one - other) <= CLOSE * max(abs(one), abs(other))
 
 
-def axes(loss: Callable[[Tensor, Tensor], Tensor], preds: Tensor, labels: Tensor) -> Denominator:
-    """Return over which dimensions of labels a loss without a left-out label is a mean: the first, the second or both.
+def axes(loss: Callable[[Tensor, Tensor], Tensor], preds: Tensor, labels: Tensor) -> Denominator | None:
+    """Return over which dimensions of labels a loss without a left-out label is a mean; None for no such mean.
 
-    Batches that are padded differ in their second dimension, and those of a recurrent net have time first.
+    Batches that are padded differ in their second dimension, images in others, and those of a recurrent net have time
+    first.
     """
-    along = [mean_along(loss, preds, labels, dim) for dim in range(min(labels.dim(), 2))]
-    if len(along) < 2 or along == [True, False]:
-        return Denominator("samples" if along[0] else "other")
-    if along == [True, True]:
-        return Denominator("elements")
-    return Denominator("columns" if along[1] else "other")
+    along = {dim: mean_along(loss, preds, labels, dim) for dim in range(labels.dim()) if labels.shape[dim] > 1}
+    dims = tuple(dim for dim in range(labels.dim()) if along.get(dim, True))
+    return Denominator("elements", dims=dims) if any(along.values()) else None
 
 
 def mean_along(loss: Callable[[Tensor, Tensor], Tensor], preds: Tensor, labels: Tensor, dim: int) -> bool:
     """Tell whether the loss of a batch is the mean of those of its parts along a dimension of the labels."""
     size = labels.shape[dim]
-    if size < 2:
-        return dim == 0
     cut = max(1, size // 3)
-    for own in (dim, dim + preds.dim() - labels.dim()):  # (N, T, C) or (N, C, T) for labels (N, T)
-        if not own < preds.dim() or preds.shape[own] != size:
+    for own in dict.fromkeys((dim, dim + preds.dim() - labels.dim())):  # (N, T, C) or (N, C, T) for labels (N, T)
+        if not 0 <= own < preds.dim() or preds.shape[own] != size:
             continue
-        try:
+        with suppress(Exception):  # shapes that do not go together in this reading
             whole, first, second = (float(loss(*part)) for part in (
                 (preds, labels), (preds.narrow(own, 0, cut), labels.narrow(dim, 0, cut)),
                 (preds.narrow(own, cut, size - cut), labels.narrow(dim, cut, size - cut))))
-        except Exception:  # shapes that do not go together in this reading
-            continue
-        if close(whole, (cut * first + (size - cut) * second) / size):
-            return True
+            if close(whole, (cut * first + (size - cut) * second) / size):
+                return True
     return False
+
+
+def still(found: Denominator, loss_of: LossOf, loss: Callable[[Tensor, Tensor], Tensor], preds: Tensor,
+          labels: Tensor) -> bool:
+    """Tell whether a later batch agrees with what was found out by an earlier one."""
+    if found.kind == "elements":
+        dims = range(labels.dim()) if found.dims is None else found.dims
+        return all(mean_along(loss, preds, labels, dim) for dim in dims if labels.shape[dim] > 1)
+    sums = Parts.of(loss_of, labels, list(range(len(labels))))
+    if sums is None or not math.isfinite(sums.losses[0]):
+        return True  # nothing counts in it
+    return sums.add_up() if found.kind == "sum" else sums.agree(found)

@@ -84,6 +84,9 @@ def measure_once(step: StepRunner, batch: Any) -> None:
     with torch.no_grad():
         preds, labels, loss = step.try_out(batch)
     preflight.check_number(loss)
+    if not bool(loss.isfinite()) and "hold NaN" in (why := preflight.blame(batch)):
+        raise bad_value(step.argument, received=f"a first loss of {loss.item()}; {why}", expected="finite numbers",
+                        fix="Clean the data.")
     if type(step).measure is StepRunner.measure:
         metriccheck.check_metrics(step.metrics_dict, weighing.scores(preds), labels)
 
@@ -98,7 +101,9 @@ def named(error: Exception, batch: Any, argument: str) -> Exception:
     found = bad_value(argument, received=f"a first batch ({layout(batch)}) at which {type(error).__name__}: {error}",
                       expected="batches that net, loss and metrics take as they take those of training",
                       fix="Compare its shapes and types with those of train_data.")
-    found.__cause__ = error
+    for note in getattr(error, "__notes__", ()):
+        found.add_note(note)
+    found.__context__, found.__suppress_context__ = error, True  # it would fill a screen
     return found
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchkeras.engine.config import FitConfig
+from torchkeras.engine.denominator import LossFacts
 from torchkeras.engine.ending import PassEnded, Request
 from torchkeras.engine.history import History
 from torchkeras.engine.monitor import Monitor
@@ -70,6 +71,7 @@ class Run:
     tools: Tools
     together: Alone = field(default_factory=Alone)  # the processes of the job: rank, world, main
     history: History = field(default_factory=History)
+    facts: dict[str, LossFacts] = field(default_factory=lambda: {"train": LossFacts(), "val": LossFacts()})
     notes: list[str] = field(default_factory=list)  # what a reader should know before the first epoch
     stage: Stage = "train"
     epoch: int = 0  # the epoch that is running, counted from 1

@@ -72,6 +72,7 @@ class StepRunner:
         self.facts, self.notes = LossFacts(), []
         self.own = frozenset(verb for verb in ("forward", "loss", "count")
                              if getattr(type(self), verb) is not getattr(StepRunner, verb))  # what a user wrote anew
+        self.number = 0  # of the batch in its pass
         self.seen: Any = None  # the labels of the batch in hand, as the loss got them
         self.parts: Logs = {}  # what the loss gave beside its value
 
@@ -80,6 +81,7 @@ class StepRunner:
         preds, labels, loss = self.rehearse(batch) if self.rehearsing else self.try_out(batch)
         if self.training:
             self.backward(self.guard(loss, preds, batch))
+            self.learning_rate = self.optimizer.param_groups[0]["lr"]
             self.update()
         return self.measure(loss, preds, labels)
 
@@ -101,9 +103,18 @@ class StepRunner:
         except Exception as error:
             explain.in_step(error, self, batch, preds, labels)
             raise
-        self.seen = labels
+        self.seen, self.number = labels, self.number + 1
         loss, self.parts = found if with_parts(found) else (found, {})
+        if self.number == 1:
+            preflight.check_number(loss)
+        elif self.facts.paired and examination.due(self.number) and not weights:
+            examination.look_again(self, preds, labels, self.divided)
         return preds, labels, loss
+
+    @property
+    def divided(self) -> bool:
+        """Whether an update is made of several batches, or of parts of one."""
+        return self.training and (self.config.gradient_accumulation_steps > 1 or self.together.world > 1)
 
     def look(self, preds: Any, labels: Any, batch: Any) -> None:
         """Look at the labels of the first batch of a pass for what the loss cannot take, or would take wrongly."""
@@ -120,7 +131,7 @@ class StepRunner:
         with self.together.same_fate():
             preds, labels, loss = self.try_out(batch)
             counts = self.counts_here and not weighing.none_counts(self.weight(batch))
-            preflight.check_loss(loss, self.net, batch, counts=counts)
+            preflight.check_loss(loss, lambda: divergence.why(self, batch), counts=counts)
             preflight.check_parts_of_loss(self.parts, self.metrics_dict)
             preflight.check_weighed(self.config.class_weight, self.weighed)
             gradients.check_reached(self, loss)
@@ -179,7 +190,6 @@ class StepRunner:
 
     def update(self) -> None:
         """At the end of a window: clip on request, step the optimizer and a per-step schedule, clear gradients."""
-        self.learning_rate = self.optimizer.param_groups[0]["lr"]
         if not self.accelerator.sync_gradients:
             return
         if self.together.world > 1:
@@ -240,7 +250,8 @@ class StepRunner:
     def denominator(self) -> Denominator:
         """What the loss is a mean over, as far as it is known."""
         if self.known is None:
-            self.known = known_denominator(self.loss_fn) or self.facts.of(examination.subject_of(self))
+            known = known_denominator(self.loss_fn)
+            self.known = (self.facts.found or known) if "loss" in self.own else (known or self.facts.found)
         return self.known or SAMPLES
 
     def guard(self, loss: Tensor, preds: Any, batch: Any) -> Tensor:

@@ -40,7 +40,7 @@ def weighted_term(loss_fn: Any, preds: Any, labels: Any, weights: Tensor) -> Ten
                         expected="one weight a sample")
     total = (losses * weights.reshape(-1, *[1] * (losses.dim() - 1))).sum()
     known = known_denominator(loss_fn) or Denominator("elements")
-    if known.kind == "sum":
+    if options_of(loss_fn).reduction == "sum":
         return total
     return total / (losses.numel() if known.kind == "elements" else known.count(labels, len(losses)))
 
