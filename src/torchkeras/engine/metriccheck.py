@@ -15,7 +15,6 @@ from torchkeras.data.tree import map_tree
 from torchkeras.engine import broadcast
 from torchkeras.engine.means import number
 
-
 MANY = 64
 """How many samples are enough for any metric."""
 
