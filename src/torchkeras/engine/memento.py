@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import array
 import functools
 import io
 import logging
 import queue
-import random
 import sys
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from types import BuiltinMethodType, CellType, FunctionType, GetSetDescriptorType, MethodType, ModuleType
+from types import (
+    BuiltinMethodType,
+    CellType,
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 
 import numpy as np
@@ -23,28 +29,27 @@ from torch.utils import data
 
 from torchkeras.engine import iterators as copying
 from torchkeras.engine import putting
-from torchkeras.engine.generators import put_state, state_of
+from torchkeras.engine.datakeeper import BYTES, GENERATORS, DataKeeper
 from torchkeras.engine.putting import ABSENT, is_dunder
 from torchkeras.engine.reach import globals_of, names_of, of_core, of_user
 
 OBJECTS = 200_000  # that are looked through
 ITEMS = 1000  # a larger list or dict is data, unless more are asked for
-NUMBERS = 4096  # so is a larger array
 CALLED = ("forward", "loss", "predict", "count", "update", "compute", "measure")  # by this library; dunders by Python
-GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 ON_THEIR_OWN = (threading.Thread, queue.Queue, queue.SimpleQueue)  # they change while nobody calls them
 OTHER_PROCESSES = ("multiprocessing.queues", "multiprocessing.connection", "multiprocessing.process",
                    "multiprocessing.managers", "multiprocessing.sharedctypes", "concurrent.")
 OF_THE_RUN = ("accelerate.", "torchkeras.engine.run", "torchkeras.engine.together",  # a stop may be asked for meanwhile
               "torchkeras.kerasmodel", "torchkeras.lightmodel", "torch.optim.")
 PLAIN = (ModuleType, logging.Logger, str, bytes, int, float, complex, type(None), torch.dtype, torch.device)
+DESCRIPTORS = (GetSetDescriptorType, MemberDescriptorType)
 CONTAINERS: tuple[Any, ...] = (dict, list, deque, set, tuple, frozenset)
 DATA = (data.Dataset, data.DataLoader, data.Sampler)
 SIMPLE = frozenset({str, bytes, int, float, complex, bool, type(None)})
 METHODS = (FunctionType, staticmethod, classmethod, property, functools.cached_property)
 
 
-class Memento:
+class Memento(DataKeeper):
     """Keep what objects hold, and all that they refer to: attributes, lists, dicts and arrays, generators.
 
     Functions hold something too: variables of closures, defaults, attributes, and the globals that they name; so do
@@ -116,7 +121,7 @@ class Memento:
         """Return what takes down objects of a type."""
         found = next((way for kinds, way in (
             (type, self.kept_class), (PLAIN, passed), (GENERATORS, self.kept_generator), (Tensor, self.kept_tensor),
-            (np.ndarray, self.kept_array), ((bytearray, array.array), self.kept_bytes), (io.IOBase, self.kept_file),
+            (np.ndarray, self.kept_array), (BYTES, self.kept_bytes), (io.IOBase, self.kept_file),
             (FunctionType, self.kept_function), (CellType, self.kept_cell),
             ((MethodType, BuiltinMethodType), self.kept_method), (METHODS, self.kept_descriptor),
             (partial, self.kept_partial), (ON_THEIR_OWN, self.kept_once)) if issubclass(kind, kinds)), self.kept_object)
@@ -128,13 +133,6 @@ class Memento:
             found = passed
         self.ways[kind] = found
         return found
-
-    def fits(self, what: str, size: int, least: int) -> bool:
-        """Tell whether something is kept: it is small, or there is room for it."""
-        if size > least and self.roomy and size <= self.left[what]:
-            self.left[what] -= size
-            return True
-        return size <= least
 
     def exchanged(self, values: list[Any]) -> list[Any]:
         """Return the values with copies of the iterators among them; the same list where there are none."""
@@ -157,61 +155,6 @@ class Memento:
         if (others := self.exchanged(values)) is not values:
             self.lend.append(partial(put, others))
         return values
-
-    def kept_once(self, one: Any) -> Iterable[Any]:
-        """Keep account of what cannot be put back."""
-        self.once = True
-        return ()
-
-    def kept_generator(self, one: Any) -> Iterable[Any]:
-        """Take down the state of a random generator."""
-        self.back.append(partial(put_state, one, state_of(one)))
-        return ()
-
-    def kept_tensor(self, one: Any, always: bool = False) -> Iterable[Any]:
-        """Take down the numbers of a tensor."""
-        if type(one) not in (Tensor, nn.Parameter) or one.layout != torch.strided or one.is_meta or one.is_inference():
-            return ()
-        if always or self.fits("weights" if type(one) is nn.Parameter else "numbers", one.numel(), NUMBERS):
-            self.back.append(partial(putting.put_numbers, one, one.detach().clone()))
-        elif self.roomy:
-            self.back.append(partial(self.check_version, one, one._version))
-        return ()
-
-    def check_version(self, one: Tensor, version: int) -> None:
-        """See whether a tensor was written to."""
-        self.lost = self.lost or one._version != version
-
-    def kept_array(self, one: Any) -> Iterable[Any]:
-        """Take down an array; one in a file is written by whoever writes it."""
-        if type(one) is np.memmap and one.mode in ("r+", "w+") and self.iterators:
-            self.once = True
-        elif one.flags.writeable and self.fits("numbers", one.size, NUMBERS):
-            self.back.append(partial(putting.put_array, one, one.copy()))
-            return one.ravel().tolist() if one.dtype == object else ()
-        return ()
-
-    def kept_bytes(self, one: Any) -> Iterable[Any]:
-        """Take down an array of bytes or of C's numbers."""
-        if type(one) in (bytearray, array.array) and self.fits("numbers", len(one), NUMBERS):
-            self.back.append(partial(putting.put_bytes, one, bytes(one)))
-        return ()
-
-    def kept_file(self, file: Any) -> Iterable[Any]:
-        """Take down how far a file was read; what is written stays written."""
-        if any(file is one for one in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)):
-            return ()
-        if not of_core(type(file).__module__):
-            self.once = True
-        elif file.closed:
-            return ()
-        elif type(file) in (io.StringIO, io.BytesIO):
-            self.back.append(partial(putting.put_text, file, file.getvalue(), file.tell()))
-        elif file.writable() or not file.seekable():
-            self.once = True
-        else:
-            self.back.append(partial(putting.put_place, file, file.tell()))
-        return ()
 
     def kept_method(self, one: Any) -> Iterable[Any]:
         """Return what a method belongs to."""
@@ -328,7 +271,7 @@ class Memento:
         """Return the attributes of an object, without a word to its class; None where it has no dict."""
         if type(one) not in self.parts:
             home = next((vars(base)["__dict__"] for base in type(one).__mro__ if "__dict__" in vars(base)), None)
-            self.parts[type(one)] = home if type(home) is GetSetDescriptorType else None, list(slots(type(one)))
+            self.parts[type(one)] = home if type(home) in DESCRIPTORS else None, list(slots(type(one)))
         home = self.parts[type(one)][0]
         return None if home is None else home.__get__(one)
 
