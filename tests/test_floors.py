@@ -21,7 +21,8 @@ FLOORS = [  # a file imports from its own floor and those below; the first match
      "engine.gradients engine.lockstep engine.shards engine.fast engine.ways engine.wholestep engine.wholeblock "
      "engine.forms engine.vault engine.snapshot engine.packing engine.archive engine.keeper engine.keeping "
      "engine.inexact engine.examination engine.metricstate engine.generators engine.preflight engine.broadcast "
-     "engine.metriccheck engine.memento engine.peek engine.rehearsal", 4),
+     "engine.metriccheck engine.memento engine.datakeeper engine.putting engine.iterators engine.reach "
+     "engine.leftalone engine.peek engine.rehearsal", 4),
     ("engine.loop", 5),
     ("engine.predicting", 6),
     ("callbacks display.live display.notebook display.progress display.report display.stopwatch display.epochlines "

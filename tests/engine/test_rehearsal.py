@@ -16,6 +16,7 @@ from torchkeras.verify import flat, same
 X = torch.randn(48, 4, generator=torch.Generator().manual_seed(0))
 Y = (X.sum(1) > 0).long()
 VX, VY = X[:20] + 0.1, Y[:20]
+CALLS = []
 
 
 def generator(seed=1):
@@ -402,9 +403,10 @@ def test_a_stop_that_is_asked_for_meanwhile_is_heard():
 
 
 def test_it_costs_one_forward_of_one_batch():
-    calls = []
+    calls = CALLS
+    calls.clear()
     net = nn.Linear(4, 2)
-    net.register_forward_hook(lambda module, given, out: calls.append(len(out)))
+    net.register_forward_hook(lambda module, given, out: globals()["CALLS"].append(len(out)))  # not put back
     KerasModel(net, "cross_entropy", ["accuracy"]).fit((X, Y), (VX, VY), epochs=1, batch_size=16, ckpt_path=None,
                                                        quiet=True)
     assert calls == [16] + 3 * [16] + [16, 4]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from torchkeras.data.tree import map_tree
 from torchkeras.engine.checks import bad_value
-from torchkeras.engine.memento import Memento
+from torchkeras.engine.memento import memento_of
 from torchkeras.engine.recognition import recognise
 from torchkeras.engine.state import put_random_states, random_states
 
@@ -62,7 +62,7 @@ def check_broadcast(loss: Loss, preds: Any, labels: Any, argument: str) -> None:
     """Refuse a loss that compares every prediction of the first batch with every label.
 
     A loss that pairs samples by nature passes (ranking, contrast, Cox), and so does one that makes the shapes equal by
-    itself. The random state and what the loss keeps stay as they are.
+    itself. The random state and what the loss keeps stay as they are; one that holds what can be read only once passes.
 
     Args:
         loss: called with predictions and labels, without gradients.
@@ -76,18 +76,20 @@ def check_broadcast(loss: Loss, preds: Any, labels: Any, argument: str) -> None:
     found = [Case(leaves(preds), leaves(labels), *which) for which in mismatches(leaves(preds), leaves(labels))]
     if not found:
         return
-    states, memento = random_states(), Memento(loss)
+    states, memento = random_states(), memento_of(loss)
+    if memento.once:
+        return
 
     def number(case: Case) -> float | None:
         put_random_states(states)
         return value_of(loss, filled(preds, case.preds), filled(labels, case.labels))
 
     try:
-        for case in found[:PAIRS]:
-            if broadcasts(number, case):
-                raise bad_shapes(argument, case.preds[case.pred], case.labels[case.label])
+        with memento:
+            for case in found[:PAIRS]:
+                if broadcasts(number, case):
+                    raise bad_shapes(argument, case.preds[case.pred], case.labels[case.label])
     finally:
-        memento.restore()
         put_random_states(states)
 
 

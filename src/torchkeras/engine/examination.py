@@ -17,7 +17,7 @@ from torchkeras.data.tree import map_tree
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.denominator import Denominator, known_denominator
 from torchkeras.engine.gradients import is_sharded
-from torchkeras.engine.memento import Memento
+from torchkeras.engine.leftalone import LOST, left_alone, memento_of_step
 from torchkeras.engine.modes import evaluating, measured
 from torchkeras.engine.recognition import MOST, Indivisible, axes, close, recognise, still
 from torchkeras.engine.state import put_random_states, random_states
@@ -46,6 +46,8 @@ def look(step: Any, batch: Any) -> Denominator | None:
 
     Net, loss, random generators and the batch are as before.
     """
+    if left_alone(step):
+        return None
     if is_sharded(step.net) and step.loss_fn is None:
         raise bad_value("StepRunner.count", received="none, for a net that brings its own loss, with fsdp=True",
                         expected="what that loss is a mean over", fix="Override StepRunner.count(batch).")
@@ -116,13 +118,13 @@ def look_again(step: Any, preds: Any, labels: Any, divided: bool) -> None:
 @contextmanager
 def undisturbed(step: Any) -> Iterator[None]:
     """Run a step's net and loss in evaluation mode, without a trace in what they remember and in random generators."""
-    random, memento = random_states(), Memento(step.net, step.loss_fn)
+    random, memento = random_states(), memento_of_step(step)
     try:
-        with evaluating(step.net), torch.no_grad(), step.autocast():
+        with memento, evaluating(step.net), torch.no_grad(), step.autocast():
             yield
     finally:
-        memento.restore()
         put_random_states(random)
+        step.notes += [LOST] if memento.lost and LOST not in step.notes else []
 
 
 def found_out(step: Any, batch: Any) -> Denominator | None:

@@ -16,7 +16,7 @@ from torchkeras.data import batch as batches
 from torchkeras.data.tree import map_tree
 from torchkeras.engine import metriccheck, preflight, weighing
 from torchkeras.engine.checks import bad_value
-from torchkeras.engine.memento import Memento
+from torchkeras.engine.memento import memento_of
 from torchkeras.engine.modes import evaluating
 from torchkeras.engine.peek import Unread, first_batch
 from torchkeras.engine.run import Run
@@ -122,18 +122,23 @@ def layout(batch: Any) -> str:
 
 @contextmanager
 def untouched(step: StepRunner) -> Iterator[None]:
-    """Evaluate within; afterwards net, loss and random state are bit for bit as they were."""
+    """Evaluate within; afterwards net, loss and random state are bit for bit as they were.
+
+    Raises:
+        Unread: that cannot be promised.
+    """
     modules = [one for one in (step.net, step.loss_fn) if isinstance(one, nn.Module)]
-    states, memento = random_states(), Memento(*vars(step).values())
+    states, memento = random_states(), memento_of(*vars(step).values(), type(step))
+    if memento.once:
+        raise Unread("the net, the loss or a metric holds what can be read only once")
     kept = [(value, value.detach().clone()) for value in learning(modules)]
     weights = [weight for module in modules for weight in module.parameters()]
     homes = [(weight, weight.data) for weight in weights if type(weight.data) is Tensor]
     bare = [weight for weight in weights if weight.grad is None]
     try:
-        with evaluating(step.net), eager():
+        with memento, evaluating(step.net), eager():
             yield
     finally:
-        memento.restore()
         for weight, home in homes:
             if weight.data_ptr() != home.data_ptr():
                 weight.data = home  # forward gave it other memory
