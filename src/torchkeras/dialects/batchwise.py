@@ -15,7 +15,7 @@ from torchkeras.data import batch as batches
 from torchkeras.data.arrays import ArrayDataset, wide_dtype
 from torchkeras.dialects.epochs import keras_names
 from torchkeras.dialects.given import features_only, together
-from torchkeras.engine import hardware, modes, preflight
+from torchkeras.engine import examination, hardware, modes, preflight
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.ending import NonFiniteLoss
@@ -85,6 +85,7 @@ class Batchwise:
             step = StepRunner(model.net, model.loss_fn, by_itself(device), stage, metrics,
                               model.optimizer if training else None, scheduler if each_step else None)
             step.looking, step.argument, step.facts = True, "x", model.loss_facts
+            examination.tell_metrics(step, examination.known_of(step))
             self.runners[stage] = EpochRunner(step)
         return self.runners[stage]
 

@@ -23,6 +23,7 @@ from torchkeras.engine.modes import evaluating, measured
 from torchkeras.engine.recognition import axes, close, recognise
 from torchkeras.engine.state import put_random_states, random_states
 from torchkeras.engine.weighing import terms_of
+from torchkeras.metrics.base import Metric
 
 COUNT = ("Where it is a mean over something else, say over what in StepRunner.count(batch); else use one process and "
          "no accumulation, with larger batches.")
@@ -95,6 +96,36 @@ def accept(step: Any, found: Denominator | None, divided: bool) -> None:
         step.notes.append(DEPENDS)
     elif found.kind == "random" and divided:
         step.notes.append("loss_fn: draws random numbers, so it was not checked that it is a mean over samples")
+    tell_metrics(step, found)
+
+
+def tell_metrics(step: Any, found: Denominator | None) -> None:
+    """Let the metrics that go by the loss leave out the labels that it was found to leave out."""
+    marks = marks_of(found)
+    for metric in step.metrics_dict.values():
+        if isinstance(metric, Metric) or callable(getattr(metric, "leave_out", None)):
+            metric.leave_out(marks)
+
+
+def marks_of(found: Denominator | None) -> tuple[float, ...]:
+    """Return the labels that a loss was found to leave out."""
+    ignored: Any = None if found is None or found.kind not in ("valid", "shifted") else found.ignored
+    return () if ignored is None else tuple(ignored) if isinstance(ignored, (tuple, list)) else (ignored,)
+
+
+def known_of(step: Any) -> Denominator | None:
+    """Return what was found out about the loss of a step before."""
+    found: Denominator | None = step.facts.of(subject_of(step))
+    return found
+
+
+def wait_with_metrics(step: Any, waiting: bool) -> None:
+    """Let metrics wait as long as it is not known which labels the loss leaves out; then they count what came."""
+    kept, step.waiting = getattr(step, "waiting", None), [] if waiting else None
+    if kept and waiting:
+        step.waiting = kept
+    for preds, labels in () if waiting or not kept else kept:
+        step.update_metrics(preds, labels)
 
 
 @contextmanager

@@ -59,7 +59,9 @@ class Answers(Metric):
 
     def settled(self, state: State) -> tuple[Tensor, Tensor]:
         """Return the answers to labels of yes, and to labels of no, in the reading that fits the whole pass."""
-        return settled(state["answers_by_probability" if are_probabilities(state, self.task) else "answers"], self.task)
+        unknown = self.task.from_logits is None
+        reading = "answers_by_probability" if unknown and are_probabilities(state, self.task) else "answers"
+        return settled(state[reading], self.task)
 
 
 def are_probabilities(state: State, task: Task) -> bool:
