@@ -121,11 +121,13 @@ def known_of(step: Any) -> Denominator | None:
 
 def wait_with_metrics(step: Any, waiting: bool) -> None:
     """Let metrics wait as long as it is not known which labels the loss leaves out; then they count what came."""
-    kept, step.waiting = getattr(step, "waiting", None), [] if waiting else None
-    if kept and waiting:
-        step.waiting = kept
-    for preds, labels in () if waiting or not kept else kept:
-        step.update_metrics(preds, labels)
+    kept = getattr(step, "waiting", None)
+    if waiting:
+        step.waiting = kept or []
+    elif kept is not None:
+        step.waiting = None
+        for preds, labels in kept:
+            step.update_metrics(preds, labels)
 
 
 @contextmanager

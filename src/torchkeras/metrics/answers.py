@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchkeras.metrics.base import Metric, State
 from torchkeras.metrics.reading import Classes
-from torchkeras.metrics.shapes import wide
+from torchkeras.metrics.shapes import precise
 from torchkeras.metrics.task import Task
 from torchkeras.metrics.yesno import Cut, settled, table
 
@@ -80,4 +80,4 @@ def outside_rows(found: Classes) -> Tensor:
     # each of a row is rounded by at most half an eps of it, which for bfloat16 is more
     close = max(CLOSE, torch.finfo(scores.dtype).eps) if scores.is_floating_point() else CLOSE
     beyond = ((scores < 0) | (scores > 1)).any(axis)
-    return (beyond | ((wide(scores).sum(axis) - 1).abs() > close)).count_nonzero()
+    return (beyond | ((precise(scores).sum(axis) - 1).abs() > close)).count_nonzero()

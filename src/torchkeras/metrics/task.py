@@ -59,7 +59,9 @@ class Task:
     @property
     def no_answers(self) -> tuple[float, ...]:
         """Return the labels that are neither a yes nor a no; a mark of 0 is a no where there is no label of -1."""
-        return tuple(one for one in self.marks if one) if self.ignore_index is None else (self.ignore_index,)
+        if self.ignore_index is not None:
+            return (self.ignore_index,)
+        return tuple(one for one in self.marks if one and one >= -1.5)  # those below are no answers anyway
 
     @property
     def minus_is_no(self) -> bool:
