@@ -174,7 +174,7 @@ def keras_metric(name: str, from_logits: bool = False, task: Task | None = None)
     known = beside(KERAS_METRICS, KERAS_ENTROPIES | KERAS_LOSSES, METRICS)
     found = look_up("metrics", name, known)
     if found in KERAS_ENTROPIES.values() or found in KERAS_LOSSES.values():
-        return metrics.MeanLoss(keras_loss(name, task.from_logits and found in KERAS_ENTROPIES.values()),
+        return metrics.MeanLoss(keras_loss(name, bool(task.from_logits) and found in KERAS_ENTROPIES.values()),
                                 negate=found is losses.CosineSimilarity)
     return made(name, found, task)
 
@@ -252,7 +252,9 @@ def as_metric(name: str, value: Any, from_logits: bool = True, task: Task | None
         FunctionMetric()
     """
     if isinstance(value, str):
-        return metric(value, from_logits, task)
+        found = metric(value, from_logits, task)
+        found.follows_loss = task is not None
+        return found
     argument = f"metrics_dict[{name!r}]"
     instance_not_class(argument, value)
     if has(value, "update", "compute", "reset"):

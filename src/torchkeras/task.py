@@ -16,7 +16,7 @@ CLASSES = Task("classes", one_hot=True, likely_axis=1)
 BINARY = Task("binary", one_hot=False)
 SIGNED = Task("binary", one_hot=False, signed=True)
 NUMBERS = Task("numbers")
-OWN = Task(likely_axis=-1)  # a net that brings its own loss, as those of transformers do, has the classes last
+OWN = Task(from_logits=None, likely_axis=-1)  # a net that brings its loss, as transformers', has the classes last
 TASKS: dict[tuple[type[nn.Module], str], Task] = {
     (nn.CrossEntropyLoss, "cross_entropy"): CLASSES, (nn.NLLLoss, "nll_loss"): CLASSES,
     (nn.MultiMarginLoss, "multi_margin_loss"): CLASSES, (nn.KLDivLoss, "kl_div"): replace(CLASSES, likely_axis=None),
@@ -40,7 +40,8 @@ def task_of(loss_fn: Any) -> Task:
         loss_fn: a loss, as a model takes it.
 
     Returns:
-        A :class:`torchkeras.metrics.Task`; for a loss that is not known, one without a kind.
+        A :class:`torchkeras.metrics.Task`; for a loss that is not known, one without a kind, whose ``from_logits`` is
+        None: the predictions of a whole pass then tell.
 
     Example:
         >>> task_of(nn.CrossEntropyLoss(ignore_index=255)).ignore_index
@@ -60,7 +61,7 @@ def known_task(loss_fn: Any) -> Task:
     """Return what the kind of a loss says."""
     if isinstance(loss_fn, Loss):
         if loss_fn.task is None:
-            return Task(from_logits=loss_fn.from_logits)
+            return Task(from_logits=None if loss_fn.from_logits else False)  # of no account without a task
         axis = getattr(loss_fn, "axis", 1)
         return replace(CLASSES if loss_fn.task == "classes" else BINARY, from_logits=loss_fn.from_logits,
                        likely_axis=axis if loss_fn.task == "classes" else None)
@@ -68,7 +69,9 @@ def known_task(loss_fn: Any) -> Task:
     for (kind, function), task in TASKS.items():
         if isinstance(loss_fn, kind) or name == function:
             return task
-    return Task(from_logits=outputs.takes_logits(loss_fn))
+    if not outputs.takes_logits(loss_fn):
+        return Task(from_logits=False)
+    return Task(from_logits=True if outputs.of_tensors(loss_fn) else None)
 
 
 def unwrapped(loss_fn: Any) -> tuple[Any, dict[str, Any]]:

@@ -142,7 +142,7 @@ def test_an_object_says_itself_what_labels_are():
     (nn.BCELoss(), Task("binary", False, False)), (F.binary_cross_entropy_with_logits, Task("binary", True, False)),
     (losses.FocalLoss(from_logits=True), Task("binary", True, False)),
     (nn.SoftMarginLoss(), Task("binary", one_hot=False, signed=True)), (nn.L1Loss(), Task("numbers")),
-    (None, Task(likely_axis=-1)), (lambda preds, labels: 0, Task())])
+    (None, Task(from_logits=None, likely_axis=-1)), (lambda preds, labels: 0, Task(from_logits=None))])
 def test_what_a_loss_says(loss, expected):
     assert task_of(loss) == expected
 

@@ -15,7 +15,7 @@ from torchkeras.data import batch as batches
 from torchkeras.data.arrays import ArrayDataset, wide_dtype
 from torchkeras.dialects.epochs import keras_names
 from torchkeras.dialects.given import features_only, together
-from torchkeras.engine import hardware, modes, preflight
+from torchkeras.engine import examination, hardware, modes, preflight
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.ending import NonFiniteLoss
@@ -62,13 +62,15 @@ class Batchwise:
 
     def counted(self, runner: EpochRunner, data: Any) -> dict[str, float]:
         """The step of a batch, and the numbers so far."""
-        batch = on_device_of(self.model.net, data)
+        batch, step = on_device_of(self.model.net, data), runner.step_runner
+        if examination.needed(step, divided=False):
+            examination.accept(step, examination.look(step, batch), divided=False)
         try:
-            losses, runner.last = runner.step_runner(batch)
+            losses, runner.last = step(batch)
         except NonFiniteLoss as error:
             raise bad_value("x", received=f"a batch at which {error} ({error.why})", expected="a finite loss",
                             fix="Nothing was updated. Lower the learning rate, or look at the batch.") from error
-        runner.losses.add(losses, runner.step_runner.weight(batch))
+        runner.losses.add(losses, step.weight(batch))
         return keras_names(runner.row(), runner.stage)
 
     def runner(self, stage: Stage) -> EpochRunner:

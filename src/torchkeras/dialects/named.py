@@ -86,7 +86,9 @@ def metric_of(metric: Any, task: Task) -> Any:
     """A metric from its name in Keras; others as they are, for the engine to take."""
     instance_not_class("metrics", metric)
     if isinstance(metric, str):
-        return names.keras_metric(metric, task=task)
+        found = names.keras_metric(metric, task=task)
+        found.follows_loss = True
+        return found
     if not callable(metric) and not names.has(metric, "update", "compute", "reset"):
         raise bad_type("metrics", received=f"a {type(metric).__name__}", expected="a name, a function (preds, labels) "
                        "or a metric object")

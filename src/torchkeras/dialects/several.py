@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchkeras import names
 from torchkeras.data.samples import length
 from torchkeras.dialects.named import loss_of, metrics_of
-from torchkeras.engine import weighing
+from torchkeras.engine import examination, weighing
 from torchkeras.engine.checks import bad_type, bad_value, did_you_mean
 from torchkeras.engine.denominator import Denominator, known_denominator
 from torchkeras.metrics import Metric
@@ -160,17 +160,24 @@ class OutputMetric(nn.Module):
     Args:
         output: which.
         metric: an object with ``update``, ``compute`` and ``reset``.
+        found: what losses of the user's own are means over.
     """
 
-    def __init__(self, output: Output, metric: Any) -> None:
+    def __init__(self, output: Output, metric: Any, found: Found | None = None) -> None:
         super().__init__()
         self.output, self.metric = output, metric
+        self.found = Found() if found is None else found
         self.higher_is_better = getattr(metric, "higher_is_better", None)
         self.cheap = getattr(metric, "cheap", False)
 
     def update(self, preds: Any, labels: Any) -> None:
         """Count one batch."""
         self.metric.update(self.output.of(preds, "preds"), self.output.of(labels, "labels"))
+
+    def leave_out(self, marks: tuple[float, ...]) -> None:
+        """Leave out the labels that this output's loss leaves out; what is known of the sum of all says nothing."""
+        if isinstance(self.metric, Metric):
+            self.metric.leave_out(examination.marks_of(self.found.get(self.output)))
 
     def compute(self) -> Any:
         """The number for all that was counted."""
@@ -262,5 +269,5 @@ def all_metrics(metrics: Any, losses: OutputLosses, listed: Sequence[Output], fr
         one_or_more = asked if isinstance(asked, (list, tuple, Mapping)) else [asked]
         for name, metric in metrics_of(one_or_more, task).items():
             column = f"{output.name}_{name}"
-            found[column] = OutputMetric(output, names.as_metric(column, metric))
+            found[column] = OutputMetric(output, names.as_metric(column, metric), losses.found)
     return found

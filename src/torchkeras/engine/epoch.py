@@ -120,6 +120,8 @@ class EpochRunner:
                 self.losses.summed = summed(step)
                 yield batch
             self.decide()
+        elif hasattr(step, "facts"):
+            examination.tell_metrics(step, step.facts.found)
         yield from source
 
     def looked_at(self, source: Iterator[Any], divided: bool) -> Iterator[Any]:
@@ -133,6 +135,7 @@ class EpochRunner:
                 examination.accept(self.step_runner, found, divided)
             self.deciding = more = bool(first) and found is not None and found.kind == "unseen" and (
                 self.together.world == 1)
+            examination.wait_with_metrics(self.step_runner, more)
             held += first
             if not more or not divided:  # a window has to know how its batches count
                 yield from held
@@ -141,6 +144,7 @@ class EpochRunner:
     def decide(self) -> None:
         """Add up the batches whose loss was not finite before it was known which labels are left out."""
         self.deciding = False
+        examination.wait_with_metrics(self.step_runner, False)
         for step_losses, batch, before in self.undecided:
             weight = self.weight(batch)
             several = isinstance(before, weighing.Terms)

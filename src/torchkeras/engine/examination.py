@@ -22,6 +22,7 @@ from torchkeras.engine.modes import evaluating, measured
 from torchkeras.engine.recognition import MOST, Indivisible, axes, close, recognise, still
 from torchkeras.engine.state import put_random_states, random_states
 from torchkeras.engine.weighing import terms_of
+from torchkeras.metrics.base import Metric
 
 COUNT = ("Where it is a mean over something else, say over what in StepRunner.count(batch); else use one process and "
          "no accumulation, with larger batches.")
@@ -78,6 +79,7 @@ def accept(step: Any, found: Denominator | None, divided: bool) -> None:
         ValueError: ``divided``, and the loss is no mean over anything that is known.
     """
     if found is None or found.kind == "unseen":
+        tell_metrics(step, step.facts.found)
         return
     if found.kind == "other" and divided:
         raise bad_value("loss_fn", received="a loss which is no mean over samples or labels: that of a batch is not "
@@ -87,6 +89,7 @@ def accept(step: Any, found: Denominator | None, divided: bool) -> None:
     note = DEPENDS if found.kind == "other" else RANDOM if found.kind == "random" and divided else None
     if note is not None and note not in step.notes:
         step.notes.append(note)
+    tell_metrics(step, found)
 
 
 def due(number: int) -> bool:
@@ -113,6 +116,30 @@ def look_again(step: Any, preds: Any, labels: Any, divided: bool) -> None:
             return
         found = of_loss(step.loss, preds, labels, most=len(labels))
     accept(step, found, divided)
+
+
+def tell_metrics(step: Any, found: Denominator | None) -> None:
+    """Let the metrics that go by the loss leave out the labels that it was found to leave out."""
+    marks = marks_of(found)
+    for metric in step.metrics_dict.values():
+        if isinstance(metric, Metric) or callable(getattr(metric, "leave_out", None)):
+            metric.leave_out(marks)
+
+
+def marks_of(found: Denominator | None) -> tuple[float, ...]:
+    """Return the labels that a loss was found to leave out."""
+    return () if found is None or found.kind not in ("valid", "shifted") else found.ignored
+
+
+def wait_with_metrics(step: Any, waiting: bool) -> None:
+    """Let metrics wait as long as it is not known which labels the loss leaves out; then they count what came."""
+    kept = getattr(step, "waiting", None)
+    if waiting:
+        step.waiting = kept or []
+    elif kept is not None:
+        step.waiting = None
+        for preds, labels in kept:
+            step.update_metrics(preds, labels)
 
 
 @contextmanager

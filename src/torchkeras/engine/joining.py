@@ -49,6 +49,11 @@ class Replayed:
         """Forget the batches."""
         self.kept = []
 
+    def leave_out(self, marks: tuple[float, ...]) -> None:
+        """Tell the metric which labels the loss leaves out, if it can be told."""
+        if callable(told := getattr(self.metric, "leave_out", None)):
+            told(marks)
+
 
 def joinable(metrics: Mapping[str, Any], world: int) -> dict[str, Any]:
     """Metrics that several processes can count with; one process takes them as they are."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchkeras.data import Batches
 from torchkeras.data import batch as batches
 from torchkeras.data.tree import map_tree
-from torchkeras.engine import metriccheck, preflight, weighing
+from torchkeras.engine import examination, metriccheck, preflight, weighing
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.memento import memento_of
 from torchkeras.engine.modes import evaluating
@@ -88,6 +88,9 @@ def measure_once(step: StepRunner, batch: Any) -> None:
         raise bad_value(step.argument, received=f"a first loss of {loss.item()}; {why}", expected="finite numbers",
                         fix="Clean the data.")
     if type(step).measure is StepRunner.measure:
+        if step.metrics_dict:  # a label that the loss leaves out may be one that a metric would refuse
+            look = examination.look(step, batch) if examination.needed(step, divided=False) else None
+            examination.tell_metrics(step, look or step.facts.found)
         metriccheck.check_metrics(step.metrics_dict, weighing.scores(preds), labels)
 
 

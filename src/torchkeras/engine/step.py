@@ -21,6 +21,7 @@ from torchkeras.engine import (
     gradients,
     metriccheck,
     modes,
+    nextlabels,
     preflight,
     weighing,
 )
@@ -59,6 +60,7 @@ class StepRunner:
     whole_numbers = True  # whether whole numbers as a batch's third item are weights: not where a loader gives them
     looking = False  # True for the first batch of any pass: its labels are looked at before the loss is computed
     argument = "train_data"  # what errors call the data
+    waiting: list[tuple[Any, Any]] | None = None  # of metrics, until it is known which labels the loss leaves out
     trouble: Exception | None = None  # what is wrong with the validation data, found before the first update
 
     def __init__(self, net: nn.Module, loss_fn: Any, accelerator: Accelerator, stage: Stage = "train",
@@ -209,15 +211,24 @@ class StepRunner:
         """Let the metrics count; no number is read from the device here."""
         if self.metrics_dict:
             preds = weighing.scores(preds)
-            try:
-                for name, metric in self.metrics_dict.items():  # noqa: B007 (the error is told it)
-                    metric.update(preds, labels)
-            except Exception as error:
-                explain.in_metric(error, self.net, preds, labels, name)
-                raise
+            if self.waiting is None:
+                self.update_metrics(preds, labels)
+            else:
+                self.waiting.append((preds, labels))
         metrics: Logs = {"lr": self.learning_rate} if self.training else {}
         parts = {f"{self.stage}_{name}": detached(value) for name, value in self.parts.items()} if self.parts else {}
         return StepOutput({f"{self.stage}_loss": loss.detach(), **parts}, metrics)
+
+    def update_metrics(self, preds: Any, labels: Any) -> None:
+        """Give a batch to each metric: what the loss compares, where that are the labels of the next place."""
+        shifted = self.denominator.kind == "shifted"
+        try:
+            for name, metric in self.metrics_dict.items():  # noqa: B007 (the error is told it)
+                metric.update(*(nextlabels.beside_next(metric, preds, labels, classes_last=self.loss_fn is None)
+                                if shifted else (preds, labels)))
+        except Exception as error:
+            explain.in_metric(error, self.net, preds, labels, name)
+            raise
 
     def count(self, batch: Any) -> float | Tensor:
         """Return what the loss of this batch is a mean over: samples, or the labels or tokens that count in it.

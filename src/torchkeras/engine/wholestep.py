@@ -48,6 +48,8 @@ OBSTACLES: dict[str, Callable[[Any, Any, Any], bool]] = {
     "mixed precision": lambda step, *_: not step.plain,
     "the optimizer {optimizer}": lambda step, *_: type(step.optimizer) not in UPDATES,
     "gradient accumulation": lambda step, *_: step.accelerator.gradient_accumulation_steps != 1,
+    "labels of which it is not known yet whether they are left out": lambda step, *_: step.waiting is not None,
+    "metrics of what comes next": lambda step, *_: bool(step.metrics_dict) and step.denominator.kind == "shifted",
     "a net with a loss of its own": lambda step, *_: step.loss_fn is None,
     "class weights or clip_grad_value": lambda step, *_: (
         step.config.class_weight is not None or step.config.clip_grad_value is not None),

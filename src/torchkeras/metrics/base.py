@@ -28,6 +28,7 @@ class Metric(nn.Module):
         cheap: whether ``compute()`` costs so little that it may be called while an epoch is running.
         sums: names of the state tensors that add up.
         lists: names of the state lists, whose tensors join along the first dimension.
+        follows_loss: whether it was given by name, so that the loss says how it reads labels and predictions.
 
     Example:
         >>> class Largest(Metric):
@@ -47,6 +48,7 @@ class Metric(nn.Module):
 
     higher_is_better: bool | None = None
     cheap: bool = False
+    follows_loss: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,6 +79,13 @@ class Metric(nn.Module):
     def value(self, state: State) -> Any:
         """The number that a state stands for; sums are on the CPU here, and lists are not empty."""
         raise NotImplementedError
+
+    def leave_out(self, marks: tuple[float, ...]) -> None:
+        """Take note of labels that the loss was found to leave out; a metric object keeps to what its user said.
+
+        Args:
+            marks: such labels, as 0, -999 or NaN; none where the loss leaves out nothing, or where it is not known.
+        """
 
     def update(self, preds: Tensor, labels: Tensor) -> None:
         """Count one batch; nothing is read from the device."""

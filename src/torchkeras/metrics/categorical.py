@@ -11,7 +11,6 @@ from torchkeras.metrics.classification import Accuracy, TopK
 from torchkeras.metrics.reading import Classes, fits_axis, known_numbers, known_one_hot
 from torchkeras.metrics.shapes import mismatch, paired
 from torchkeras.metrics.task import Task
-from torchkeras.metrics.yesno import table
 
 
 class BinaryAccuracy(Accuracy):
@@ -37,7 +36,7 @@ class BinaryAccuracy(Accuracy):
     def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
         """Return answers by label."""
         scores, truth = paired(preds, labels)
-        return {"answers": table(self.cut(scores), truth, self.task.ignore_index)}
+        return self.count_single(scores, truth)
 
 
 class CategoricalAccuracy(Accuracy):
@@ -94,7 +93,7 @@ class SparseCategoricalAccuracy(Accuracy):
 
     def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
         """Return right answers and all answers."""
-        return self.of_classes(of_numbers(preds, labels, self.axis, self.task.ignore_index))
+        return self.of_classes(of_numbers(preds, labels, self.axis, self.task.left_out))
 
 
 class TopKCategoricalAccuracy(TopK):
@@ -153,7 +152,7 @@ class SparseTopKCategoricalAccuracy(TopK):
 
     def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
         """Return labels that fewer than k other classes come before, and how many are known."""
-        return self.of_classes(of_numbers(preds, labels, self.axis, self.task.ignore_index))
+        return self.of_classes(of_numbers(preds, labels, self.axis, self.task.left_out))
 
 
 class AccuracyByShape(Accuracy):
@@ -195,9 +194,9 @@ def of_one_hot(preds: Tensor, labels: Tensor, axis: int) -> Classes:
     return Classes(preds, axis % preds.dim(), known_one_hot(labels, axis))
 
 
-def of_numbers(preds: Tensor, labels: Tensor, axis: int, ignore_index: int | None) -> Classes:
+def of_numbers(preds: Tensor, labels: Tensor, axis: int, left_out: tuple[float, ...]) -> Classes:
     """Return scores and true classes from one class number for each row of scores."""
     dim = axis % max(preds.dim(), 1)
     if preds.dim() < 2 or not -preds.dim() <= axis < preds.dim() or not fits_axis(preds.shape, labels.shape, dim):
         raise mismatch(preds, labels, f"one class number for the scores along dimension {axis}")
-    return Classes(preds, dim, known_numbers(labels.reshape(-1), ignore_index))
+    return Classes(preds, dim, known_numbers(labels.reshape(-1), left_out))

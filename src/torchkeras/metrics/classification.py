@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from torchkeras.engine.checks import bad_value, whole_number
+from torchkeras.metrics.answers import Answers
 from torchkeras.metrics.base import Metric, State
 from torchkeras.metrics.reading import Classes, as_classes
 from torchkeras.metrics.shapes import mismatch, paired
 from torchkeras.metrics.task import Task, asked
-from torchkeras.metrics.yesno import ANY, NO, YES, Cut, settled, table
+from torchkeras.metrics.yesno import ANY, NO, YES
 
 
-class Accuracy(Metric):
+class Accuracy(Answers):
     """See the share of right answers, for two classes, many classes, or many labels at once.
 
     The shapes decide. Predictions of the shape of the labels (``(N, 1)`` and ``(N,)`` are the same) are yes or no each,
@@ -55,18 +56,15 @@ class Accuracy(Metric):
     def __init__(self, threshold: float = 0.5, from_logits: bool = True, *, one_hot: bool | None = False,
                  axis: int | None = None, ignore_index: int | None = None, task: Task | None = None) -> None:
         super().__init__()
-        self.task = asked(task, from_logits, axis, ignore_index, one_hot)
-        self.cut = Cut(threshold, self.task.from_logits)
         self.add_sum("correct")
         self.add_sum("seen")
-        self.add_sum("answers", (4, 3))
+        self.set_up(threshold, asked(task, from_logits, axis, ignore_index, one_hot))
 
     def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
         """Return right answers and all answers; for yes and no, answers by label."""
         found = as_classes(preds, labels, self.task)
         if found is None:
-            scores, truth = paired(preds, labels)
-            return {"answers": table(self.cut(scores), truth, self.task.ignore_index)}
+            return self.count_single(*paired(preds, labels))
         return self.of_classes(found)
 
     def of_classes(self, found: Classes) -> dict[str, Tensor | int]:
@@ -79,7 +77,7 @@ class Accuracy(Metric):
 
     def value(self, state: State) -> Tensor:
         """Return right answers of all answers."""
-        yes, no = settled(state["answers"], self.task)
+        yes, no = self.settled(state)
         correct = state["correct"] + yes[YES] + no[NO]
         return correct.double() / (state["seen"] + yes[ANY] + no[ANY])
 
@@ -118,6 +116,11 @@ class TopK(Metric):
         self.k, self.task = k, asked(task, True, axis, ignore_index, one_hot)
         self.add_sum("correct")
         self.add_sum("seen")
+
+    def leave_out(self, marks: tuple[float, ...]) -> None:
+        """Leave out the labels that the loss leaves out, if it did not say itself which these are."""
+        if self.follows_loss:
+            self.task = self.task.told(marks)
 
     def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
         """Return labels that fewer than k other classes come before, and how many are known."""

@@ -6,16 +6,17 @@ import torch
 from torch import Tensor
 
 from torchkeras.engine.checks import bad_value, one_of
-from torchkeras.metrics.base import Metric, State
+from torchkeras.metrics.answers import Answers
+from torchkeras.metrics.base import State
 from torchkeras.metrics.reading import Classes, as_classes
 from torchkeras.metrics.shapes import paired
 from torchkeras.metrics.task import Task, asked
-from torchkeras.metrics.yesno import ANY, YES, Cut, settled, table
+from torchkeras.metrics.yesno import ANY, YES
 
 AVERAGES = ("auto", "macro", "micro")
 
 
-class Decisions(Metric):
+class Decisions(Answers):
     """Counts what a classifier said yes to, and what was right of it; for several classes, of each of them."""
 
     higher_is_better = True
@@ -26,9 +27,8 @@ class Decisions(Metric):
                  task: Task | None = None) -> None:
         super().__init__()
         one_of("average", average, AVERAGES)
-        self.average, self.task = average, asked(task, from_logits, axis, ignore_index, one_hot)
-        self.cut = Cut(threshold, self.task.from_logits)
-        self.add_sum("answers", (4, 3))
+        self.average = average
+        self.set_up(threshold, asked(task, from_logits, axis, ignore_index, one_hot))
         self.add_sum("classes")  # becomes (3, C) with the first batch: a scalar zero goes with every shape
         # Version 5.0 counted these, and a run that it saved may go on here.
         self.add_sum("counts", (3,))
@@ -42,10 +42,9 @@ class Decisions(Metric):
                 raise bad_value("average", received=f"{self.average!r} for predictions of shape {tuple(preds.shape)} "
                                 f"and labels of shape {tuple(labels.shape)}", expected="scores of several classes",
                                 fix="For a yes or a no each, leave the average out.")
-            scores, truth = paired(preds, labels)
-            return {"answers": table(self.cut(scores), truth, self.task.ignore_index)}
+            return self.count_single(*paired(preds, labels))
         if found.size == 2 and self.average == "auto":
-            return {"answers": table(self.cut.of_two(found), found.numbers(), None)}
+            return self.count_two(found)
         return {"classes": self.of_classes(found)}
 
     def of_classes(self, found: Classes) -> Tensor:
@@ -69,7 +68,7 @@ class Decisions(Metric):
         classes = state["classes"]
         if classes.dim() == 2:
             return self.of_counts(classes)
-        yes, no = settled(state["answers"], self.task)
+        yes, no = self.settled(state)
         right, said, true = torch.stack([yes[YES], yes[YES] + no[YES], yes[ANY]]) + state["counts"]
         return torch.where(yes[ANY] + no[ANY] + state["seen"] > 0, self.share(right, said, true), torch.nan)
 

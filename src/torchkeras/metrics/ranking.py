@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from torchkeras.engine.checks import bad_value
+from torchkeras.metrics.answers import are_probabilities, outside_rows
 from torchkeras.metrics.base import Metric, State
 from torchkeras.metrics.reading import Classes, as_classes
 from torchkeras.metrics.shapes import paired, precise, wide
@@ -28,21 +29,28 @@ class Ranking(Metric):
                  ignore_index: int | None = None, task: Task | None = None) -> None:
         super().__init__()
         self.task = asked(task, from_logits, axis, ignore_index, one_hot)
-        self.from_logits = self.task.from_logits
         self.loose = 0  # batches since pieces were joined
         self.add_list("scores")
         self.add_list("labels")
+        if self.task.from_logits is None:
+            self.add_sum("outside")
+
+    def leave_out(self, marks: tuple[float, ...]) -> None:
+        """Leave out the labels that the loss leaves out, if it did not say itself which these are."""
+        if self.follows_loss:
+            self.task = self.task.told(marks)
 
     def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
         """Return scores in their own precision, ``(M,)`` or ``(M, C)``, and kinds or numbers of labels."""
         found = as_classes(preds, labels, self.task)
         if found is None:
             scores, truth = paired(preds, labels)
-            return {"scores": comparable(scores), "labels": coded(truth, self.task.ignore_index)}
+            return {"scores": comparable(scores), "labels": coded(truth, self.task.no_answers)}
+        if self.task.from_logits is None:
+            return {"scores": comparable(found.rows()), "labels": small(found), "outside": outside_rows(found)}
         if found.size == 2:
-            no, yes = found.pair()
-            score = yes - no if self.from_logits else yes
-            return {"scores": comparable(score), "labels": coded(found.numbers(), None)}
+            return {"scores": comparable(of_two(found.pair(), self.task.from_logits)),
+                    "labels": coded(found.numbers())}
         return {"scores": comparable(found.rows()), "labels": small(found)}
 
     def absorb(self, added: dict[str, Tensor | int]) -> None:
@@ -63,15 +71,20 @@ class Ranking(Metric):
     def value(self, state: State) -> Tensor:
         """Return the number of the order; NaN when a score is NaN, which has no place in any order."""
         scores, labels = state["scores"], state["labels"]
-        return self.of_classes(scores, labels) if scores.dim() == 2 else self.of_kinds(scores, labels.to(torch.int8))
+        if scores.dim() == 1:
+            return self.of_kinds(scores, labels.to(torch.int8))
+        from_logits = not are_probabilities(state, self.task)
+        if scores.shape[1] == 2:
+            return self.of_kinds(of_two((scores[:, 0], scores[:, 1]), from_logits), coded(labels))
+        return self.of_classes(scores, labels, from_logits)
 
     def of_kinds(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Return the number for one score a label."""
-        no = negatives(torch.stack([(labels == code).count_nonzero() for code in (2, 1, 0, -1)]), self.task.signed)
+        no = negatives(torch.stack([(labels == code).count_nonzero() for code in (2, 1, 0, -1)]), self.task.minus_is_no)
         known = (labels == 1) | (labels == (-1 if no == MINUS else 0))
         return self.of_order(scores[known], labels[known] == 1)
 
-    def of_classes(self, scores: Tensor, labels: Tensor) -> Tensor:
+    def of_classes(self, scores: Tensor, labels: Tensor, from_logits: bool) -> Tensor:
         """Return the mean over classes, each against all others, of those that can be told from others."""
         size = scores.shape[1]
         if bool((labels >= size).any()):
@@ -81,7 +94,7 @@ class Ranking(Metric):
         scores, labels = scores[labels >= 0], labels[labels >= 0]
         if not len(labels):
             return torch.tensor(torch.nan)
-        if self.from_logits:
+        if from_logits:
             scores = wide(scores).softmax(1)
         numbers = [self.of_order(scores[:, one], labels == one) for one in range(size)
                    if 0 < int((labels == one).sum()) < len(labels)]
@@ -97,6 +110,12 @@ class Ranking(Metric):
     def of_curve(self, hits: Tensor, alarms: Tensor) -> Tensor:
         """Return the number of a curve of positives and negatives found at each score, from the highest down."""
         raise NotImplementedError
+
+
+def of_two(pair: tuple[Tensor, Tensor], from_logits: bool) -> Tensor:
+    """Return one score for those of two classes."""
+    no, yes = pair
+    return yes - no if from_logits else yes
 
 
 def small(found: Classes) -> Tensor:

@@ -51,9 +51,9 @@ def as_classes(preds: Tensor, labels: Tensor, task: Task) -> Classes | None:
     """Return scores and true classes; None where each prediction is a yes or a no."""
     axis = class_axis(preds, labels, task)
     if axis is not None:
-        return Classes(preds, axis, known_numbers(labels.reshape(-1), task.ignore_index))
+        return Classes(preds, axis, known_numbers(labels.reshape(-1), task.left_out))
     axis = one_hot_axis(preds, labels, task)
-    return None if axis is None else Classes(preds, axis, known_one_hot(labels.reshape(preds.shape), axis))
+    return None if axis is None else Classes(preds, axis, known_one_hot(labels.reshape(preds.shape), axis, task.marks))
 
 
 def class_axis(preds: Tensor, labels: Tensor, task: Task) -> int | None:
@@ -113,15 +113,17 @@ def one_hot_axis(preds: Tensor, labels: Tensor, task: Task) -> int | None:
     return axis % preds.dim()
 
 
-def known_numbers(labels: Tensor, ignore_index: int | None) -> Tensor:
-    """Return class numbers in which the ignored one is -1, as other negative ones are ignored anyway."""
-    if ignore_index is None or ignore_index < 0:
-        return labels
-    labels = labels if labels.is_floating_point() else labels.long()  # an unsigned type knows no -1
-    return torch.where(labels == ignore_index, -1, labels)
+def known_numbers(labels: Tensor, left_out: tuple[float, ...]) -> Tensor:
+    """Return class numbers in which those left out are -1, as other negative ones are left out anyway."""
+    for mark in left_out:
+        if mark >= 0:
+            labels = labels if labels.is_floating_point() else labels.long()  # an unsigned type knows no -1
+            labels = torch.where(labels == mark, -1, labels)
+    return labels
 
 
-def known_one_hot(labels: Tensor, axis: int) -> Tensor:
-    """Return the class with the largest share in each row; -1 for rows with NaN, and for rows without a share."""
-    share, number = (labels if labels.is_floating_point() else labels.long()).max(axis)
+def known_one_hot(labels: Tensor, axis: int, marks: tuple[float, ...] = ()) -> Tensor:
+    """Return the class with the largest share in each row; -1 for rows with NaN, without a share, or of marks only."""
+    share, number = (known_numbers(labels, marks) if labels.is_floating_point() else
+                     known_numbers(labels.long(), marks)).max(axis)
     return torch.where(share > 0, number, -1).reshape(-1)

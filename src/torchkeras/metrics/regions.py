@@ -58,7 +58,7 @@ class IOU(Metric):
         found = as_classes(preds, labels, self.task)
         if found is None:
             scores, truth = paired(preds, labels)
-            found = Classes(scores, 0, known_numbers(truth, self.task.ignore_index))
+            found = Classes(scores, 0, known_numbers(truth, self.task.left_out))
             classes, sound = self.decided(scores, preds, labels)
         else:
             classes, sound = self.highest(found)

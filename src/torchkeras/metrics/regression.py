@@ -8,10 +8,32 @@ from torch import Tensor
 from torchkeras.metrics.base import Metric, State
 from torchkeras.metrics.shapes import layout, mismatch, paired, wide
 
+IGNORED = -100  # torch's default for ignore_index
 SMALLEST = torch.finfo(torch.float64).eps  # what a label of 0 is divided by in MAPE, as scikit-learn does
 
 
-class MeanError(Metric):
+class ErrorMetric(Metric):
+    """A metric of numbers; those whose label is NaN are left out, by name also those that the loss leaves out."""
+
+    marks: tuple[float, ...] = ()
+
+    def leave_out(self, marks: tuple[float, ...]) -> None:
+        """Leave out the labels that the loss leaves out."""
+        if self.follows_loss:
+            self.marks = tuple(float(one) for one in marks if one == one)
+
+    def known(self, labels: Tensor) -> Tensor | None:
+        """Return which labels count; None where all do."""
+        known = labels == labels if labels.is_floating_point() else None
+        for mark in self.marks:
+            # in whole numbers -100 may be taken to be left out by a loss that was not seen to do so
+            if known is not None or mark != IGNORED:
+                other = wide(labels) != mark
+                known = other if known is None else known & other
+        return known
+
+
+class MeanError(ErrorMetric):
     """A mean over all predicted numbers of some error of each; those whose label is NaN are left out."""
 
     higher_is_better = False
@@ -26,9 +48,9 @@ class MeanError(Metric):
         """Errors added up, and how many."""
         numbers, truth = paired(preds, labels)
         errors = self.errors(wide(numbers), wide(truth))
-        if not truth.is_floating_point():
+        known = self.known(truth)
+        if known is None:
             return {"total": errors.sum(), "seen": numbers.numel()}
-        known = truth == truth
         return {"total": torch.where(known, errors, 0).sum(), "seen": known.count_nonzero()}
 
     def errors(self, preds: Tensor, labels: Tensor) -> Tensor:
@@ -121,7 +143,7 @@ class MAPE(MeanError):
         return (preds - labels).abs() / labels.abs().clamp(min=SMALLEST)
 
 
-class R2(Metric):
+class R2(ErrorMetric):
     """See how much of the labels' variance is explained: 1 is perfect, 0 is no better than always saying their mean.
 
     R2 = 1 - sum of squared errors / sum of squared distances of the labels from their mean; for several outputs
@@ -157,6 +179,8 @@ class R2(Metric):
         if rows == 0:
             return {"moments": labels.new_zeros(0)}
         numbers, truth = wide(preds).reshape(rows, -1), wide(labels).reshape(rows, -1)
+        if self.marks and (used := self.known(labels)) is not None:
+            truth = truth.where(used.reshape(rows, -1), torch.nan)
         known = truth == truth
         mean = truth.nanmean(0)
         spread, errors = (truth - mean).square().nansum(0), torch.where(known, numbers - truth, 0).square().sum(0)

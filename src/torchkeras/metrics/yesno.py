@@ -53,15 +53,15 @@ class Cut:
         return margin > 0, margin <= 0
 
 
-def table(answers: tuple[Tensor, Tensor], labels: Tensor, ignore_index: int | None) -> Tensor:
+def table(answers: tuple[Tensor, Tensor], labels: Tensor, left_out: tuple[float, ...] = ()) -> Tensor:
     """Return how many labels from each edge on (row) met a yes, a no, and any answer (columns).
 
-    NaN, ``ignore_index`` and numbers below -1 reach no edge.
+    NaN, ``left_out`` and numbers below -1 reach no edge.
     """
     labels = floats(labels)
     found = torch.stack([labels >= edge for edge in EDGES])
-    if ignore_index is not None:
-        found &= labels != ignore_index
+    for mark in left_out:
+        found &= labels != mark
     yes, no = answers
     masks = found[:, None] & torch.stack([yes, no, torch.ones_like(yes)])
     if labels.numel() <= SMALL:
@@ -69,12 +69,14 @@ def table(answers: tuple[Tensor, Tensor], labels: Tensor, ignore_index: int | No
     return torch.stack([mask.count_nonzero() for mask in masks.flatten(0, 1)]).view(masks.shape[:2])
 
 
-def coded(labels: Tensor, ignore_index: int | None) -> Tensor:
+def coded(labels: Tensor, left_out: tuple[float, ...] = ()) -> Tensor:
     """Return labels as 1 (yes), 0 and -1 in int8; 2 is no answer, -2 is not known."""
     labels = floats(labels)
     other, positive, zero, minus = ((labels >= edge).view(torch.int8) for edge in EDGES)
     codes = other + positive + zero + minus - 2
-    return codes if ignore_index is None else codes.masked_fill(labels == ignore_index, -2)
+    for mark in left_out:
+        codes = codes.masked_fill(labels == mark, -2)
+    return codes
 
 
 def floats(labels: Tensor) -> Tensor:
@@ -104,4 +106,4 @@ def negatives(counts: Tensor, signed: bool) -> int:
 def settled(answers: Tensor, task: Task) -> tuple[Tensor, Tensor]:
     """Return the answers to labels of yes, and to labels of no, from what :func:`table` counted."""
     rows = answers.diff(dim=0, prepend=answers.new_zeros(1, 3))
-    return rows[POSITIVE], rows[negatives(rows[:, ANY], task.signed)]
+    return rows[POSITIVE], rows[negatives(rows[:, ANY], task.minus_is_no)]
