@@ -56,7 +56,8 @@ class DataKeeper:
 
     def kept_generator(self, one: Any) -> Iterable[Any]:
         """Take down the state of a random generator."""
-        self.back.append(partial(put_state, one, state_of(one)))
+        if not issubclass(type(one), random.SystemRandom):  # that has no state
+            self.back.append(partial(put_state, one, state_of(one)))
         return ()
 
     def kept_tensor(self, one: Any, always: bool = False) -> Iterable[Any]:
