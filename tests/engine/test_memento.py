@@ -742,3 +742,17 @@ def test_iterators_of_datasets_still_count_as_read_once():
     assert Memento(itertools.count()).once
     assert Memento([iter([1])]).once
     assert not memento_of([iter([1])]).once
+
+
+def test_tensors_of_all_makes_are_no_obstacle():
+    with torch.inference_mode():
+        inferred = torch.ones(9000)
+    nested, nan = torch.nested.nested_tensor([torch.ones(1)]), torch.tensor([float("nan")])
+    weight = nn.Linear(2, 1).weight
+    before = weight.detach().clone()
+    with memento_of([inferred, nested, nan, weight, torch.empty(1, device="meta"), torch.ones(1).expand(6),
+                     torch.eye(2).to_sparse()]), torch.no_grad():
+        nan.fill_(1.0)
+        weight.add_(1.0)
+    assert bool(nan.isnan())
+    assert torch.equal(weight, before)
