@@ -744,6 +744,7 @@ def test_iterators_of_datasets_still_count_as_read_once():
     assert not memento_of([iter([1])]).once
 
 
+@pytest.mark.filterwarnings("ignore:.*nested tensors")
 def test_tensors_of_all_makes_are_no_obstacle():
     with torch.inference_mode():
         inferred = torch.ones(9000)
