@@ -1,13 +1,17 @@
 """A run whose loss or net remembers something is the plain loop bit for bit, wherever that is kept."""
 
 import array
+import contextlib
+import contextvars
 import functools
 import io
 import itertools
+import random
 import sys
+import threading
 import time
 import types
-from collections import deque
+from collections import OrderedDict, deque
 
 import numpy as np
 import pytest
@@ -341,6 +345,70 @@ def in_a_module():
     return Loss()
 
 
+def in_a_context():
+    variable = contextvars.ContextVar("calls", default=0)
+    variable.set(0)
+
+    def loss(preds, labels):
+        variable.set(variable.get() + 1)
+        return scaled(preds, labels, variable.get())
+
+    return loss
+
+
+def in_a_thread_local():
+    local = threading.local()
+
+    def loss(preds, labels):
+        local.calls = getattr(local, "calls", 0) + 1
+        return scaled(preds, labels, local.calls)
+
+    return loss
+
+
+def in_the_order_of_a_dict():
+    def count(held):
+        held.move_to_end(next(iter(held)))
+        return next(iter(held))
+
+    return Holder(OrderedDict.fromkeys(range(17)), count)
+
+
+def in_a_cached_function():
+    seen = []
+
+    @functools.lru_cache(maxsize=0)
+    def count():
+        seen.append(1)
+        return len(seen)
+
+    return lambda preds, labels: scaled(preds, labels, count())
+
+
+def in_a_wrapped_function():
+    calls = 0
+
+    @contextlib.contextmanager
+    def counting():
+        nonlocal calls
+        calls += 1
+        yield calls
+
+    def loss(preds, labels):
+        with counting() as number:
+            return scaled(preds, labels, number)
+
+    return loss
+
+
+def in_a_long_queue_of_tensors():
+    def count(held):
+        held.append(held.popleft() + 1)
+        return float(held[-1])
+
+    return Holder(deque([torch.zeros(())] * 2 + [torch.ones(())] * 1500, maxlen=1502), count)
+
+
 def in_text():
     return Holder(io.StringIO(), lambda held: held.write("a") and len(held.getvalue()))
 
@@ -648,6 +716,18 @@ def test_large_tensors_are_watched_where_there_is_no_copy(monkeypatch):
         assert float(queue[0]) == left
 
 
+def test_the_items_of_a_huge_list_are_left_alone():
+    rows = [torch.zeros(3) for _ in range(20_000)]
+    with memento_of(rows) as memento:
+        rows.pop()
+    assert len(rows) == 20_000
+    assert len(memento.held) < 10
+
+
+def test_a_generator_without_a_state_is_no_obstacle():
+    assert not memento_of(random.SystemRandom()).once
+
+
 def test_a_tensor_that_got_another_shape_gets_its_own_back():
     tensor, rows = torch.zeros(3), np.zeros(3)
     with memento_of([tensor, rows]):
@@ -662,3 +742,18 @@ def test_iterators_of_datasets_still_count_as_read_once():
     assert Memento(itertools.count()).once
     assert Memento([iter([1])]).once
     assert not memento_of([iter([1])]).once
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors")
+def test_tensors_of_all_makes_are_no_obstacle():
+    with torch.inference_mode():
+        inferred = torch.ones(9000)
+    nested, nan = torch.nested.nested_tensor([torch.ones(1)]), torch.tensor([float("nan")])
+    weight = nn.Linear(2, 1).weight
+    before = weight.detach().clone()
+    with memento_of([inferred, nested, nan, weight, torch.empty(1, device="meta"), torch.ones(1).expand(6),
+                     torch.eye(2).to_sparse()]), torch.no_grad():
+        nan.fill_(1.0)
+        weight.add_(1.0)
+    assert bool(nan.isnan())
+    assert torch.equal(weight, before)

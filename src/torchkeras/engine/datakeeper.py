@@ -56,12 +56,14 @@ class DataKeeper:
 
     def kept_generator(self, one: Any) -> Iterable[Any]:
         """Take down the state of a random generator."""
-        self.back.append(partial(put_state, one, state_of(one)))
+        if not issubclass(type(one), random.SystemRandom):  # that has no state
+            self.back.append(partial(put_state, one, state_of(one)))
         return ()
 
     def kept_tensor(self, one: Any, always: bool = False) -> Iterable[Any]:
         """Take down the numbers of a tensor."""
-        if type(one) not in (Tensor, nn.Parameter) or one.layout != torch.strided or one.is_meta or one.is_inference():
+        if type(one) not in (Tensor, nn.Parameter) or one.layout != torch.strided or one.is_nested or (
+                one.is_meta or one.is_inference()):
             return ()
         if always or self.fits("weights" if type(one) is nn.Parameter else "numbers", one.numel(), NUMBERS):
             self.back.append(partial(putting.put_numbers, one, one.detach().clone()))

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from functools import partial
 from types import (
     BuiltinMethodType,
@@ -60,7 +61,7 @@ class Memento(DataKeeper):
         *roots: the objects and functions.
         but: objects that are left alone.
         numbers: how many numbers there may be in larger arrays, all together. Those of a ``Dataset`` are data always.
-        items: how many items there may be in larger containers, all together.
+        items: how many items there may be in larger containers, all together; one in a hundred may hold something.
         iterators: whether what is called within may get copies of Python's own iterators in their place, see
             ``with``; else they count as read once.
 
@@ -86,7 +87,7 @@ class Memento(DataKeeper):
         self.lend: list[Callable[[], None]] = []  # puts copies of iterators in their places
         self.empty: list[dict[Any, Any]] = []
         self.copies: dict[int, Any] = {}
-        self.left = {"numbers": numbers, "weights": numbers // 16, "items": items}
+        self.left = {"numbers": numbers, "weights": numbers // 16, "items": items, "deep": items // 100}
         self.names, self.methods = set(CALLED), dict[str, list[Any]]()  # what code names; methods nobody named so far
         self.ways: dict[type, Callable[[Any], Iterable[Any]]] = {}
         self.parts: dict[type, tuple[Any, list[Any]]] = {}
@@ -122,7 +123,7 @@ class Memento(DataKeeper):
         found = next((way for kinds, way in (
             (type, self.kept_class), (PLAIN, passed), (GENERATORS, self.kept_generator), (Tensor, self.kept_tensor),
             (np.ndarray, self.kept_array), (BYTES, self.kept_bytes), (io.IOBase, self.kept_file),
-            (FunctionType, self.kept_function), (CellType, self.kept_cell),
+            (FunctionType, self.kept_function), (CellType, self.kept_cell), (ContextVar, self.kept_context),
             ((MethodType, BuiltinMethodType), self.kept_method), (METHODS, self.kept_descriptor),
             (partial, self.kept_partial), (ON_THEIR_OWN, self.kept_once)) if issubclass(kind, kinds)), self.kept_object)
         bases = [f"{base.__module__}." for base in kind.__mro__]
@@ -177,6 +178,10 @@ class Memento(DataKeeper):
         except ValueError:
             value = ABSENT
         return self.keep(partial(putting.put_cell, cell), [value])
+
+    def kept_context(self, one: Any) -> Iterable[Any]:
+        """Take down a variable of a context."""
+        return self.keep(partial(putting.put_context, one), [one.get(ABSENT)])
 
     def kept_function(self, one: Any) -> Iterable[Any]:
         """Take down what a function holds and names."""
@@ -243,13 +248,18 @@ class Memento(DataKeeper):
             self.keep(partial(putting.put_values, one), values)
         elif base is set:
             self.back.append(partial(putting.put_values, one, values))
-        return only_deep(values)
+        return self.deep(values)
+
+    def deep(self, values: list[Any]) -> list[Any]:
+        """Return those of the values that may hold something; of a large container only where they are few."""
+        found = [value for value in values if type(value) not in SIMPLE]
+        return found if self.fits("deep", len(found), ITEMS) else []
 
     def mapped(self, mapping: Any) -> list[Any]:
         """Take down a dict."""
-        values = list(dict.values(mapping))
-        self.keep(partial(putting.put_mapping, mapping, list(dict.keys(mapping))), values)
-        return only_deep(values)
+        names, values = putting.in_mapping(mapping)
+        self.keep(partial(putting.put_mapping, mapping, names), values)
+        return self.deep(values)
 
     def attributes(self, one: Any) -> list[Any]:
         """Take down the attributes of an object, in slots too."""
@@ -263,12 +273,14 @@ class Memento(DataKeeper):
                     found.append(value)
         elif own is not None:
             self.empty.append(own)
-        for slot in self.parts[type(one)][1]:
+        for slot in self.parts.get(type(one), (None, []))[1]:
             found += self.keep(partial(putting.put_slot, slot, one), [putting.in_slot(slot, one)])
         return found
 
     def own(self, one: Any) -> Any:
         """Return the attributes of an object, without a word to its class; None where it has no dict."""
+        if issubclass(type(one), threading.local):
+            return threading.local.__getattribute__(one, "__dict__")
         if type(one) not in self.parts:
             home = next((vars(base)["__dict__"] for base in type(one).__mro__ if "__dict__" in vars(base)), None)
             self.parts[type(one)] = home if type(home) in DESCRIPTORS else None, list(slots(type(one)))
@@ -279,11 +291,6 @@ class Memento(DataKeeper):
 def passed(one: Any) -> Iterable[Any]:
     """Return nothing: such objects hold nothing."""
     return ()
-
-
-def only_deep(values: list[Any]) -> list[Any]:
-    """Return those of the values that may hold something."""
-    return [value for value in values if type(value) not in SIMPLE]
 
 
 def slots(kind: type) -> Iterator[Any]:

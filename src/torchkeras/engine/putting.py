@@ -18,9 +18,16 @@ def same(now: list[Any], values: list[Any]) -> bool:
     return len(now) == len(values) and all(map(lambda one, other: one is other, now, values))
 
 
+def in_mapping(mapping: Any) -> tuple[list[Any], list[Any]]:
+    """Return the keys and the values of a dict, in order."""
+    kind = OrderedDict if issubclass(type(mapping), OrderedDict) else dict
+    return list(kind.keys(mapping)), list(kind.values(mapping))
+
+
 def put_mapping(mapping: Any, names: list[Any], values: list[Any]) -> None:
     """Give a dict its items back."""
-    if not (same(list(dict.values(mapping)), values) and same(list(dict.keys(mapping)), names)):
+    now = in_mapping(mapping)
+    if not (same(now[1], values) and same(now[0], names)):
         kind = OrderedDict if issubclass(type(mapping), OrderedDict) else dict
         kind.clear(mapping)
         for name, value in zip(names, values, strict=True):
@@ -67,6 +74,12 @@ def put_cell(cell: Any, values: list[Any]) -> None:
         return
     with suppress(ValueError):  # it is empty still
         del cell.cell_contents
+
+
+def put_context(variable: Any, values: list[Any]) -> None:
+    """Give a variable of a context its value back; one that had none keeps the new one."""
+    if values[0] is not ABSENT and variable.get(ABSENT) is not values[0]:
+        variable.set(values[0])
 
 
 def in_slot(slot: Any, one: Any) -> Any:
