@@ -158,6 +158,20 @@ def test_a_weighed_class_that_comes_late_is_told_and_not_divided():
         trained(flat, loss_fn, (X, labels), 2, batch_size=10, shuffle=False)
 
 
+def test_a_label_that_is_left_out_and_comes_late_is_left_out_from_there_on_and_told():
+    late = CLASSES.where((torch.arange(N) < 30) | (torch.arange(N) % 3 > 0), torch.tensor(50))
+    net, loss_fn = flat(), without(50)
+    with torch.no_grad():
+        whole = loss_fn(net(X), late).item()
+    for size in (7, 10, 60):
+        assert KerasModel(net, loss_fn).evaluate((X, late), batch_size=size)["val_loss"] == pytest.approx(whole, 1e-6)
+    model = KerasModel(net, loss_fn)
+    model.fit((X, late), batch_size=10, shuffle=False, gradient_accumulation_steps=2, **QUIET)
+    assert any("only a later batch showed" in note for note in model.run.notes)
+    model.fit((X, late), batch_size=10, shuffle=False, **QUIET)
+    assert not any("only a later batch showed" in note for note in model.run.notes)  # control: nothing was put together
+
+
 def test_what_was_told_in_evaluate_does_not_pass_a_later_fit_that_divides():
     model = KerasModel(flat(), info_nce)
     with pytest.warns(UserWarning, match="depends on the batch size"):

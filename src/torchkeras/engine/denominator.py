@@ -170,8 +170,10 @@ class LossFacts:
     Attributes:
         found: what the loss is a mean over; None where nobody has looked, or could tell.
         paired: whether it is a function of predictions and labels that later batches can be compared by.
+        revised: what a later batch showed this process, before the others know of it.
     """
 
     def __init__(self) -> None:
         self.found: Denominator | None = None
+        self.revised: Denominator | None = None
         self.paired = False

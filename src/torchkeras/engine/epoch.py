@@ -131,7 +131,7 @@ class EpochRunner:
             first = list(islice(source, 1))
             with self.together.same_fate():
                 found = examination.look(self.step_runner, first[0]) if first else None
-                found = self.together.from_main(found)
+                found, self.step_runner.facts.paired = self.together.from_main((found, self.step_runner.facts.paired))
                 examination.accept(self.step_runner, found, divided)
             self.deciding = more = bool(first) and found is not None and found.kind == "unseen" and (
                 self.together.world == 1)
@@ -153,7 +153,7 @@ class EpochRunner:
 
     def shares(self, loader: Any, size: int) -> Iterator[tuple[Any, Any]]:
         """The same in one of several processes: its shares of the batches, and what each of them counts."""
-        training = self.stage == "train"
+        training, number = self.stage == "train", 0
         source = ((batch, loader.share) for batch in self.examined(loader, divided=training))
         while window := list(islice(source, size if training else 1)):
             counts = [self.count(batch) if share.samples else 0 for batch, share in window]
@@ -170,10 +170,23 @@ class EpochRunner:
                     self.weigh([samples_of(one) for one in counts[:position + 1]], scale,
                                last=position + 1 == len(window))
                 yield batch, later(counts[position])
+                number += 1
+                if training and examination.due(number):  # validation has no batches in step
+                    self.agree()
         self.step_runner.finish()
         if training:
             hardware.micro_batch(self.accelerator, size, last=True)
             weighing.scale_terms(self.step_runner, None, None)
+
+    def agree(self) -> None:
+        """Let all processes go by what a batch showed one of them of the loss."""
+        facts = getattr(self.step_runner, "facts", None)
+        if facts is None or not facts.paired:
+            return
+        found = [one for one in self.together.gather(facts.revised) if one is not None]
+        facts.revised = None
+        if found:
+            examination.revise(self.step_runner, found[0], divided=self.stage == "train")
 
     def weigh(self, counts: list[Any], scale: float, last: bool) -> None:
         """What the newest part of a window is to be divided by, and what all its parts so far weigh."""
@@ -188,6 +201,7 @@ class EpochRunner:
         """The numbers so far: mean losses, metrics, and what else the steps told."""
         self.losses.summed = summed(self.step_runner)  # a later batch may have shown that it does not add up
         if self.together.world > 1:
+            self.agree()
             told = {name: number(name, value) for name, value in self.last.items()}
             packs = {name: joining.packed(metric) for name, metric in self.metrics_dict.items()}
             return self.together.decide(self.joined, (self.losses.sums(), self.parts.sums(), packs, self.counted, told))

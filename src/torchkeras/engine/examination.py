@@ -31,6 +31,9 @@ DEPENDS = ("loss_fn: no mean over samples or labels (its value for the first bat
            "parts), so the loss of a pass depends on the batch size; where it is a mean over something else, say over "
            "what in StepRunner.count(batch)")
 
+LATE = ("loss_fn: only a later batch showed what it is a mean over; what was put together before went by another count. "
+        "Say it in StepRunner.count(batch), then it is known from the start")
+
 RANDOM = "loss_fn: draws random numbers, so it was not checked that it is a mean over samples"
 MANY = 8  # batches of a pass that are all compared with what was found out
 
@@ -100,6 +103,8 @@ def due(number: int) -> bool:
 def look_again(step: Any, preds: Any, labels: Any, divided: bool) -> None:
     """Compare a later batch with what was found out: what is left out or weighed may have been in none before.
 
+    One of several processes keeps what it found until all of them agree on it.
+
     Raises:
         ValueError: as :func:`accept`.
     """
@@ -115,7 +120,22 @@ def look_again(step: Any, preds: Any, labels: Any, divided: bool) -> None:
         if len(labels) < 2 or still(found, loss_of, tensor_of(step.loss), preds, labels):
             return
         found = of_loss(step.loss, preds, labels, most=len(labels))
+    if step.together.world > 1:
+        step.facts.revised = found
+    else:
+        revise(step, found, divided)
+
+
+def revise(step: Any, found: Denominator | None, divided: bool) -> None:
+    """Keep what a later batch showed; batches that were put together before went by what was known then.
+
+    Raises:
+        ValueError: as :func:`accept`.
+    """
     accept(step, found, divided)
+    if found is not None and found.kind not in ("unseen", "other") and LATE not in step.notes and (
+            divided or step.together.world > 1):
+        step.notes.append(LATE)
 
 
 def tell_metrics(step: Any, found: Denominator | None) -> None:

@@ -275,7 +275,7 @@ class StepRunner:
             return loss
         if not self.counts_here or weighing.none_counts(self.weight(batch)):
             # 0/0, of which nothing counts: the gradient of torch's cross entropy is zero there, that of others is NaN
-            return loss if is_class_loss(self.loss_fn) else weighing.zero_of(preds, loss)
+            return loss if is_class_loss(self.loss_fn) else weighing.zero_of(preds, self.loss_fn, loss)
         why = divergence.why(self, batch)
         if self.together.world == 1:
             raise NonFiniteLoss(f"{self.stage}_loss is {value}", why=why)

@@ -124,9 +124,10 @@ def none_counts(count: Any) -> bool:
     return all(isinstance(one, (int, float)) and not one for one in counts)
 
 
-def zero_of(preds: Any, loss: Tensor) -> Tensor:
-    """Return a loss of zero whose gradient is zero in all that predictions depend on."""
-    found: list[Tensor] = []
+def zero_of(preds: Any, loss_fn: Any, loss: Tensor) -> Tensor:
+    """Return a loss of zero whose gradient is zero in all that predictions depend on, and in what the loss learns."""
+    learned = loss_fn.parameters() if isinstance(loss_fn, nn.Module) else ()
+    found: list[Tensor] = [one for one in learned if one.requires_grad]
     map_tree(lambda leaf: found.append(leaf) if isinstance(leaf, Tensor) and leaf.requires_grad else None, preds)
     return sum((one.float().sum() * 0 for one in found), start=torch.zeros_like(loss)) if found else loss
 
