@@ -31,8 +31,8 @@ DEPENDS = ("loss_fn: no mean over samples or labels (its value for the first bat
            "parts), so the loss of a pass depends on the batch size; where it is a mean over something else, say over "
            "what in StepRunner.count(batch)")
 
-LATE = ("loss_fn: only a later batch showed what it is a mean over; what was put together before went by another count. "
-        "Say it in StepRunner.count(batch), then it is known from the start")
+LATE = ("loss_fn: only a later batch showed what it is a mean over; what was put together before went by another "
+        "count. Say it in StepRunner.count(batch), then it is known from the start")
 
 RANDOM = "loss_fn: draws random numbers, so it was not checked that it is a mean over samples"
 MANY = 8  # batches of a pass that are all compared with what was found out
