@@ -87,12 +87,17 @@ def measured(net: nn.Module, compute: Callable[[Any], Any], batch: Any) -> Any:
 
 
 def second_try(compute: Callable[[Any], Any], batch: Any, error: RuntimeError, states: Any) -> Any:
-    """Return what comes of a batch with gradients; raise the first error where they do not help."""
+    """Return what comes of a batch with gradients; raise the first error where they do not help.
+
+    A mistake that this library explains is raised itself: the first error only hid it.
+    """
     if states is not None:
         put_random_states(states)
     try:
         return with_gradients(compute, batch)
     except Exception as second:
+        if getattr(second, "user_mistake", False):
+            raise
         error.add_note(f"With gradients: {type(second).__name__}: {second}")
     raise error
 

@@ -134,7 +134,7 @@ def untouched(step: StepRunner) -> Iterator[None]:
     states, memento = random_states(), memento_of(*vars(step).values(), type(step))
     if memento.once:
         raise Unread("the net, the loss or a metric holds what can be read only once")
-    kept = [(value, value.detach().clone()) for value in learning(modules)]
+    kept = [(value, value.detach().clone()) for value in changeable(modules)]
     weights = [weight for module in modules for weight in module.parameters()]
     homes = [(weight, weight.data) for weight in weights if type(weight.data) is Tensor]
     bare = [weight for weight in weights if weight.grad is None]
@@ -153,10 +153,19 @@ def untouched(step: StepRunner) -> Iterator[None]:
         put_random_states(states)
 
 
-def learning(modules: list[nn.Module]) -> list[Tensor]:
-    """Return the weights that learn: a forward may bound them, and copies take no more room than their gradients."""
-    found = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
-    return list({id(weight): weight for weight in found}.values())
+def changeable(modules: list[nn.Module]) -> list[Tensor]:
+    """Return the weights that a forward may change: it may bound those that learn, and frozen ones may follow them.
+
+    Copies take no more room than training does: where much more is frozen than learns, nothing follows what learns.
+    """
+    every: list[Tensor] = list({id(weight): weight for module in modules for weight in module.parameters()}.values())
+    learning = [weight for weight in every if weight.requires_grad]
+    return every if sum(map(size, every)) <= 3 * sum(map(size, learning)) else learning
+
+
+def size(weight: Tensor) -> int:
+    """Return the bytes of a weight."""
+    return weight.numel() * weight.element_size()
 
 
 def eager() -> Any:
