@@ -172,6 +172,21 @@ def test_a_label_that_is_left_out_and_comes_late_is_left_out_from_there_on_and_t
     assert not any("only a later batch showed" in note for note in model.run.notes)  # control: nothing was put together
 
 
+@pytest.mark.parametrize("share", [0.2, 0.7, 0.95])
+@pytest.mark.parametrize("mark", [-100, -1, 0, 2, 99, 255])
+def test_batches_with_hardly_any_label_that_counts(mark, share):
+    generator = torch.Generator().manual_seed(mark + 200)
+    labels = torch.randint(0, 4, (N,), generator=generator)
+    labels[torch.rand(N, generator=generator) < share] = mark
+    labels[-1] = 3
+    net, loss_fn = flat(), without(mark)
+    with torch.no_grad():
+        whole = loss_fn(net(X), labels).item()
+    for size in (1, 2, 5, N):
+        found = KerasModel(net, loss_fn).evaluate((X, labels), batch_size=size)["val_loss"]
+        assert found == pytest.approx(whole, rel=1e-5)
+
+
 def test_what_was_told_in_evaluate_does_not_pass_a_later_fit_that_divides():
     model = KerasModel(flat(), info_nce)
     with pytest.warns(UserWarning, match="depends on the batch size"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -100,26 +101,32 @@ def due(number: int) -> bool:
     return 1 < number <= MANY or (number & (number - 1) == 0 and number > 1)
 
 
-def look_again(step: Any, preds: Any, labels: Any, divided: bool) -> None:
+def look_again(step: Any, preds: Any, labels: Any, *, finite: bool, divided: bool) -> None:
     """Compare a later batch with what was found out: what is left out or weighed may have been in none before.
 
-    One of several processes keeps what it found until all of them agree on it.
+    One of several processes keeps what it found until all of them agree on it. A loss that is not ``finite`` may be a
+    mean over labels that are all left out.
 
     Raises:
         ValueError: as :func:`accept`.
     """
-    found = step.facts.found
-    if found is None or found.kind in ("other", "random") or not paired(preds, labels):
+    known = step.facts.found
+    if known is None or known.kind in ("other", "random") or not paired(preds, labels):
         return
     preds = preds.detach()
 
     def loss_of(rows: list[int], own: Tensor | None) -> float:
         return scalar(step.loss(preds[rows], own))
 
+    found: Denominator | None = None
     with undisturbed(step), suppress(Exception):
-        if len(labels) < 2 or still(found, loss_of, tensor_of(step.loss), preds, labels):
+        if finite and (len(labels) < 2 or still(known, loss_of, tensor_of(step.loss), preds, labels)):
             return
-        found = of_loss(step.loss, preds, labels, most=len(labels))
+        if not finite and not bool(preds.isfinite().all()):
+            return  # the net's own
+        found = of_loss(step.loss, preds, labels, most=max(MOST, len(labels)))
+    if found is not None and found.kind == known.kind and found.ignored:
+        found = dataclasses.replace(found, ignored=tuple(dict.fromkeys(known.ignored + found.ignored)))
     if step.together.world > 1:
         step.facts.revised = found
     else:

@@ -7,7 +7,7 @@ right count c. Labels are marked as left out on purpose, so that counts which ar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
 import torch
@@ -40,11 +40,11 @@ def recognise(loss_of: LossOf, labels: Tensor | None, samples: int, most: int = 
         most: how many of them are looked at.
     """
     rows = chosen(labels, samples)[:most]
-    labels = with_labels_that_count(loss_of, labels, rows)
+    given, labels = labels, with_labels_that_count(loss_of, labels, rows)
     early = at_first_sight(loss_of, labels, rows)
     if early is not None:
         return early
-    ignored = marks_left_out(loss_of, labels, rows)
+    ignored = marks_left_out(loss_of, labels, rows, marks_for(given))
     marked = picked(labels, rows)
     if ignored and marked is not None and marked.dim() > 1:
         mark_half(marked[0], ignored)
@@ -145,31 +145,43 @@ def candidates(labels: Tensor | None, ignored: tuple[float, ...]) -> Iterator[De
     yield Denominator("samples")
 
 
-def marks_left_out(loss_of: LossOf, labels: Tensor | None, rows: list[int]) -> tuple[float, ...]:
-    """Return the labels that the loss leaves out: with one in place of a sample's, the loss is that of the others."""
+def marks_left_out(loss_of: LossOf, labels: Tensor | None, rows: list[int],
+                   marks: Iterable[float]) -> tuple[float, ...]:
+    """Return which labels the loss leaves out: with one in place of a sample's, the loss is that of the others."""
     if labels is None or labels.dim() == 0 or len(rows) < 2:
         return ()
-    found = []
-    for mark in marks_for(labels):
-        own = labels[rows].clone()
+    found, counting = [], labels_that_count(loss_of, labels, rows)
+    for mark in marks:
+        own = counting.clone()
         with suppress(Exception):  # a loss that takes no such label: torch's own raise IndexError
             own[0] = mark
             with_mark, without = loss_of(rows, own), loss_of(rows[1:], own[1:])
             if not close(with_mark, without):
                 continue
             # where all samples have one loss, leaving out all of them tells
-            alike = close(with_mark, loss_of(rows, labels[rows]))
+            alike = close(with_mark, loss_of(rows, counting))
             if not alike or not math.isfinite(loss_of(rows, torch.full_like(own, mark))):
                 found.append(mark)
     return tuple(found)
 
 
-def marks_for(labels: Tensor) -> Iterator[float]:
+def labels_that_count(loss_of: LossOf, labels: Tensor, rows: list[int]) -> Tensor:
+    """Return labels for these samples none of which is left out: a batch may have hardly any; else their own."""
+    own = labels[rows]
+    for value in own.unique()[:KINDS].tolist():
+        with suppress(Exception):
+            trial = torch.full_like(own, value)
+            if math.isfinite(loss := loss_of(rows, trial)) and loss:
+                return trial
+    return own.clone()
+
+
+def marks_for(labels: Tensor | None) -> Iterator[float]:
     """Yield the labels that may be left out: some numbers, and where there are few kinds of labels each of them.
 
     On an accelerator only those that occur: a loss that takes no such label would end the program there.
     """
-    if labels.dtype == torch.bool:
+    if labels is None or labels.dtype == torch.bool:
         return
     present = set(labels.unique().tolist()) if labels.numel() else set()
     if labels.is_floating_point():
