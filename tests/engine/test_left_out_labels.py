@@ -91,7 +91,7 @@ def test_in_fit_both_passes_of_every_epoch_leave_them_out_and_so_does_what_follo
     model = KerasModel(net, without_255, ["accuracy", "f1"], torch.optim.SGD(net.parameters(), lr=1e-12))
     right = share_right(net, x, y, 255)
     for _ in range(2):  # the second fit knows it from the first
-        model.fit((x, y), (x, y), epochs=2, batch_size=7, quiet=True)
+        model.fit((x, y), (x, y), epochs=2, batch_size=7, ckpt_path=None, quiet=True)
         assert model.history["train_accuracy"] == model.history["val_accuracy"] == pytest.approx(
             [right] * len(model.history["epoch"]))
     assert model.evaluate((x, y))["val_accuracy"] == pytest.approx(right)
@@ -118,7 +118,7 @@ def test_a_first_batch_whose_labels_are_all_left_out_counts_nothing(steps):
     assert model.evaluate(batches)["val_acc"] == pytest.approx(share_right(net, x, y, 0))
     assert order == [labels.tolist() for _, labels in batches]
     model = KerasModel(net, without_zero, ["accuracy"], torch.optim.SGD(net.parameters(), lr=1e-12))
-    model.fit(batches, epochs=1, quiet=True, gradient_accumulation_steps=steps)
+    model.fit(batches, epochs=1, ckpt_path=None, quiet=True, gradient_accumulation_steps=steps)
     assert model.history["train_accuracy"] == pytest.approx([share_right(net, x, y, 0)])
 
 
