@@ -32,9 +32,6 @@ DEPENDS = ("loss_fn: no mean over samples or labels (its value for the first bat
            "parts), so the loss of a pass depends on the batch size; where it is a mean over something else, say over "
            "what in StepRunner.count(batch)")
 
-LATE = ("loss_fn: only a later batch showed what it is a mean over; what was put together before went by another "
-        "count. Say it in StepRunner.count(batch), then it is known from the start")
-
 RANDOM = "loss_fn: draws random numbers, so it was not checked that it is a mean over samples"
 MANY = 8  # batches of a pass that are all compared with what was found out
 
@@ -113,7 +110,7 @@ def look_again(step: Any, preds: Any, labels: Any, *, finite: bool, divided: boo
     known = step.facts.found
     if known is None or known.kind in ("other", "random") or not paired(preds, labels):
         return
-    preds = preds.detach()
+    preds = precise(preds.detach())
 
     def loss_of(rows: list[int], own: Tensor | None) -> float:
         return scalar(step.loss(preds[rows], own))
@@ -134,15 +131,19 @@ def look_again(step: Any, preds: Any, labels: Any, *, finite: bool, divided: boo
 
 
 def revise(step: Any, found: Denominator | None, divided: bool) -> None:
-    """Keep what a later batch showed; batches that were put together before went by what was known then.
+    """Keep what a later batch showed, where nothing was put together by what was known before.
 
     Raises:
-        ValueError: as :func:`accept`.
+        ValueError: losses of several batches, or of parts of one, were put together by another count.
     """
+    known, together = step.facts.found, divided or step.together.world > 1
+    if together and found is not None and found.kind not in ("unseen", "other") and (
+            (found.kind, found.ignored) != (known.kind, known.ignored)):
+        raise bad_value("loss_fn", received="a loss of which only a later batch showed what it is a mean over: it "
+                        "leaves out labels that were in none before, or counts others", expected="to know it from the "
+                        "start, where one update is made of several batches (gradient_accumulation_steps) or of the "
+                        "parts of several processes", fix="Say it in StepRunner.count(batch).")
     accept(step, found, divided)
-    if found is not None and found.kind not in ("unseen", "other") and LATE not in step.notes and (
-            divided or step.together.world > 1):
-        step.notes.append(LATE)
 
 
 def tell_metrics(step: Any, found: Denominator | None) -> None:
@@ -205,6 +206,11 @@ def paired(preds: Any, labels: Any) -> bool:
     return all(isinstance(one, Tensor) and has_rows(one) for one in (preds, labels)) and len(preds) == len(labels)
 
 
+def precise(preds: Tensor) -> Tensor:
+    """Return predictions whose rounding does not hide a difference: halves as float32."""
+    return preds.float() if preds.is_floating_point() and preds.element_size() < 4 else preds
+
+
 def has_rows(tensor: Tensor) -> bool:
     """Tell whether rows can be taken of a tensor: not of a nested or sparse one."""
     return not tensor.is_nested and tensor.layout == torch.strided and tensor.dim() > 0
@@ -212,6 +218,8 @@ def has_rows(tensor: Tensor) -> bool:
 
 def of_loss(loss: Any, preds: Tensor, labels: Tensor, most: int = MOST) -> Denominator | None:
     """Return what a function of predictions and labels is a mean over."""
+    preds = precise(preds)
+
     def loss_of(rows: list[int], own: Tensor | None) -> float:
         return scalar(loss(preds[rows], own))
 
