@@ -186,6 +186,34 @@ def test_batches_with_hardly_any_label_that_counts(mark, share):
         assert found == pytest.approx(whole, rel=1e-5)
 
 
+@pytest.mark.parametrize("loss_fn", [
+    lambda preds, labels: F.cross_entropy(preds, labels, weight=WEIGHT),
+    lambda preds, labels: (preds[:, 0] - labels).square().mean().sqrt()], ids=["weighed", "a root"])
+def test_one_sample_at_a_time_tells_by_the_next_one(loss_fn):
+    with pytest.warns(UserWarning, match="depends on the batch size"):
+        KerasModel(flat(), loss_fn).evaluate((X, CLASSES), batch_size=1)
+    with pytest.raises(ValueError, match="loss_fn: received a loss which is no mean"):
+        trained(flat, loss_fn, (X, CLASSES), 8, batch_size=1, shuffle=False)
+
+
+@pytest.mark.parametrize("mark", [9.0, 2.0, 0.5, -9.0])
+def test_a_number_that_occurs_often_may_be_left_out(mark):
+    torch.manual_seed(0)
+    labels = torch.randint(0, 2, (N, 4)).float()
+    labels[torch.rand(N, 4) < 0.4] = mark
+
+    def loss_fn(preds, labels):
+        used = labels != mark
+        return F.binary_cross_entropy_with_logits(preds[used], labels[used])
+
+    net = flat()
+    with torch.no_grad():
+        whole = loss_fn(net(X), labels).item()
+    for size in (4, 8, 13, 60):
+        found = KerasModel(net, loss_fn).evaluate((X, labels), batch_size=size)["val_loss"]
+        assert found == pytest.approx(whole, rel=1e-6)
+
+
 def test_what_was_told_in_evaluate_does_not_pass_a_later_fit_that_divides():
     model = KerasModel(flat(), info_nce)
     with pytest.warns(UserWarning, match="depends on the batch size"):

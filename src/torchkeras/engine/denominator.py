@@ -171,9 +171,11 @@ class LossFacts:
         found: what the loss is a mean over; None where nobody has looked, or could tell.
         paired: whether it is a function of predictions and labels that later batches can be compared by.
         revised: what a later batch showed this process, before the others know of it.
+        single: predictions and labels of the last sample that came alone and was looked at.
     """
 
     def __init__(self) -> None:
         self.found: Denominator | None = None
         self.revised: Denominator | None = None
         self.paired = False
+        self.single: tuple[Tensor, Tensor] | None = None

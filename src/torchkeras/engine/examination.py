@@ -98,11 +98,11 @@ def due(number: int) -> bool:
     return 1 < number <= MANY or (number & (number - 1) == 0 and number > 1)
 
 
-def look_again(step: Any, preds: Any, labels: Any, *, finite: bool, divided: bool) -> None:
+def look_again(step: Any, preds: Any, labels: Any, *, empty: bool, divided: bool) -> None:
     """Compare a later batch with what was found out: what is left out or weighed may have been in none before.
 
-    One of several processes keeps what it found until all of them agree on it. A loss that is not ``finite`` may be a
-    mean over labels that are all left out.
+    One of several processes keeps what it found until all of them agree on it. Of a batch that may be
+    ``empty`` all labels may be left out.
 
     Raises:
         ValueError: as :func:`accept`.
@@ -111,15 +111,17 @@ def look_again(step: Any, preds: Any, labels: Any, *, finite: bool, divided: boo
     if known is None or known.kind in ("other", "random") or not paired(preds, labels):
         return
     preds = precise(preds.detach())
+    if len(labels) == 1:
+        preds, labels = with_the_one_before(step.facts, preds, labels)
 
     def loss_of(rows: list[int], own: Tensor | None) -> float:
         return scalar(step.loss(preds[rows], own))
 
     found: Denominator | None = None
     with undisturbed(step), suppress(Exception):
-        if finite and (len(labels) < 2 or still(known, loss_of, tensor_of(step.loss), preds, labels)):
+        if not empty and (len(labels) < 2 or still(known, loss_of, tensor_of(step.loss), preds, labels)):
             return
-        if not finite and not bool(preds.isfinite().all()):
+        if not bool(preds.isfinite().all()):
             return  # the net's own
         found = of_loss(step.loss, preds, labels, most=max(MOST, len(labels)))
     if found is not None and found.kind == known.kind and found.ignored:
@@ -128,6 +130,14 @@ def look_again(step: Any, preds: Any, labels: Any, *, finite: bool, divided: boo
         step.facts.revised = found
     else:
         revise(step, found, divided)
+
+
+def with_the_one_before(facts: Any, preds: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a sample together with the last one that came alone: one by itself tells nothing; keep it for the next."""
+    before, facts.single = facts.single, (preds, labels)
+    if before is None or before[0].shape != preds.shape or before[1].shape != labels.shape:
+        return preds, labels
+    return torch.cat([before[0], preds]), torch.cat([before[1], labels])
 
 
 def revise(step: Any, found: Denominator | None, divided: bool) -> None:
@@ -192,6 +202,8 @@ def found_out(step: Any, batch: Any) -> Denominator | None:
     if third or not paired(preds, labels):
         return of_step(step, batch)
     step.facts.paired = True
+    if len(labels) == 1:
+        with_the_one_before(step.facts, precise(preds.detach()), labels)
     return of_loss(step.loss, preds, labels)
 
 

@@ -185,7 +185,9 @@ def marks_for(labels: Tensor | None) -> Iterator[float]:
         return
     present = set(labels.unique().tolist()) if labels.numel() else set()
     if labels.is_floating_point():
-        yield from FLOAT_MARKS
+        values, counts = labels[labels.isfinite()].unique(return_counts=True)
+        often = values[counts > 1][counts[counts > 1].argsort(descending=True)]
+        yield from dict.fromkeys([*FLOAT_MARKS, *often[:KINDS].tolist()])
         return
     kinds = torch.iinfo(labels.dtype)
     tried = [mark for mark in MARKS if kinds.min <= mark <= kinds.max and (labels.is_cpu or mark in present)]
@@ -226,15 +228,14 @@ def axes(loss: Callable[[Tensor, Tensor], Tensor], preds: Tensor, labels: Tensor
 def mean_along(loss: Callable[[Tensor, Tensor], Tensor], preds: Tensor, labels: Tensor, dim: int) -> bool:
     """Tell whether the loss of a batch is the mean of those of its parts along a dimension of the labels."""
     size = labels.shape[dim]
-    cut = max(1, size // 3)
+    cuts = {max(1, size // 3), size - max(1, size // 3)}  # at one alone the losses may agree by chance
     for own in dict.fromkeys((dim, dim + preds.dim() - labels.dim())):  # (N, T, C) or (N, C, T) for labels (N, T)
         if not 0 <= own < preds.dim() or preds.shape[own] != size:
             continue
         with suppress(Exception):  # shapes that do not go together in this reading
-            whole, first, second = (float(loss(*part)) for part in (
-                (preds, labels), (preds.narrow(own, 0, cut), labels.narrow(dim, 0, cut)),
-                (preds.narrow(own, cut, size - cut), labels.narrow(dim, cut, size - cut))))
-            if close(whole, (cut * first + (size - cut) * second) / size):
+            whole = float(loss(preds, labels))
+            if all(close(whole, sum(part * float(loss(preds.narrow(own, start, part), labels.narrow(dim, start, part)))
+                                    for start, part in ((0, cut), (cut, size - cut))) / size) for cut in cuts):
                 return True
     return False
 

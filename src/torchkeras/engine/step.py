@@ -110,9 +110,9 @@ class StepRunner:
         if self.number == 1:
             preflight.check_number(loss)
         elif self.facts.paired and not weights:
-            finite = not loss.is_cpu or math.isfinite(loss.item())  # reading it costs nothing on a CPU only
-            if not finite or examination.due(self.number):
-                examination.look_again(self, preds, labels, finite=finite, divided=self.divided)
+            empty = loss.is_cpu and not math.isfinite(loss.item())  # reading it costs nothing on a CPU only
+            if empty or examination.due(self.number):
+                examination.look_again(self, preds, labels, empty=empty, divided=self.divided)
         return preds, labels, loss
 
     @property
