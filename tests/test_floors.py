@@ -14,7 +14,8 @@ FLOORS = [  # a file imports from its own floor and those below; the first match
     ("engine.state data metrics losses names outputs joined task functional summary display.text display.plot "
      "display.screen display.svg display.html display.samples display.figures display.targets display.png "
      "display.classes display.page display.boxed", 1),
-    ("engine.when engine.config engine.history engine.monitor engine.run engine.modes engine.denominator", 2),
+    ("engine.when engine.config engine.history engine.monitor engine.run engine.modes engine.denominator "
+     "engine.pieces", 2),
     ("engine.weighing engine.means engine.recognition engine.interrupt engine.joining "
      "engine.explain engine.families engine.divergence engine.nextlabels", 3),
     ("engine.schedule engine.step engine.epoch engine.callback engine.hardware engine.checkpoint engine.session "

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from torchkeras.data.batch import LABEL_KEYS, Items, as_inputs, label_key
 from torchkeras.data.samples import parts_of, size
-from torchkeras.data.tree import map_tree
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.denominator import Denominator, known_denominator
 from torchkeras.engine.gradients import is_sharded
 from torchkeras.engine.leftalone import LOST, left_alone, memento_of_step
 from torchkeras.engine.modes import evaluating, measured
-from torchkeras.engine.recognition import MOST, Indivisible, axes, close, recognise, still
+from torchkeras.engine.pieces import has_rows, some, with_labels
+from torchkeras.engine.recognition import MOST, axes, close, recognise, still
 from torchkeras.engine.state import put_random_states, random_states
 from torchkeras.engine.weighing import terms_of
-from torchkeras.metrics.base import Metric
 
 COUNT = ("Where it is a mean over something else, say over what in StepRunner.count(batch); else use one process and "
          "no accumulation, with larger batches.")
@@ -119,7 +116,7 @@ def look_again(step: Any, preds: Any, labels: Any, *, empty: bool, divided: bool
 
     found: Denominator | None = None
     with undisturbed(step), suppress(Exception):
-        if not empty and (len(labels) < 2 or still(known, loss_of, tensor_of(step.loss), preds, labels)):
+        if not empty and (len(labels) < 2 or still(known, loss_of, numbers_of(step.loss), preds, labels)):
             return
         if not bool(preds.isfinite().all()):
             return  # the net's own
@@ -160,8 +157,8 @@ def tell_metrics(step: Any, found: Denominator | None) -> None:
     """Let the metrics that go by the loss leave out the labels that it was found to leave out."""
     marks = marks_of(found)
     for metric in step.metrics_dict.values():
-        if isinstance(metric, Metric) or callable(getattr(metric, "leave_out", None)):
-            metric.leave_out(marks)
+        if callable(told := getattr(metric, "leave_out", None)):
+            told(marks)
 
 
 def marks_of(found: Denominator | None) -> tuple[float, ...]:
@@ -223,11 +220,6 @@ def precise(preds: Tensor) -> Tensor:
     return preds.float() if preds.is_floating_point() and preds.element_size() < 4 else preds
 
 
-def has_rows(tensor: Tensor) -> bool:
-    """Tell whether rows can be taken of a tensor: not of a nested or sparse one."""
-    return not tensor.is_nested and tensor.layout == torch.strided and tensor.dim() > 0
-
-
 def of_loss(loss: Any, preds: Tensor, labels: Tensor, most: int = MOST) -> Denominator | None:
     """Return what a function of predictions and labels is a mean over."""
     preds = precise(preds)
@@ -238,7 +230,7 @@ def of_loss(loss: Any, preds: Tensor, labels: Tensor, most: int = MOST) -> Denom
     found = recognise(loss_of, labels, len(labels), most) if len(labels) else None
     if found is None or found.kind not in ("samples", "other", "sum"):
         return found
-    along = axes(tensor_of(loss), preds, labels)
+    along = axes(numbers_of(loss), preds, labels)
     if along is None and found.kind == "samples":  # one row, which tells nothing
         return Denominator("elements", dims=(0,))
     return found if along is None else along
@@ -298,61 +290,11 @@ def verified(step: Any, batch: Any) -> Denominator | None:
     return Denominator("sum" if close(whole, sum(loss for loss, _ in found)) else "other")
 
 
-def tensor_of(loss: Any) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return a loss as a function that gives one tensor, of a loss with parts too."""
-    return lambda preds, labels: torch.tensor(scalar(loss(preds, labels)), dtype=torch.float64)
+def numbers_of(loss: Any) -> Callable[[Tensor, Tensor], float]:
+    """Return a loss as a function that gives a number."""
+    return lambda preds, labels: scalar(loss(preds, labels))
 
 
 def scalar(loss: Any) -> float:
     """Return a loss as a number; of a loss with parts, the loss."""
     return float((loss[0] if isinstance(loss, tuple) else loss).detach())
-
-
-def some(batch: Any, rows: list[int], samples: int, inside: bool = False) -> Any:
-    """Return some samples of a batch.
-
-    Raises:
-        Indivisible: a tensor in it does not have a row for each sample.
-    """
-    if type(batch) in (tuple, list):
-        if one_a_sample_in(batch, samples, inside):
-            return type(batch)(batch[row] for row in rows)
-        items = len(batch) == 2 and isinstance(batch[0], (tuple, list)) and isinstance(
-            as_inputs(batch[0], batch[1], None), Items)
-        if items:
-            return type(batch)(type(value)(value[row] for row in rows) for value in batch)
-        return type(batch)(some(value, rows, samples, inside=True) for value in batch)
-    if isinstance(batch, Mapping):
-        return {name: some(value, rows, samples, inside=True) for name, value in batch.items()}
-    return map_tree(lambda leaf: rows_of(leaf, rows, samples), batch)
-
-
-def one_a_sample_in(batch: Any, samples: int, inside: bool) -> bool:
-    """Tell whether a list inside of a batch has an item for each sample, not one for each input of the net."""
-    rows = [isinstance(one, (Tensor, np.ndarray, tuple, list)) and bool(getattr(one, "ndim", 1)) and len(one) == samples
-            for one in batch]
-    if inside and len(batch) == samples > 1 and all(rows):
-        raise Indivisible  # it may be either
-    return inside and len(batch) == samples and not any(rows)
-
-
-def rows_of(leaf: Any, rows: list[int], samples: int) -> Any:
-    """Return some rows of a tensor or array; other things as they are."""
-    if isinstance(leaf, (Tensor, np.ndarray)) and leaf.ndim:
-        if len(leaf) != samples or (isinstance(leaf, Tensor) and not has_rows(leaf)):
-            raise Indivisible
-        return leaf[rows]
-    if hasattr(leaf, "to") and not isinstance(leaf, Tensor):
-        raise Indivisible
-    return leaf
-
-
-def with_labels(batch: Any, labels: Tensor | None, net: nn.Module) -> Any:
-    """Return a batch with other labels."""
-    if labels is None:
-        return batch
-    if isinstance(batch, Mapping):
-        return {**batch, label_key(batch, net) or LABEL_KEYS[0]: labels}
-    if type(batch) in (tuple, list) and len(batch) > 1:
-        return type(batch)([batch[0], labels, *batch[2:]])
-    raise Indivisible

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from torchkeras.engine.denominator import IGNORED, Denominator, used_of
 from torchkeras.engine.modes import SIGNS
+from torchkeras.engine.pieces import Indivisible
 
 MOST = 8  # samples that are looked at
 CLOSE = 2e-5  # relative difference of two sums of float32 that are the same number
@@ -24,10 +25,6 @@ FLOAT_MARKS = (math.nan, -1.0, 0.0, -100.0, -999.0, -9999.0, math.inf)
 
 # the loss of the samples of a batch with these numbers, with these labels in place of their own
 LossOf = Callable[[list[int], Tensor | None], float]
-
-
-class Indivisible(Exception):
-    """A batch of which single samples cannot be taken."""
 
 
 def recognise(loss_of: LossOf, labels: Tensor | None, samples: int, most: int = MOST) -> Denominator:
@@ -183,12 +180,12 @@ def marks_for(labels: Tensor | None) -> Iterator[float]:
     """
     if labels is None or labels.dtype == torch.bool:
         return
-    present = set(labels.unique().tolist()) if labels.numel() else set()
     if labels.is_floating_point():
         values, counts = labels[labels.isfinite()].unique(return_counts=True)
         often = values[counts > 1][counts[counts > 1].argsort(descending=True)]
         yield from dict.fromkeys([*FLOAT_MARKS, *often[:KINDS].tolist()])
         return
+    present = set(labels.unique().tolist()) if labels.numel() else set()
     kinds = torch.iinfo(labels.dtype)
     tried = [mark for mark in MARKS if kinds.min <= mark <= kinds.max and (labels.is_cpu or mark in present)]
     yield from dict.fromkeys([*tried, *(sorted(present) if len(present) <= KINDS else ())])
@@ -214,7 +211,7 @@ def close(one: float, other: float) -> bool:
     return math.isfinite(one) and math.isfinite(other) and abs(one - other) <= CLOSE * max(abs(one), abs(other))
 
 
-def axes(loss: Callable[[Tensor, Tensor], Tensor], preds: Tensor, labels: Tensor) -> Denominator | None:
+def axes(loss: Callable[[Tensor, Tensor], float], preds: Tensor, labels: Tensor) -> Denominator | None:
     """Return over which dimensions of labels a loss without a left-out label is a mean; None for no such mean.
 
     Batches that are padded differ in their second dimension, images in others, and those of a recurrent net have time
@@ -225,7 +222,7 @@ def axes(loss: Callable[[Tensor, Tensor], Tensor], preds: Tensor, labels: Tensor
     return Denominator("elements", dims=dims) if any(along.values()) else None
 
 
-def mean_along(loss: Callable[[Tensor, Tensor], Tensor], preds: Tensor, labels: Tensor, dim: int) -> bool:
+def mean_along(loss: Callable[[Tensor, Tensor], float], preds: Tensor, labels: Tensor, dim: int) -> bool:
     """Tell whether the loss of a batch is the mean of those of its parts along a dimension of the labels."""
     size = labels.shape[dim]
     cuts = {max(1, size // 3), size - max(1, size // 3)}  # at one alone the losses may agree by chance
@@ -233,14 +230,14 @@ def mean_along(loss: Callable[[Tensor, Tensor], Tensor], preds: Tensor, labels: 
         if not 0 <= own < preds.dim() or preds.shape[own] != size:
             continue
         with suppress(Exception):  # shapes that do not go together in this reading
-            whole = float(loss(preds, labels))
-            if all(close(whole, sum(part * float(loss(preds.narrow(own, start, part), labels.narrow(dim, start, part)))
+            whole = loss(preds, labels)
+            if all(close(whole, sum(part * loss(preds.narrow(own, start, part), labels.narrow(dim, start, part))
                                     for start, part in ((0, cut), (cut, size - cut))) / size) for cut in cuts):
                 return True
     return False
 
 
-def still(found: Denominator, loss_of: LossOf, loss: Callable[[Tensor, Tensor], Tensor], preds: Tensor,
+def still(found: Denominator, loss_of: LossOf, loss: Callable[[Tensor, Tensor], float], preds: Tensor,
           labels: Tensor) -> bool:
     """Tell whether a later batch agrees with what was found out by an earlier one."""
     if found.kind == "elements":
