@@ -498,6 +498,32 @@ def test_a_loss_verb_of_ones_own_is_counted_by_what_it_leaves_out():
             assert Own(net, loss_fn).evaluate(loader)["val_loss"] == pytest.approx(whole, rel=1e-6)
 
 
+def test_what_could_not_be_looked_at_is_told():
+    class Box:
+        def __init__(self, x, y):
+            self.x, self.y = x, y
+
+        def to(self, *args, **options):
+            return self
+
+    class Verbs(StepRunner):
+        def forward(self, batch):
+            x, y = (batch.x, batch.y) if isinstance(batch, Box) else batch
+            return self.net(x), y
+
+        def loss(self, preds, labels, weights=None):
+            return F.cross_entropy(preds, labels)
+
+    class Own(KerasModel):
+        StepRunner = Verbs
+
+    pairs = list(zip(X.split(12), CLASSES.split(12), strict=True))
+    for batches, told in (([Box(*pair) for pair in pairs], True), (pairs, False)):
+        model = Own(flat(), None)
+        model.fit(batches, **QUIET)
+        assert any("could not be looked at" in note for note in model.run.notes) == told
+
+
 def test_an_update_of_ones_own_changes_nothing_of_the_count():
     class Gentle(StepRunner):
         def update(self):

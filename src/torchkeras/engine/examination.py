@@ -30,6 +30,8 @@ DEPENDS = ("loss_fn: no mean over samples or labels (its value for the first bat
            "what in StepRunner.count(batch)")
 
 RANDOM = "loss_fn: draws random numbers, so it was not checked that it is a mean over samples"
+FAILED = ("loss_fn: taken for a mean over samples, since it could not be looked at; where it is a mean over something "
+          "else, say over what in StepRunner.count(batch)")
 MANY = 8  # batches of a pass that are all compared with what was found out
 
 
@@ -53,13 +55,17 @@ def look(step: Any, batch: Any) -> Denominator | None:
     terms = None if step.own else terms_of(step.loss_fn)
     found: Denominator | None = None
     each: dict[Any, Denominator] = {}
-    with undisturbed(step), suppress(Exception):  # the step itself will meet what goes wrong here, and explain it
-        if is_sharded(step.net):  # every process has to run a net that is divided equally often
-            found = of_sharded(step, batch)
-        elif terms is None:
-            found = measured(step.net, functools.partial(found_out, step), batch)
-        else:
-            found, each = of_terms(step, terms, batch)
+    with undisturbed(step):
+        try:
+            if is_sharded(step.net):  # every process has to run a net that is divided equally often
+                found = of_sharded(step, batch)
+            elif terms is None:
+                found = measured(step.net, functools.partial(found_out, step), batch)
+            else:
+                found, each = of_terms(step, terms, batch)
+        except Exception as error:  # what is wrong with the batch the step itself will meet, and explain
+            note = f"{FAILED} ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+            step.notes += [] if note in step.notes else [note]
     if terms is not None:
         terms.found.update(each)
     return found

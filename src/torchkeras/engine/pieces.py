@@ -16,6 +16,9 @@ from torchkeras.data.tree import map_tree
 class Indivisible(Exception):
     """A batch of which single samples cannot be taken."""
 
+    def __str__(self) -> str:
+        return "single samples cannot be taken of its batches"
+
 
 def some(batch: Any, rows: list[int], samples: int, inside: bool = False) -> Any:
     """Return some samples of a batch.
