@@ -136,9 +136,10 @@ CASES = {  # what is wrong: how the call differs from a good one, the error, and
     "a schedule that ends before the run": (
         {"scheduler": lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=1)}, ValueError,
         ["lr_scheduler", "1 of 1 steps left", "the 2 updates", "total_steps=2"]),
-    "an optimizer that needs a closure": (
-        {"net": (closure_net := nn.Linear(4, 3)), "optimizer": torch.optim.LBFGS(closure_net.parameters())}, TypeError,
-        ["optimizer", "LBFGS", "Adam or SGD"]),
+    "an optimizer that needs a closure, on parts of batches": (
+        {"net": (closure_net := nn.Linear(4, 3)), "optimizer": torch.optim.LBFGS(closure_net.parameters()),
+         "gradient_accumulation_steps": 2}, ValueError,
+        ["optimizer", "LBFGS", "gradient_accumulation_steps=2", "larger batches"]),
     "another optimizer's scheduler": (
         {"scheduler": torch.optim.lr_scheduler.StepLR(torch.optim.SGD(other().parameters(), lr=1.0), 1)}, ValueError,
         ["lr_scheduler", "another optimizer", "StepLR("]),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,22 +20,25 @@ from torchkeras.data.kinds import array_tree, is_map_dataset
 from torchkeras.engine import keywords, preflight
 from torchkeras.engine.callback import check_callbacks
 from torchkeras.engine.checks import bad_type, bad_value, kind_of, mistake, switch, whole_number
+from torchkeras.engine.components import loss_modules
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.hardware import launched
 from torchkeras.engine.monitor import check_monitor
-from torchkeras.engine.schedule import check_length, interval_of
-from torchkeras.engine.step import StepRunner
+from torchkeras.engine.optimizers import Optimizers, gathered
+from torchkeras.engine.schedule import Span, notes_of
+from torchkeras.engine.step import StepRunner, updates_itself
 from torchkeras.engine.tracebacks import level_of_caller
 from torchkeras.task import task_of
 
 
-def make_optimizer(optimizer: Any, net: nn.Module) -> Any:
-    """An optimizer from a name, or the default one; None for a net that has nothing to learn."""
+def make_optimizer(optimizer: Any, net: nn.Module, loss_fn: Any = None) -> Any:
+    """An optimizer from a name, or the default one, for net and loss; None for a net that has nothing to learn."""
     if optimizer is not None and not isinstance(optimizer, str):
-        return optimizer
-    learning = [weight for weight in net.parameters() if weight.requires_grad]
-    if not learning:
+        return gathered(optimizer, Optimizers)
+    if not any(weight.requires_grad for weight in net.parameters()):
         return None
+    learning = list({id(weight): weight for part in (net, *loss_modules(loss_fn)) for weight in part.parameters()
+                     if weight.requires_grad}.values())
     return Adam(learning, lr=3e-4) if optimizer is None else names.optimizer(optimizer, learning)
 
 
@@ -129,7 +131,7 @@ def settle(config: FitConfig, model: Any, train: Batches, val: Batches | None) -
     """What only config, model and data together can tell: the last checks, and what is worth saying."""
     if model.optimizer is None:
         raise bad_value("net", received="a net without a parameter that requires grad", expected="one that can learn")
-    notes = preflight.check_learning(model.net, model.loss_fn, model.optimizer, model.lr_scheduler)
+    notes = preflight.check_learning(model)
     check_step_objects(model)
     check_class_weight(config, model)
     if val is None and config.monitor == "val_loss":
@@ -142,12 +144,8 @@ def settle(config: FitConfig, model: Any, train: Batches, val: Batches | None) -
              for name in ("loss", *model.metrics_dict)]
     if model.StepRunner is StepRunner and not any("_" + name in config.monitor for name in model.metrics_dict):
         check_monitor(config.monitor, known)
-    if model.lr_scheduler is not None:
-        interval = interval_of(model.lr_scheduler, config.lr_interval)
-        notes.append(f"lr_scheduler: {type(model.lr_scheduler).__name__} moves every {interval}")
-        if interval == "step" and train.length is not None:
-            windows = math.ceil(train.length / config.gradient_accumulation_steps)
-            check_length(model.lr_scheduler, windows * (config.epochs - config.initial_epoch))
+    notes += notes_of(model.lr_scheduler, config.lr_interval, Span.of_run(config, train.length),
+                      updates_itself(model.StepRunner))
     if train.length is not None and config.gradient_accumulation_steps > train.length:
         notes.append(f"gradient_accumulation_steps: {config.gradient_accumulation_steps}, and an epoch has "
                      f"{train.length} batches: one update an epoch")

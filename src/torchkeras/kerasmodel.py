@@ -29,10 +29,11 @@ from torchkeras.arguments import (
 )
 from torchkeras.data import Batches, batches
 from torchkeras.data.arrays import wide_dtype
-from torchkeras.engine import checkpoint, examination, hardware, loop, preflight
+from torchkeras.engine import checkpoint, examination, hardware, loop, preflight, schedule
 from torchkeras.engine.archive import archive
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.checks import bad_type, mistake, switch
+from torchkeras.engine.components import components_of
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.fast import piloted
@@ -42,12 +43,12 @@ from torchkeras.engine.joining import joinable
 from torchkeras.engine.keeping import kept
 from torchkeras.engine.lockstep import lockstep
 from torchkeras.engine.monitor import Monitor, direction
+from torchkeras.engine.optimizers import Schedulers, gathered, picked
 from torchkeras.engine.predicting import Predicted, Predictor, joined, prepared
 from torchkeras.engine.run import Run, Tools
-from torchkeras.engine.schedule import interval_of
 from torchkeras.engine.session import session
 from torchkeras.engine.state import Untouched, same_stream
-from torchkeras.engine.step import StepRunner
+from torchkeras.engine.step import StepRunner, is_own, updates_itself
 from torchkeras.engine.together import Alone, join_job
 from torchkeras.engine.tracebacks import level_of_caller, short_traceback
 from torchkeras.engine.wholeblock import follows
@@ -71,9 +72,12 @@ class KerasModel(nn.Module):
             None for a net whose output brings its own ``loss``.
         metrics_dict: what to measure: a dict of name to metric (ours, torchmetrics', a function ``(preds, labels)``,
             or a name), or a list of names such as ``["accuracy", "auc"]``.
-        optimizer: a torch optimizer on the net's parameters, or a name such as ``"adam"``. Default: Adam, lr 3e-4.
-        lr_scheduler: a torch scheduler on that optimizer.
-        **step_objects: further keywords for your own ``StepRunner``.
+        optimizer: a torch optimizer on the net's parameters, or a name such as ``"adam"``; a list or dict of optimizers
+            moves together, and a ``StepRunner`` of your own picks one: ``self.optimizer["d"]``. Default: Adam, lr 3e-4.
+            By name or by default it learns the weights of the net and of the loss.
+        lr_scheduler: a torch scheduler on that optimizer, or a list or dict of them.
+        **step_objects: further keywords for your own ``StepRunner``: other nets, optimizers, whatever it needs. What
+            has a ``state_dict`` is placed, kept with the best weights and gone on with as the net is.
 
     Raises:
         TypeError: a part is of the wrong kind, such as a class where an object is meant.
@@ -103,8 +107,8 @@ class KerasModel(nn.Module):
         preflight.check_parts(net, loss_fn, None if by_name else optimizer, lr_scheduler)
         self.net, self.loss_fn = net, loss_fn
         self.metrics_dict = named_metrics(metrics_dict, loss_fn)
-        self.optimizer = make_optimizer(optimizer, net)
-        self.lr_scheduler, self.step_objects = lr_scheduler, step_objects
+        self.optimizer = make_optimizer(optimizer, net, loss_fn)
+        self.lr_scheduler, self.step_objects = gathered(lr_scheduler, Schedulers), step_objects
         self.from_scratch = True  # False gives the next fit an epoch 0 that only measures
         self.batch_items: int | None = None  # of each batch in the last pass; 0: no tuple or list
         self.run: Run | None = None
@@ -303,11 +307,12 @@ class KerasModel(nn.Module):
         mode, why = direction(config.monitor, config.mode, self.higher_is_better(config.monitor))
         together = join_job(accelerator)
         run = Run(config=config, accelerator=accelerator, monitor=Monitor(config.monitor, mode, config.patience),
-                  together=together, tools=self.tools(config, accelerator, together, listeners),
+                  together=together, tools=self.tools(config, accelerator, together, listeners, train),
                   notes=[*notes, f"monitor: {config.monitor}, {mode} ({why})"])
         train.device = accelerator.device
         if val is not None:
             val.device = accelerator.device
+        preflight.check_closure(None if is_own(self.StepRunner) else self.optimizer, config, together.world)
         before = Untouched(*self.learners())
         best = checkpoint.Best(self, config.ckpt_path, before.weights)
         callbacks = CallbackList(listeners, self, together.main)
@@ -328,24 +333,25 @@ class KerasModel(nn.Module):
         train, val = ([f"{stage}_{name}" for name in ("loss", *self.metrics_dict)] for stage in ("train", "val"))
         return ["epoch", *train, "lr", *(val if validates else ())]
 
-    def tools(self, config: FitConfig, accelerator: Accelerator, together: Alone, listeners: list[Any]) -> Tools:
+    def tools(self, config: FitConfig, accelerator: Accelerator, together: Alone, listeners: list[Any],
+              train: Batches) -> Tools:
         """Metrics for each stage; optimizer and scheduler, wrapped where precision or a user's own step needs it."""
         train_metrics = joinable(self.metrics_dict, together.world)
         metrics = {"train": train_metrics, "val": copy.deepcopy(train_metrics)}
         scheduler, optimizer = self.lr_scheduler, self.optimizer
-        each_step = scheduler is not None and interval_of(scheduler, config.lr_interval) == "step"
-        step_scheduler, epoch_scheduler = (scheduler, None) if each_step else (None, scheduler)
-        ours = issubclass(self.StepRunner, StepRunner) and self.StepRunner.__call__ is StepRunner.__call__
+        ours, own_step = not is_own(self.StepRunner), updates_itself(self.StepRunner)
+        step_keys, epoch_keys, given = schedule.shared_out(scheduler, config, train.length, own_step)
+        wrapped = scheduler
         if not ours or config.mixed_precision != "no":
-            optimizer, step_scheduler = hardware.wrap(accelerator, optimizer, step_scheduler)
+            optimizer, wrapped = hardware.wrap(accelerator, optimizer, scheduler)
         if ours and together.world == 1 and not any(map(follows, listeners)):
             metrics = {stage: buffered(one) for stage, one in metrics.items()}
-        return Tools(metrics, optimizer, step_scheduler, epoch_scheduler)
+        return Tools(metrics, optimizer, picked(wrapped, step_keys), picked(scheduler, epoch_keys),
+                     picked(wrapped, given), own_step)
 
     def learners(self) -> list[nn.Module]:
-        """The modules whose weights belong to a run: the net, and a loss that has weights."""
-        with_weights = isinstance(self.loss_fn, nn.Module) and any(True for _ in self.loss_fn.parameters())
-        return [self.net, self.loss_fn] if with_weights else [self.net]
+        """The modules whose weights and buffers belong to a run: the net, a loss that has some, nets for the step."""
+        return list(components_of(self).modules.values())
 
     def higher_is_better(self, column: str) -> bool | None:
         """What a metric says of its own direction."""
@@ -418,9 +424,10 @@ class KerasModel(nn.Module):
         metrics = joinable(copy.deepcopy(self.metrics_dict), together.world)
         run = Run(config=config, accelerator=accelerator, monitor=Monitor("val_loss", "min"),
                   together=together, tools=Tools({"val": metrics}))
-        with together.watching(), hardware.placed(accelerator.device, self.net, self.loss_fn, *metrics.values(),
-                                                  optimizer=self.optimizer):
-            hardware.same_weights(together, self.net, self.loss_fn)
+        parts = components_of(self)
+        with together.watching(), hardware.placed(accelerator.device, *parts.modules.values(), self.loss_fn,
+                                                  *metrics.values(), optimizers=parts.optimizers.values()):
+            hardware.same_weights(together, *parts.modules.values())
             row = loop.measure_pass(self, run, CallbackList([], self), "val", data)
             same_stream(together)
         found = run.facts["val"].found
@@ -489,9 +496,10 @@ class KerasModel(nn.Module):
         together = join_job(accelerator)
         run = Run(config=FitConfig(cpu=cpu), accelerator=accelerator, monitor=Monitor("val_loss", "min"),
                   together=together, tools=Tools({"val": self.metrics_dict}))
-        with together.watching(), hardware.placed(accelerator.device, self.net, self.loss_fn,
-                                                  optimizer=self.optimizer):
-            hardware.same_weights(together, self.net, self.loss_fn)
+        parts = components_of(self)
+        with together.watching(), hardware.placed(accelerator.device, *parts.modules.values(), self.loss_fn,
+                                                  optimizers=parts.optimizers.values()):
+            hardware.same_weights(together, *parts.modules.values())
             data.share_between(together, divide=False)
             predictor = Predictor(self, run)
             own = (prepared(predictor(batch), self, output, stream, with_labels) for batch in data)

@@ -13,8 +13,10 @@ import torch
 from torchkeras.arguments import warn_of_divergence
 from torchkeras.data import Batches
 from torchkeras.engine import launch
+from torchkeras.engine.components import components_of
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.run import Keeps, Tools
+from torchkeras.engine.snapshot import put_parts, states_of
 from torchkeras.engine.state import put_random_states, random_states
 from torchkeras.engine.together import Alone
 
@@ -30,11 +32,10 @@ def fit(model: KerasModel, num_processes: int, config: FitConfig, callbacks: lis
     launch.check_count(num_processes, config.cpu)
     result = start(num_processes, fitted, model, {"callbacks": callbacks, "train_data": train, "val_data": val},
                    {"config": config})
-    for module, weights in zip(model.learners(), result["weights"], strict=True):
+    parts = components_of(model)
+    for module, weights in zip(parts.modules.values(), result["weights"], strict=True):
         module.load_state_dict(weights)
-    for part, state in ((model.optimizer, result["optimizer"]), (model.lr_scheduler, result["lr_scheduler"])):
-        if part is not None:
-            part.load_state_dict(state)
+    put_parts(parts, result["parts"], list(parts.modules.values()), {})
     for callback, state in zip(callbacks, result["callbacks"], strict=True):
         vars(callback).update(state)
     model.run, model.from_scratch = result["run"], True
@@ -51,9 +52,9 @@ def fitted(model: KerasModel, config: FitConfig, callbacks: list[Any], train_dat
     device: Any = SimpleNamespace(device=run.accelerator.device)
     bare: Any = dataclasses.replace(run, accelerator=device, tools=Tools({}), together=Alone(), keeper=Keeps(),
                                     running=dict, logs={})
-    states = [part.state_dict() if part is not None else None for part in (model.optimizer, model.lr_scheduler)]
-    return {"frame": frame, "run": bare, "weights": [module.state_dict() for module in model.learners()],
-            "optimizer": states[0], "lr_scheduler": states[1], "callbacks": [kept(one) for one in callbacks]}
+    parts = components_of(model)
+    return {"frame": frame, "run": bare, "weights": [module.state_dict() for module in parts.modules.values()],
+            "parts": states_of(parts), "callbacks": [kept(one) for one in callbacks]}
 
 
 def kept(callback: Any) -> dict[str, Any]:

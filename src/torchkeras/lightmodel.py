@@ -6,6 +6,7 @@ import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torchkeras.engine.checks import bad_type, bad_value, did_you_mean
 from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.history import History
 from torchkeras.engine.joining import joinable
-from torchkeras.engine.schedule import check_length, interval_of
+from torchkeras.engine.schedule import Span, check_length, interval_of
 from torchkeras.engine.tracebacks import short_traceback
 from torchkeras.lightflags import where_to_compute
 from torchkeras.lightpass import PLAIN, Lightnings, LightStep, begun, check_told
@@ -90,6 +91,11 @@ class LightModel(pl.LightningModule):
         loss_fn = names.loss(loss_fn) if isinstance(loss_fn, str) else loss_fn
         if isinstance(optimizer, str):
             names.look_up("optimizer", optimizer, names.optimizers())
+        for argument, part in (("optimizer", optimizer), ("lr_scheduler", lr_scheduler)):
+            if isinstance(part, (list, tuple, Mapping)):
+                raise bad_type(argument, received=f"a {type(part).__name__} of several", expected="one",
+                               fix="Lightning moves several by manual optimization only: override "
+                                   "configure_optimizers and training_step, or use KerasModel.")
         preflight.check_parts(self if net is None else net, loss_fn,
                               None if isinstance(optimizer, str) else optimizer, lr_scheduler)
         self.net, self.loss_fn = net, loss_fn
@@ -147,7 +153,9 @@ class LightModel(pl.LightningModule):
         if self.optimizer is None:
             raise bad_value("net", received="a net without a parameter that requires grad",
                             expected="one that can learn")
-        for note in preflight.check_learning(self, self.loss_fn, self.optimizer, self.lr_scheduler):
+        parts: Any = SimpleNamespace(net=self, loss_fn=self.loss_fn, optimizer=self.optimizer,
+                                     lr_scheduler=self.lr_scheduler, step_objects={})
+        for note in preflight.check_learning(parts):
             self.say(note)
         if self.lr_scheduler is None:
             return self.optimizer
@@ -156,7 +164,9 @@ class LightModel(pl.LightningModule):
     def schedule(self) -> dict[str, Any]:
         """When the scheduler moves, and by what."""
         scheduler, updates = self.lr_scheduler, self.trainer.estimated_stepping_batches
-        plan = {"scheduler": scheduler, "interval": interval_of(scheduler)}
+        known = 0 < updates < float("inf") and (self.trainer.max_epochs or 0) > 0
+        span = Span(int(self.trainer.max_epochs or 1), None, int(updates)) if known else None
+        plan = {"scheduler": scheduler, "interval": interval_of(scheduler, "auto", span)}
         if isinstance(scheduler, OneCycleLR) and 0 < updates < float("inf"):
             check_length(scheduler, int(updates))
         if isinstance(scheduler, ReduceLROnPlateau):

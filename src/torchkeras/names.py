@@ -13,6 +13,7 @@ from torch import nn
 
 from torchkeras import losses, metrics
 from torchkeras.engine.checks import bad_type, bad_value, did_you_mean, instance_not_class
+from torchkeras.engine.optimizers import required
 from torchkeras.metrics import Task
 from torchkeras.metrics.function import Accumulating, FunctionMetric
 
@@ -192,7 +193,8 @@ def optimizer(name: str, params: Iterable[Any]) -> torch.optim.Optimizer:
     """Get an optimizer by its name, such as "adam" or "sgd", with torch's own defaults.
 
     Args:
-        name: an optimizer of ``torch.optim``, in any case. LBFGS is none of them: its step needs a closure.
+        name: an optimizer of ``torch.optim``, in any case. Muon and SparseAdam are none of them: they take some of a
+            net's parameters only, so they go with another, as objects: ``optimizer=[Muon(...), AdamW(...)]``.
         params: parameters, or groups of them.
 
     Raises:
@@ -202,7 +204,17 @@ def optimizer(name: str, params: Iterable[Any]) -> torch.optim.Optimizer:
         >>> type(optimizer("adam", nn.Linear(2, 1).parameters())).__name__
         'Adam'
     """
+    if (kind := PARTIAL.get(key_of(name))) is not None:
+        raise bad_value("optimizer", received=repr(name), expected="a name that says it all", fix=kind)
     return look_up("optimizer", name, optimizers())(params)
+
+
+PARTIAL = {  # optimizers that cannot take every parameter of a net
+    "muon": "Muon takes matrices only, and no embedding or head by its authors' advice. Say which: "
+            "optimizer=[torch.optim.Muon(matrices), torch.optim.AdamW(all_others)].",
+    "sparseadam": "SparseAdam takes sparse gradients only, those of nn.Embedding(sparse=True). Say which: "
+                  "optimizer=[torch.optim.SparseAdam(embeddings), torch.optim.Adam(all_others)].",
+}
 
 
 def optimizers() -> dict[str, Callable[..., torch.optim.Optimizer]]:
@@ -210,13 +222,7 @@ def optimizers() -> dict[str, Callable[..., torch.optim.Optimizer]]:
     kinds = {name.lower(): kind for name, kind in vars(torch.optim).items()
              if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)}
     return {name: kind for name, kind in sorted(kinds.items())
-            if needed(kind.__init__) == 2 and needed(kind.step) == 1}
-
-
-def needed(function: Callable[..., Any]) -> int:
-    """How many arguments have no default, ``self`` included."""
-    return sum(one.default is one.empty for one in inspect.signature(function).parameters.values()
-               if one.kind is one.POSITIONAL_OR_KEYWORD)
+            if name not in PARTIAL and required(kind.__init__) == 2}
 
 
 def look_up(argument: str, name: str, known: Mapping[str, Thing]) -> Thing:

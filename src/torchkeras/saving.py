@@ -25,8 +25,9 @@ from torchkeras.engine.checkpoint import (
 )
 from torchkeras.engine.checks import bad_type, bad_value
 from torchkeras.engine.ending import CheckpointCorruptError
+from torchkeras.engine.optimizerstate import optimizer_state, put_optimizer
 from torchkeras.engine.packing import Packer, unpack
-from torchkeras.engine.snapshot import check_optimizer, optimizer_state, put_optimizer, put_weights, weights_in
+from torchkeras.engine.snapshot import check_optimizer, put_weights, weights_in
 from torchkeras.engine.tracebacks import short_traceback
 from torchkeras.engine.vault import FACTS_LIMIT, HEADER_LIMIT, parsed
 

@@ -16,8 +16,10 @@ from torch import Tensor
 from torchkeras.data import batches
 from torchkeras.engine.callback import Callback
 from torchkeras.engine.checks import bad_type, whole_number
+from torchkeras.engine.components import components_of
 from torchkeras.engine.generators import drawn, put_drawn
-from torchkeras.engine.snapshot import optimizer_state, weights_in
+from torchkeras.engine.optimizerstate import optimizer_state
+from torchkeras.engine.snapshot import weights_in
 
 if TYPE_CHECKING:
     from torchkeras.kerasmodel import KerasModel
@@ -93,7 +95,8 @@ def trained(model: KerasModel, train_data: Any, stops: list[int | None], path: P
         notes += [note for note in getattr(other.run, "notes", []) if note not in notes and note.startswith("save")]
     modules = other.learners()
     left = {"weights": {name: value for module in modules for name, value in weights_in(module).items()},
-            "optimizer": flat(optimizer_state(other.optimizer, modules)),
+            "optimizer": flat({name: optimizer_state(one, modules)
+                               for name, one in components_of(other).optimizers.items()}),
             "history": {name: list(column) for name, column in frame.to_dict("list").items()},
             "random": flat(drawn())}
     return left, notes

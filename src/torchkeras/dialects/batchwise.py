@@ -17,6 +17,7 @@ from torchkeras.dialects.epochs import keras_names
 from torchkeras.dialects.given import features_only, together
 from torchkeras.engine import examination, hardware, modes, preflight
 from torchkeras.engine.checks import bad_value
+from torchkeras.engine.components import modules_of
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.ending import NonFiniteLoss
 from torchkeras.engine.epoch import EpochRunner
@@ -45,7 +46,7 @@ class Batchwise:
         """One update; the numbers of training so far."""
         model = self.model
         if not self.rehearsed:
-            preflight.check_learning(model.net, model.loss_fn, model.optimizer, model.lr_scheduler)
+            preflight.check_learning(model)
         runner = self.runner("train")
         step = runner.step_runner
         step.config, step.rehearsing = FitConfig(class_weight=class_weight), not self.rehearsed
@@ -57,7 +58,7 @@ class Batchwise:
 
     def test(self, x: Any, y: Any, sample_weight: Any) -> dict[str, float]:
         """One batch measured; the numbers of all that were."""
-        with modes.evaluating(self.model.net), torch.no_grad():
+        with modes.evaluating(*modules_of(self.model)), torch.no_grad():
             return self.counted(self.runner("val"), together(x, y, sample_weight))
 
     def counted(self, runner: EpochRunner, data: Any) -> dict[str, float]:

@@ -26,6 +26,7 @@ from torchkeras.display.targets import target
 from torchkeras.engine.callback import Callback
 from torchkeras.engine.checkpoint import write_whole
 from torchkeras.engine.checks import bad_value
+from torchkeras.engine.optimizers import kind_of
 from torchkeras.engine.run import Run
 from torchkeras.summary import summary
 
@@ -133,10 +134,10 @@ def made_of(model: Any) -> dict[str, str]:
                          if name != "params" and value is not None and value is not False)
     found = {"net": type(model.net).__name__,
              "loss": str(loss) if isinstance(loss, nn.Module) else getattr(loss, "__name__", str(loss)),
-             "optimizer": f"{type(model.optimizer).__name__} ({settings})",
+             "optimizer": f"{kind_of(model.optimizer)} ({settings})",
              "metrics": ", ".join(f"{name}: {type(one).__name__}" for name, one in model.metrics_dict.items())}
     if model.lr_scheduler is not None:
-        found["lr_scheduler"] = type(model.lr_scheduler).__name__
+        found["lr_scheduler"] = kind_of(model.lr_scheduler)
     return {name: value for name, value in found.items() if value}
 
 

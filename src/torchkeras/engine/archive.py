@@ -62,7 +62,7 @@ def opened(saved: Saved) -> dict[str, Any]:
         state: dict[str, Any] = unpack(saved.facts["state"], saved.tensors["state.safetensors"])
         state["net"] = [unpack(saved.facts["weights"], saved.tensors["weights.safetensors"]), *state["net"]]
         state["best"] = unpack(saved.facts["best"], saved.tensors["best.safetensors"])
-        state["number"] = saved.number
+        state = snapshot.upgraded({**state, "number": saved.number})
         if not {"position", "facts", "ranks", "data", "history"} <= set(state):
             raise CheckpointCorruptError("parts are missing")
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -75,8 +75,8 @@ def checked(model: Any, run: Run, train: Batches, val: Batches | None, state: di
     position, inside = state["position"], state["position"]["phase"] == "train"
     now = snapshot.facts(model, run.config, train, val, run.together.world)
     snapshot.check_parts(state["facts"], now)
-    snapshot.check_optimizer(model.optimizer, model.learners(), state["optimizer"])
-    notes = snapshot.check_data(state["facts"], now, inside)
+    notes = snapshot.check_components(model, state)
+    notes += snapshot.check_data(state["facts"], now, inside)
     epochs, done = run.config.epochs, position["epoch"] - 1
     if done >= epochs:
         return [*notes, f"resume: the run is at the end of epoch {done} of {epochs}; pass a larger epochs to go on"]
@@ -87,7 +87,7 @@ def checked(model: Any, run: Run, train: Batches, val: Batches | None, state: di
 
 def check_schedule(state: dict[str, Any], run: Run, train: Batches) -> None:
     """Refuse a OneCycleLR that would be over before the run is: it keeps the length that it began with."""
-    saved = state["lr_scheduler"]
+    saved = state["schedulers"].get("lr_scheduler", {})
     if state["facts"]["lr_scheduler"] != OneCycleLR.__name__ or train.length is None or "total_steps" not in saved:
         return
     windows = -(-train.length // run.config.gradient_accumulation_steps)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from torchkeras.data import batch as batches
+from torchkeras.engine.components import modules_of
 from torchkeras.engine.explain import described
 from torchkeras.engine.modes import evaluating
 from torchkeras.engine.state import put_random_states, random_states
@@ -193,7 +194,7 @@ def again(data: Any) -> bool:
 def in_second_pass(model: Any, data: Any, step: Any) -> str:
     """Return what of the first batch of a validation whose loss is not finite is not finite."""
     # what cannot be looked at again is left unsaid
-    with undisturbed(model.net, model.loss_fn), evaluating(model.net), suppress(Exception):
+    with undisturbed(model.net, model.loss_fn), evaluating(*modules_of(model)), suppress(Exception):
         for number, batch in enumerate(data, start=1):
             if not bool(step.try_out(batch)[2].isfinite()):
                 return f"step {number}: {cause(step, batch)}"

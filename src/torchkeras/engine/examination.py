@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torchkeras.data.samples import parts_of, size
 from torchkeras.engine.checks import bad_value
+from torchkeras.engine.components import loss_modules
 from torchkeras.engine.denominator import Denominator, known_denominator
 from torchkeras.engine.gradients import is_sharded
 from torchkeras.engine.leftalone import LOST, left_alone, memento_of_step
@@ -37,7 +38,7 @@ MANY = 8  # batches of a pass that are all compared with what was found out
 
 def needed(step: Any, divided: bool) -> bool:
     """Tell whether the loss of a step has to be looked at: it is of unknown make, and nobody has said how it counts."""
-    if "count" in step.own or step.facts.found is not None:
+    if "count" in step.own or step.facts.found is not None or (step.loss_fn is None and step.calls_itself):
         return False
     return known_denominator(step.loss_fn) is None or "loss" in step.own or (bool(step.own) and divided)
 
@@ -188,7 +189,7 @@ def undisturbed(step: Any) -> Iterator[None]:
     """Run a step's net and loss in evaluation mode, without a trace in what they remember and in random generators."""
     random, memento = random_states(), memento_of_step(step)
     try:
-        with memento, evaluating(step.net), torch.no_grad(), step.autocast():
+        with memento, evaluating(step.net, *loss_modules(step.loss_fn)), torch.no_grad(), step.autocast():
             yield
     finally:
         put_random_states(random)

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, optim
 
+from torchkeras.engine.optimizers import each_of
 from torchkeras.engine.run import Run
 
 SAME_BITS = (optim.Adam, optim.AdamW, optim.RMSprop, optim.Adadelta, optim.Adamax)  # of these two forms, on a CPU
@@ -25,17 +26,20 @@ def form(run: Run, optimizer: Any) -> Iterator[None]:
 
     On accelerators torch chooses ``foreach`` itself.
     """
-    settings = quickest(run, optimizer)
-    before = [{name: group[name] for name in settings} for group in optimizer.param_groups]
-    for group in optimizer.param_groups:
-        group.update(settings)
-    if settings.get("fused"):
-        run.notes.append(f"fast: {type(optimizer).__name__} in its fused form")
+    before: list[tuple[Any, list[dict[str, Any]]]] = []
+    for one in each_of(optimizer).values():
+        settings = quickest(run, one)
+        before.append((one, [{name: group[name] for name in settings} for group in one.param_groups]))
+        for group in one.param_groups:
+            group.update(settings)
+        if settings.get("fused"):
+            run.notes.append(f"fast: {type(one).__name__} in its fused form")
     try:
         yield
     finally:
-        for group, old in zip(optimizer.param_groups, before, strict=False):  # a callback may have added groups
-            group.update(old)
+        for one, groups in before:
+            for group, old in zip(one.param_groups, groups, strict=False):  # a callback may have added groups
+                group.update(old)
 
 
 def quickest(run: Run, optimizer: Any) -> dict[str, bool]:

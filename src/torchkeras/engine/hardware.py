@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchkeras.engine.allocator import keep_freed_memory
 from torchkeras.engine.attempt import join_attempt
 from torchkeras.engine.checks import bad_value
+from torchkeras.engine.optimizers import Optimizers, Schedulers, each_of
 from torchkeras.engine.together import Alone
 
 if TYPE_CHECKING:
@@ -68,27 +69,27 @@ def has_device_for_each() -> bool:
 
 
 @contextmanager
-def placed(device: torch.device, net: nn.Module, *others: Any, optimizer: Any = None) -> Iterator[None]:
-    """Net, loss, metrics and optimizer state on the device of the run; afterwards back where they were found."""
-    home = device_of(net)
+def placed(device: torch.device, net: nn.Module, *others: Any, optimizers: Iterable[Any] = ()) -> Iterator[None]:
+    """Net, loss, metrics and optimizer states on the device of the run; afterwards back where they were found."""
+    home, states = device_of(net), list(optimizers)
     movable = [one for one in (net, *others) if isinstance(one, nn.Module)]
     if home is None or same(home, device):
         for one in movable[1:]:
             one.to(device)
         yield
         return
-    move(movable, optimizer, device)
+    move(movable, states, device)
     try:
         yield
     finally:
-        move(movable, optimizer, home)
+        move(movable, states, home)
 
 
-def move(modules: list[nn.Module], optimizer: Any, device: torch.device) -> None:
-    """Move modules in place, and the optimizer's state after them."""
+def move(modules: list[nn.Module], optimizers: list[Any], device: torch.device) -> None:
+    """Move modules in place, and the states of optimizers after them."""
     for module in modules:
         module.to(device)
-    for state in optimizer.state.values() if optimizer is not None else ():
+    for state in (state for optimizer in optimizers for state in optimizer.state.values() if isinstance(state, dict)):
         for name, value in state.items():
             # torch keeps step counters where the optimizer made them, on the CPU as a rule
             if isinstance(value, Tensor) and name != "step":
@@ -110,11 +111,14 @@ def wrap(accelerator: Accelerator, optimizer: Any, lr_scheduler: Any) -> tuple[A
     """Optimizer and scheduler that follow the accelerator: its scaler, its accumulation windows."""
     from accelerate.scheduler import AcceleratedScheduler
 
-    wrapped = accelerator.prepare_optimizer(optimizer)
-    if lr_scheduler is not None:
-        # split_batches keeps accelerate from stepping once for every process
-        lr_scheduler = AcceleratedScheduler(lr_scheduler, wrapped, split_batches=True)
-    return wrapped, lr_scheduler
+    wrapped = {key: accelerator.prepare_optimizer(one) for key, one in each_of(optimizer).items()}
+    of = {id(one.optimizer): one for one in wrapped.values()}
+    first = next(iter(wrapped.values()))
+    # split_batches keeps accelerate from stepping once for every process
+    schedulers = {key: AcceleratedScheduler(one, of.get(id(getattr(one, "optimizer", None)), first), split_batches=True)
+                  for key, one in each_of(lr_scheduler).items()}
+    return (wrapped[None] if None in wrapped else Optimizers(wrapped),
+            schedulers.get(None) if not schedulers or None in schedulers else Schedulers(schedulers))
 
 
 def micro_batch(accelerator: Accelerator, divisor: float | Tensor, last: bool) -> None:

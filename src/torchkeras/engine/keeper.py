@@ -12,6 +12,7 @@ from torchkeras.engine import hardware
 from torchkeras.engine.archive import files
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.checkpoint import Best
+from torchkeras.engine.components import components_of, shortened, unkept
 from torchkeras.engine.ending import PassEnded
 from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.generators import drawn, put_drawn
@@ -21,6 +22,7 @@ from torchkeras.engine.metricstate import counted, put_counted
 from torchkeras.engine.packing import Packer
 from torchkeras.engine.run import Keeps, Run
 from torchkeras.engine.snapshot import put_whole, whole
+from torchkeras.engine.steps import put_own_state, sorted_out
 from torchkeras.engine.vault import Vault
 from torchkeras.engine.when import When
 
@@ -46,6 +48,7 @@ class Keeper(Keeps):
         self.here: tuple[int, Any, Any] | None = None  # step, generators and listeners at a boundary that is behind
         self.row: dict[str, float] = {}  # of the training pass, when it is over
         self.unsaved: list[str] = []  # why nothing is saved in mid-epoch
+        self.groups: dict[str, dict[str, int]] = {}  # of each optimizer, before the run and before this epoch
         self.cut = False  # whether a stop was asked for at its end, so that the validation is left out
         self.saved: Any = None  # the state that the run goes on from
         self.stopped_inside = False  # whether it is put back once more when the epoch that was stopped has begun
@@ -60,17 +63,38 @@ class Keeper(Keeps):
         States of an earlier run that is not gone on with are replaced at once: nobody shall go on with them.
         """
         self.unsaved = unsaved_metrics(self.run.tools.metrics["train"])
+        self.groups = self.groups or {"run": counts_of_groups(self.model), "epoch": counts_of_groups(self.model)}
         position = {"phase": "epoch", "epoch": 1, "step": 0, "row": {}}
         part = [self.own_part("epoch")]
         Packer().pack({**whole(self.model, self.run, self.best, self.train, self.val, position, part), "best": None},
                       "the state of the run")
-        self.run.notes += [f"save_every: {text}" for text in (*self.unsaved, *inexact(self.train))]
+        self.run.notes += [f"save_every: {text}" for text in (*self.unsaved, *inexact(self.train), *self.lost())]
         if fresh and self.vault is not None and self.vault.numbers():
             self.vault.forget = True
         if fresh and self.run.together.from_main(self.vault is not None and self.vault.forget):
             self.save("epoch", self.run.config.initial_epoch + 1)
 
+    def lost(self) -> list[str]:
+        """Say what a run that goes on will not find again, because it is in no state."""
+        names = unkept(components_of(self.model))
+        for step in self.run.step_runners.values():
+            names += sorted_out(step, self.model)[2]
+        if not names:
+            return []
+        return [f"not saved, so as built again when the run goes on: {shortened(names)}; make it a buffer, or keep it "
+                "in an object with state_dict and load_state_dict"]
+
     # what the loop tells
+
+    def fit_started(self) -> None:
+        """Listeners have heard that the run starts; in one that goes on, what they changed is put back."""
+        if self.saved is None:
+            self.groups["epoch"] = counts_of_groups(self.model)
+            return
+        put_whole(self.model, self.run, self.best, self.saved, history=False, groups=self.groups.get("epoch"))
+        self.put_own(self.own_of(self.saved))
+        if not self.stopped_inside:
+            self.saved.clear()  # lets go of the files
 
     def begin_pass(self, epoch_runner: Any) -> None:
         """A pass is about to start."""
@@ -140,6 +164,7 @@ class Keeper(Keeps):
         """An epoch is over."""
         run = self.run
         self.phase, self.here = "epoch", None
+        self.groups["epoch"] = counts_of_groups(self.model)
         last = run.stop_reason is not None or run.epoch == run.config.epochs
         if not (run.diverged or self.cut) and run.epoch > 0 and (last or self.when.each_epoch or self.due()):
             self.save("epoch", run.epoch + 1)
@@ -164,6 +189,7 @@ class Keeper(Keeps):
             step = run.step if phase == "train" else 0
             position = {"phase": phase, "epoch": epoch, "step": step, "row": self.row if phase == "validation" else {}}
             state = whole(self.model, run, self.best, self.train, self.val, position, ranks)
+            state["groups"] = self.groups
             self.write(self.vault, *files(state, self.vault))
         self.when.done(run.trained)
 
@@ -217,7 +243,11 @@ class Keeper(Keeps):
         run, position = self.run, saved["position"]
         self.saved, self.epoch, self.stopped_inside = saved, position["epoch"], position["phase"] != "epoch"
         own = self.own_of(saved)
-        put_whole(self.model, run, self.best, saved)
+        self.groups = {name: dict(counts) for name, counts in saved["groups"].items()}
+        put_whole(self.model, run, self.best, saved, groups=self.groups.get("run"))
+        for (stage, _), step in run.step_runners.items():
+            if (state := run.step_states.pop(stage, None)) is not None:
+                put_own_state(step, self.model, state)
         inside = position["phase"] == "train"
         first = (lambda: put_drawn(own["began"], self.train.source)) if inside else rewinding(self.train.source)
         self.train.go_on(saved["data"]["train"], position["step"], first, self.put_back if inside else nothing)
@@ -227,8 +257,6 @@ class Keeper(Keeps):
         self.when.done(run.trained)
         if run.monitor.exhausted:
             run.stop_reason = f"{run.monitor.name} without improvement in {run.monitor.misses} epoch, early stopping"
-        if not self.stopped_inside:
-            saved.clear()  # lets go of the files
 
     def own_of(self, saved: dict[str, Any]) -> Any:
         """This process's part of a state; where there are more processes than there were, the first one's."""
@@ -284,6 +312,11 @@ def put_sums_of(means: Means, sums: dict[str, Any]) -> None:
 def older_sums(sums: dict[str, Any]) -> dict[str, Any]:
     """Return the sums of a state that was saved when all names of a pass had one weight."""
     return {"totals": sums["totals"], "weights": dict.fromkeys(sums["totals"], sums["weight"]), "done": sums["done"]}
+
+
+def counts_of_groups(model: Any) -> dict[str, int]:
+    """Return how many parameter groups each optimizer has: callbacks add some."""
+    return {name: len(one.param_groups) for name, one in components_of(model).optimizers.items()}
 
 
 def remembers(listener: Any) -> bool:

@@ -10,9 +10,11 @@ from typing import Any
 from torchkeras.data import Batches
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.checkpoint import Best
+from torchkeras.engine.components import components_of
 from torchkeras.engine.ending import CheckpointCorruptError
 from torchkeras.engine.keeper import Keeper
 from torchkeras.engine.run import Keeps, Run
+from torchkeras.engine.steps import step_of
 from torchkeras.engine.vault import Vault
 
 
@@ -23,6 +25,7 @@ def kept(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batch
     if not run.config.keeps_state:
         yield
         return
+    step_of(model, run, "train", True, train.name)  # what it keeps for itself is saved, and put back
     keeper = Keeper(model, run, callbacks, best, train, val, vault)
     if saved is not None:
         with undone(model, run, saved):
@@ -42,12 +45,17 @@ def kept(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batch
 def undone(model: Any, run: Run, saved: dict[str, Any]) -> Iterator[None]:
     """If a state turns out not to fit after all, nothing stays half put back; the session undoes the weights."""
     number = saved["number"]
-    parts = [one for one in (model.optimizer, model.lr_scheduler) if one is not None]
+    found = components_of(model)
+    parts = [*found.optimizers.values(), *found.schedulers.values(),
+             *(one for one in found.others.values() if hasattr(one, "state_dict"))]
     before = [copy.deepcopy(one.state_dict()) for one in parts]
+    groups = [(one, len(one.param_groups)) for one in found.optimizers.values()]
     learning = [(weight, weight.requires_grad) for module in model.learners() for weight in module.parameters()]
     try:
         yield
     except Exception as error:
+        for optimizer, count in groups:
+            del optimizer.param_groups[count:]
         for part, state in zip(parts, before, strict=True):
             part.load_state_dict(state)
         for weight, learns in learning:

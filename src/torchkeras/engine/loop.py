@@ -9,23 +9,26 @@ from typing import Any
 import torch
 
 from torchkeras.data import Batches, OutOfData
-from torchkeras.engine import divergence, hardware, schedule
+from torchkeras.engine import divergence, schedule
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.checkpoint import Best
+from torchkeras.engine.components import loss_modules, modules_of
 from torchkeras.engine.ending import NonFiniteLoss, PassEnded, Request
 from torchkeras.engine.epoch import Watched
 from torchkeras.engine.interrupt import workers_interrupted
-from torchkeras.engine.modes import DIFFERENTIATED, NOTE, evaluating
+from torchkeras.engine.modes import DIFFERENTIATED, NOTE, UnchangedBuffers, evaluating
 from torchkeras.engine.monitor import check_monitor
 from torchkeras.engine.rehearsal import rehearse
 from torchkeras.engine.run import Run
 from torchkeras.engine.step import StepRunner
+from torchkeras.engine.steps import build_step, step_of
 from torchkeras.engine.words import Stage
 
 
 def fit(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batches, val: Batches | None) -> None:
     """Train epoch by epoch, until the last one or until a stop is asked for; then the best weights come back."""
     callbacks.announce("on_fit_start")
+    run.keeper.fit_started()
     epochs = range(first_epoch(model, run), run.config.epochs + 1)
     if val is not None and epochs and run.stop_reason is None:
         make = functools.partial(build_step, model, run, "val", False, val.name)
@@ -66,7 +69,7 @@ def one_epoch(model: Any, run: Run, callbacks: CallbackList, best: Best, train: 
     check_finite(model, run, row, train, val)
     judge(run, row, best)
     if run.tools.epoch_scheduler is not None and run.epoch > 0:
-        schedule.end_of_epoch(run.tools.epoch_scheduler, row.get(run.monitor.name))
+        schedule.end_of_epoch(run.tools.epoch_scheduler, row.get(run.monitor.name), run.moved_by_step)
     callbacks.announce("on_validation_epoch_end")
     run.heed(run.together.agree())
 
@@ -75,7 +78,7 @@ def train_pass(model: Any, run: Run, callbacks: CallbackList, data: Batches) -> 
     """One pass that learns; epoch 0 only measures the weights that a model was loaded with."""
     if run.epoch == 0:
         return measure_pass(model, run, callbacks, "train", data)
-    with torch.enable_grad():
+    with schedule.watched(run, model.optimizer), torch.enable_grad():
         row = one_pass(model, run, callbacks, "train", data, learning=True)
     run.tools.settle()
     return row
@@ -86,8 +89,12 @@ def measure_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, da
     if stage == "val" and run.trouble is not None:
         raise run.trouble
     # not torch's inference mode: it measured no faster, and a mask that a net keeps from it could not be trained with
-    with evaluating(run.tools.replicas().get("net", model.net)), torch.no_grad():
-        row = one_pass(model, run, callbacks, stage, data, learning=False)
+    losses = UnchangedBuffers(*loss_modules(model.loss_fn))
+    try:
+        with evaluating(run.tools.replicas().get("net", model.net), *modules_of(model)), torch.no_grad():
+            row = one_pass(model, run, callbacks, stage, data, learning=False)
+    finally:
+        losses.restore()
     if model.net in DIFFERENTIATED and NOTE not in run.notes:
         run.notes.append(NOTE)
     return row
@@ -99,7 +106,7 @@ def one_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, data: 
     data.share_between(run.together, divide=learning or run.config.fsdp)
     data.set_epoch(run.epoch)
     run.stage, run.step, run.steps, run.logs = stage, 0, data.own_length, {}
-    step = build_step(model, run, stage, learning, data.name)
+    step = step_of(model, run, stage, learning, data.name)
     step.whole_numbers = data.of_arrays
     epoch_runner = model.EpochRunner(Watched(step, run, callbacks), True)
     run.running = getattr(epoch_runner, "running", dict)
@@ -112,22 +119,6 @@ def one_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, data: 
         if request.diverged:
             raise end
     return run.together.from_main(row)
-
-
-def build_step(model: Any, run: Run, stage: Stage, learning: bool, argument: str) -> Any:
-    """A step for one pass, ours or the user's: the keywords are a contract with steps that users have written."""
-    tools = run.tools
-    parts = {"net": model.net, "loss_fn": model.loss_fn, **(tools.replicas() if learning or run.config.fsdp else {})}
-    accelerator = run.accelerator if run.together.world == 1 else hardware.InAStep(run.accelerator)
-    step = model.StepRunner(**parts, accelerator=accelerator, stage=stage,
-                            metrics_dict=tools.metrics[stage], optimizer=tools.optimizer if learning else None,
-                            lr_scheduler=tools.step_scheduler if learning else None, **model.step_objects)
-    if isinstance(step, StepRunner):
-        step.config, step.together, step.facts, step.notes = run.config, run.together, run.facts[stage], run.notes
-        step.rehearsing = learning and run.trained == 0
-        step.looking, step.argument = True, argument
-        step.trouble = run.trouble if step.rehearsing else None
-    return step
 
 
 def judge(run: Run, row: dict[str, float], best: Best) -> None:

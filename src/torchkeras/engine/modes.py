@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import WeakSet
 
@@ -42,11 +42,38 @@ def training(net: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode everywhere."""
-    with modes_kept(net):
-        net.eval()
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Evaluation mode everywhere: in the net, in a loss that is a module, in nets given as step objects."""
+    with ExitStack() as kept:
+        for module in modules:
+            kept.enter_context(modes_kept(module))
+            module.eval()
         yield
+
+
+class UnchangedBuffers:
+    """Keep the buffers of modules as they are, whatever is done to them: measuring changes nothing of a loss.
+
+    Some losses move an average in every forward, in evaluation mode too (the centre of DINO's). Measured with it, each
+    batch would count by another loss than the one before.
+
+    Args:
+        *modules: whose buffers.
+    """
+
+    def __init__(self, *modules: nn.Module) -> None:
+        self.kept = [(part, name, buffer, buffer.detach().clone()) for module in modules for part in module.modules()
+                     for name, buffer in part._buffers.items() if buffer is not None]
+        self.versions = [buffer._version for _, _, buffer, _ in self.kept]
+
+    def restore(self) -> None:
+        """Put back those that were changed or replaced."""
+        for number, (part, name, buffer, before) in enumerate(self.kept):
+            if buffer._version != self.versions[number]:
+                with torch.no_grad():
+                    buffer.copy_(before)
+                self.versions[number] = buffer._version
+            part._buffers[name] = buffer
 
 
 def measured(net: nn.Module, compute: Callable[[Any], Any], batch: Any) -> Any:

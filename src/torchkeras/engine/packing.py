@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from torchkeras.engine.checks import bad_type
 from torchkeras.engine.ending import CheckpointCorruptError
 
-ALLOWED = "None, bools, numbers, text, tensors, arrays, and lists, tuples and dicts of these"
+ALLOWED = "None, bools, numbers, text, tensors, arrays, and lists, tuples, dicts and deques of these"
 
 
 class Packer:
@@ -39,6 +39,8 @@ class Packer:
             return [self.pack(one, under(name, number)) for number, one in enumerate(value)]
         if type(value) is tuple:
             return {"tuple": [self.pack(one, under(name, number)) for number, one in enumerate(value)]}
+        if isinstance(value, deque):
+            return {"deque": [value.maxlen, *(self.pack(one, under(name, number)) for number, one in enumerate(value))]}
         if isinstance(value, dict):
             tag = "counter" if isinstance(value, Counter) else "dict"
             return {tag: [[self.key(key, name), self.pack(one, under(name, key))] for key, one in value.items()]}
@@ -100,12 +102,27 @@ def unpack(node: Any, tensors: dict[str, Tensor]) -> Any:
         return numbers(tag, found(inner, tensors))
     if not isinstance(inner, list):
         raise CheckpointCorruptError(f"a {tag} that is no list")
+    return container(tag, inner, tensors)
+
+
+def container(tag: str, inner: list[Any], tensors: dict[str, Tensor]) -> Any:
+    """The tuple, deque or dict that was packed."""
     if tag == "tuple":
         return tuple(unpack(one, tensors) for one in inner)
+    if tag == "deque":
+        return deque((unpack(one, tensors) for one in inner[1:]), maxlen=whole_or_none(inner[:1]))
     if tag in ("dict", "counter"):
         items = {unpack(key, tensors): unpack(one, tensors) for key, one in map(pair, inner)}
         return Counter(items) if tag == "counter" else items
     raise CheckpointCorruptError(f"a value of the unknown kind {tag!r}")
+
+
+def whole_or_none(given: list[Any]) -> int | None:
+    """Return the length that a deque is bounded to; None for one without a bound."""
+    if len(given) == 1 and (given[0] is None or (type(given[0]) is int and given[0] >= 0)):
+        length: int | None = given[0]
+        return length
+    raise CheckpointCorruptError("a deque without a length")
 
 
 def pair(item: Any) -> tuple[Any, Any]:

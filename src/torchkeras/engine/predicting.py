@@ -16,6 +16,7 @@ from torchkeras.data.samples import parts_of, size
 from torchkeras.data.tree import children, is_container, leaves, map_tree, rebuild
 from torchkeras.engine import explain
 from torchkeras.engine.checks import message
+from torchkeras.engine.components import modules_of
 from torchkeras.engine.loop import build_step
 from torchkeras.engine.modes import evaluating, measured
 from torchkeras.engine.run import Run
@@ -49,6 +50,7 @@ class Predictor:
     def __init__(self, model: Any, run: Run) -> None:
         kind = model.StepRunner
         self.net, self.known_items = model.net, model.batch_items
+        self.modules = modules_of(model)
         self.step: Any = None  # where it is of the older kind, which is called with a batch and learns
         self.own_predict = self.own_forward = False
         if isinstance(kind, type) and issubclass(kind, StepRunner):
@@ -63,7 +65,7 @@ class Predictor:
         """Return what the net predicts for a batch, and its labels."""
         count = samples_of(batch, self.net)
         # the mode is set for each batch: between two batches of a stream the net is the caller's
-        with evaluating(self.net), torch.no_grad(), explain.in_forward(self.net, batch):
+        with evaluating(*self.modules), torch.no_grad(), explain.in_forward(self.net, batch):
             preds, judged_by = measured(self.net, self.run, batch)
         if self.step is not None and not self.step.plain:
             preds = map_tree(in_full, preds)
@@ -133,7 +135,7 @@ class Predictor:
         trial = doubled(batch) if count == 1 else first_of(batch, count)
         if trial is None:
             return None
-        with untouched(), evaluating(self.net), torch.no_grad():
+        with untouched(), evaluating(*self.modules), torch.no_grad():
             try:
                 found = len(at(self.run(trial)[0], path))
             except Exception:  # a net may refuse a batch of another size in any way

@@ -15,6 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchkeras.data import batch as batches
 from torchkeras.engine import broadcast
 from torchkeras.engine.checks import bad_type, bad_value, instance_not_class
+from torchkeras.engine.components import components_of
+from torchkeras.engine.optimizers import each_of, kind_of, needs_closure, titled
 
 CLASS_LOSSES = {"CrossEntropyLoss", "NLLLoss", "cross_entropy", "nll_loss"}
 BINARY_LOSSES = {"BCELoss", "BCEWithLogitsLoss", "binary_cross_entropy", "binary_cross_entropy_with_logits"}
@@ -27,16 +29,12 @@ def check_parts(net: Any, loss_fn: Any, optimizer: Any, lr_scheduler: Any) -> No
     """Refuse parts of the wrong kind when a model is put together."""
     instance_not_class("net", net)
     instance_not_class("loss_fn", loss_fn)
-    instance_not_class("optimizer", optimizer)
-    instance_not_class("lr_scheduler", lr_scheduler)
+    check_part("optimizer", optimizer, "param_groups", "a torch optimizer or a name, or a list or dict of optimizers")
+    check_part("lr_scheduler", lr_scheduler, "step", "a torch scheduler, or a list or dict of them")
     if not isinstance(net, nn.Module):
         raise bad_type("net", received=type(net).__name__, expected="an nn.Module")
     if loss_fn is not None and not callable(loss_fn):
         raise bad_type("loss_fn", received=type(loss_fn).__name__, expected="a loss, a function or a name")
-    if optimizer is not None and not hasattr(optimizer, "param_groups"):
-        raise bad_type("optimizer", received=type(optimizer).__name__, expected="a torch optimizer or a name")
-    if lr_scheduler is not None and not hasattr(lr_scheduler, "step"):
-        raise bad_type("lr_scheduler", received=type(lr_scheduler).__name__, expected="a torch scheduler")
     if any(isinstance(one, nn.parameter.UninitializedParameter) for one in net.parameters()):
         raise bad_value("net", received="a net with lazy layers that have no sizes yet", expected="a net with sizes",
                         fix="Run one batch through it first: net(features).")
@@ -50,29 +48,89 @@ def check_metric_name(name: Any) -> None:
                         fix="Give the metric another name.")
 
 
-def check_learning(net: nn.Module, loss_fn: Any, optimizer: Any, lr_scheduler: Any) -> list[str]:
-    """Refuse an optimizer that would train nothing; what it would leave out is told in notes."""
+def check_part(argument: str, part: Any, needed: str, expected: str) -> None:
+    """Refuse an optimizer or schedule of the wrong kind; of a list or dict, each must be right."""
+    each = part.values() if isinstance(part, Mapping) else part if isinstance(part, (list, tuple)) else [part]
+    if part is not None and not each:
+        raise bad_value(argument, received="an empty list or dict", expected=f"{expected}, or None")
+    for one in each:
+        instance_not_class(argument, one)
+        if one is not None and not hasattr(one, needed):
+            raise bad_type(argument, received=type(one).__name__, expected=expected)
+
+
+def check_learning(model: Any) -> list[str]:
+    """Refuse an optimizer that would train nothing; what no optimizer holds is told in notes.
+
+    Args:
+        model: what has a net, a loss, optimizers, schedules and step objects.
+    """
+    net, optimizer = model.net, model.optimizer
     if not any(weight.requires_grad for weight in net.parameters()):
         raise bad_value("net", received="a net in which no parameter requires grad",
                         expected="at least one that can learn", fix="Set requires_grad_(True) on what should train.")
-    if lr_scheduler is not None and getattr(lr_scheduler, "optimizer", optimizer) is not optimizer:
-        raise bad_value("lr_scheduler", received="a scheduler built on another optimizer",
-                        expected="one built on this model's optimizer",
-                        fix=f"Build it anew: {type(lr_scheduler).__name__}(model.optimizer, ...).")
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise bad_type("optimizer", received="LBFGS, whose step calls the net several times",
-                       expected="an optimizer that steps once a batch", fix="Use Adam or SGD.")
-    held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
-    learning = {name: weight for name, weight in net.named_parameters() if weight.requires_grad}
-    left_out = [name for name, weight in learning.items() if id(weight) not in held]
-    own = [id(weight) for weight in loss_fn.parameters()] if isinstance(loss_fn, nn.Module) else []
-    if len(left_out) == len(learning) and not held.intersection(own):
+    parts = components_of(model)
+    check_schedulers(model.lr_scheduler, list(parts.optimizers.values()))
+    check_shared(optimizer)
+    held = {id(weight) for one in parts.optimizers.values() for group in one.param_groups for weight in group["params"]}
+    missing = {name: [path for path, weight in module.named_parameters()
+                      if weight.requires_grad and id(weight) not in held] for name, module in parts.modules.items()}
+    own = {id(weight) for module in parts.modules.values() for weight in module.parameters()}
+    if len(missing["net"]) == sum(weight.requires_grad for weight in net.parameters()) and not held.intersection(own):
         raise bad_value("optimizer", received="an optimizer that holds none of the net's parameters",
                         expected="one built on this net",
-                        fix=f"Build it after the net is final: {type(optimizer).__name__}(net.parameters(), ...).")
-    if left_out:
-        return [f"optimizer: {len(left_out)} parameters of the net are not in it: {', '.join(left_out[:5])}"]
-    return []
+                        fix=f"Build it after the net is final: {kind_of(optimizer)}(net.parameters(), ...).")
+    whose = {"net": "the net", "loss_fn": "the loss"}
+    return [f"optimizer: {len(paths)} parameters of {whose.get(name, name)} are not in it: {', '.join(paths[:5])}"
+            for name, paths in missing.items() if paths]
+
+
+def check_schedulers(lr_scheduler: Any, optimizers: list[Any]) -> None:
+    """Refuse a schedule that moves the rate of another optimizer."""
+    for key, one in each_of(lr_scheduler).items():
+        own = getattr(one, "optimizer", None)
+        if own is not None and not any(own is other for other in optimizers):
+            raise bad_value(titled("lr_scheduler", key), received="a scheduler built on another optimizer",
+                            expected="one built on this model's optimizer",
+                            fix=f"Build it anew: {type(one).__name__}(model.optimizer, ...).")
+
+
+def check_shared(optimizer: Any) -> None:
+    """Refuse several optimizers that hold the same parameter: each would update it."""
+    seen: set[int] = set()
+    for key, one in each_of(optimizer).items():
+        own = {id(weight) for group in one.param_groups for weight in group["params"]}
+        if own & seen:
+            raise bad_value(titled("optimizer", key), received="parameters that another optimizer holds too",
+                            expected="each parameter in one of them")
+        seen |= own
+
+
+def check_closure(optimizer: Any, config: Any, world: int) -> None:
+    """Refuse an optimizer that calls the net itself where our step cannot give it what it needs.
+
+    Args:
+        optimizer: one, or several.
+        config: the FitConfig of the run.
+        world: how many processes there are.
+    """
+    for key, one in each_of(optimizer).items():
+        if not needs_closure(one):
+            continue
+        name, found = type(one).__name__, ""
+        if key is not None:
+            found = "beside other optimizers"
+        elif config.gradient_accumulation_steps > 1:
+            found = f"with gradient_accumulation_steps={config.gradient_accumulation_steps}"
+        elif config.mixed_precision == "fp16":
+            found = "with mixed_precision='fp16'"
+        elif world > 1:
+            found = f"in {world} processes"
+        if found:
+            raise bad_value(titled("optimizer", key), received=f"{name}, which computes the loss of a batch as often "
+                            f"as it likes, {found}", expected=f"{name} alone, on whole batches, in one process",
+                            fix="Give larger batches, or an optimizer that steps once a batch, such as Adam; or write "
+                                "a StepRunner whose __call__ steps it.")
 
 
 def name_of(loss_fn: Any) -> str:

@@ -139,7 +139,7 @@ def untouched(step: StepRunner) -> Iterator[None]:
     homes = [(weight, weight.data) for weight in weights if type(weight.data) is Tensor]
     bare = [weight for weight in weights if weight.grad is None]
     try:
-        with memento, evaluating(step.net), eager():
+        with memento, evaluating(*modules), eager():
             yield
     finally:
         for weight, home in homes:

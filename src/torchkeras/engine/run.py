@@ -40,6 +40,9 @@ class Keeps:
         """The numbers of this epoch's training pass, where it was done before the run was stopped."""
         return None
 
+    def fit_started(self) -> None:
+        """Listeners have heard that the run starts."""
+
     def trained(self, row: dict[str, float]) -> None:
         """The training pass is over, and the validation has not begun."""
 
@@ -57,6 +60,8 @@ class Tools(NamedTuple):
     optimizer: Any = None
     step_scheduler: Any = None  # moves with every update
     epoch_scheduler: Any = None  # moves with every epoch
+    given_scheduler: Any = None  # what steps are given: that of every update; those of a user's own move others too
+    own_step: bool = False  # whether the user's own step says when a schedule moves
     replicas: Callable[[], Mapping[str, Any]] = dict  # net and loss as they learn, where several processes share work
     settle: Callable[[], None] = nothing  # after a training pass: brings the net itself up to date with them
 
@@ -83,6 +88,9 @@ class Run:
     stop_reason: str | None = None
     interrupted: bool = False  # by Ctrl-C
     diverged: bool = False  # a loss was not finite, so the weights of this moment are worth nothing
+    moved_by_step: list[Any] = field(default_factory=list)  # which schedules of every epoch a user's own step moves
+    step_runners: dict[tuple[Stage, bool], Any] = field(default_factory=dict)  # by stage, and whether they learn
+    step_states: dict[str, Any] = field(default_factory=dict)  # of steps that are still to be built, in a run resumed
     pilot: Any = None  # with speed="fast": who chooses how a training step is run
     trouble: Exception | None = None  # what is wrong with the validation data, to be raised before the first update
     keeper: Keeps = field(default_factory=Keeps)

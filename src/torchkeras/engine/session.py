@@ -10,6 +10,7 @@ from torch import nn
 
 from torchkeras.engine import hardware, modes, preflight
 from torchkeras.engine.callback import CallbackList
+from torchkeras.engine.components import components_of
 from torchkeras.engine.interrupt import signals
 from torchkeras.engine.run import Run
 from torchkeras.engine.state import Untouched, seed_all, streams
@@ -22,10 +23,12 @@ def session(model: Any, run: Run, callbacks: CallbackList, before: Untouched,
     previous, model.run, run.active = model.run, run, True
     metrics = [metric for one in run.tools.metrics.values() for metric in one.values()]
     # FSDP divides a net where it is: whole, it may not fit the device
+    parts = components_of(model)
+    others = [one for one in (model.loss_fn, *parts.modules.values()) if one is not model.net]
     whole = nn.Identity() if run.config.fsdp and run.together.world > 1 else model.net
     with (signals(run), run.together.watching(), modes.training(model.net),
           preflight.batchnorm_watch(model.net, smallest_part(last_batch, run.together.world)),
-          hardware.placed(run.accelerator.device, whole, model.loss_fn, *metrics, optimizer=model.optimizer)):
+          hardware.placed(run.accelerator.device, whole, *others, *metrics, optimizers=parts.optimizers.values())):
         try:
             if run.config.seed is not None:
                 seed_all(run.config.seed)
@@ -39,6 +42,8 @@ def session(model: Any, run: Run, callbacks: CallbackList, before: Untouched,
             raise
         finally:
             run.active, run.running, run.logs = False, dict, {}  # holds on to no batch, step or listener
+            run.step_runners.clear()
+            run.step_states.clear()
     if run.exit_code:
         raise SystemExit(run.exit_code)
 

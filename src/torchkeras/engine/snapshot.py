@@ -13,9 +13,18 @@ from torchkeras.data import Batches
 from torchkeras.data.fingerprint import content
 from torchkeras.engine.checkpoint import plain
 from torchkeras.engine.checks import bad_value
+from torchkeras.engine.components import Components, components_of
 from torchkeras.engine.config import FitConfig
+from torchkeras.engine.optimizers import kind_of
+from torchkeras.engine.optimizerstate import (
+    names_of,
+    optimizer_state,
+    order_of,
+    put_optimizer,
+    with_groups,
+)
+from torchkeras.engine.steps import own_state, put_object, state_of_object
 
-CHOSEN = ("foreach", "fused", "capturable", "differentiable", "params")  # how an optimizer computes, not what
 FREE = ("epochs", "ckpt_path", "seed", "initial_epoch", "patience", "resume", "save_every", "keep")
 SHOWN = 5  # differences that an error lists
 
@@ -30,41 +39,6 @@ def put_weights(module: nn.Module, saved: Mapping[str, Any]) -> None:
     plain(module).load_state_dict(dict(saved), assign=False)
 
 
-def names_of(modules: list[nn.Module]) -> dict[int, str]:
-    """The name of every parameter, by its identity."""
-    return {id(weight): f"{number}.{name}" for number, module in enumerate(modules)
-            for name, weight in plain(module).named_parameters()}
-
-
-def optimizer_state(optimizer: Any, modules: list[nn.Module]) -> dict[str, Any]:
-    """What an optimizer remembers, by the names of the parameters."""
-    names = names_of(modules)
-    found = optimizer.state_dict()
-    order = [[names.get(id(weight), "") for weight in group["params"]] for group in optimizer.param_groups]
-    groups = [{name: value for name, value in group.items() if name not in CHOSEN} for group in found["param_groups"]]
-    more = {name: value for name, value in found.items() if name not in ("state", "param_groups")}
-    return {"kind": type(optimizer).__name__, "order": order, "groups": groups, "state": found["state"], "more": more}
-
-
-def put_optimizer(optimizer: Any, saved: Mapping[str, Any]) -> None:
-    """Put it back; torch's own loading makes numbers of other types than the weights' to theirs, which is undone."""
-    now = optimizer.state_dict()
-    groups = [{**own, **group} for own, group in zip(now["param_groups"], saved["groups"], strict=True)]
-    optimizer.load_state_dict({**saved["more"], "state": saved["state"], "param_groups": groups})
-    for state, loaded in zip(saved["state"].values(), in_order(optimizer, saved["state"]), strict=True):
-        for name, value in state.items():
-            if isinstance(value, Tensor) and loaded[name].dtype != value.dtype:
-                loaded[name] = value.to(loaded[name].device)
-            elif isinstance(value, Tensor):
-                loaded[name] = loaded[name].clone()  # it may lie in the file that was read
-
-
-def in_order(optimizer: Any, numbered: Mapping[int, Any]) -> list[Any]:
-    """The state of each parameter of which there is some, by the numbers of ``state_dict``."""
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    return [optimizer.state[weights[number]] for number in numbered]
-
-
 def learning(modules: list[nn.Module]) -> list[bool]:
     """Which parameters learn."""
     return [weight.requires_grad for module in modules for weight in module.parameters()]
@@ -77,8 +51,8 @@ def facts(model: Any, config: FitConfig, train: Batches, val: Batches | None, wo
         int(index): float(weight) for index, weight in config.class_weight.items()}
     metrics = [f"{name}: {type(one).__name__}" for name, one in model.metrics_dict.items()]
     return {"asked": asked, "world": world, "metrics_dict": metrics,
-            "net": [signature(module) for module in model.learners()],
-            "optimizer": type(model.optimizer).__name__, "lr_scheduler": type(model.lr_scheduler).__name__,
+            "net": [signature(module) for module in model.learners()], "modules": list(components_of(model).modules),
+            "optimizer": kind_of(model.optimizer), "lr_scheduler": kind_of(model.lr_scheduler),
             "train_data": told(train), "val_data": told(val)}
 
 
@@ -98,11 +72,15 @@ def told(data: Batches | None) -> dict[str, Any]:
 
 def check_parts(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse a state of another net, optimizer or schedule, and list what differs."""
-    for argument in ("net", "optimizer", "lr_scheduler"):
-        if saved[argument] != now[argument]:
-            raise bad_value(argument, received=f"another than the run was stopped with: "
-                            f"{differences(saved[argument], now[argument])}", expected="the same",
-                            fix="Build it as it was, or pass resume=False to begin anew.")
+    older = "modules" not in saved  # such states have the net, and a loss with weights
+    for argument in ("modules", "net", "optimizer", "lr_scheduler"):
+        before, after = saved.get(argument, now[argument]), now[argument]
+        if older and argument == "net":
+            after = after[:len(before)]
+        if before != after:
+            raise bad_value("net, loss_fn or a step object" if argument == "modules" else argument,
+                            received=f"another than the run was stopped with: {differences(before, after)}",
+                            expected="the same", fix="Build it as it was, or pass resume=False to begin anew.")
 
 
 def check_data(saved: Mapping[str, Any], now: Mapping[str, Any], inside: bool) -> list[str]:
@@ -132,54 +110,131 @@ def differences(before: Any, after: Any) -> str:
     return text + (f" ... and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
-def check_optimizer(optimizer: Any, modules: list[nn.Module], saved: Mapping[str, Any]) -> None:
-    """Refuse a state whose parameters or groups are not those of the optimizer."""
-    now = optimizer_state(optimizer, modules)
-    if now["order"] != saved["order"]:
-        before, after = ([name for group in one["order"] for name in group] for one in (saved, now))
-        sizes = [[len(group) for group in one["order"]] for one in (saved, now)]
-        raise bad_value("optimizer", received=f"groups of {sizes[1]} parameters where the run had {sizes[0]}"
-                        if sizes[0] != sizes[1] else "its parameters in another order: " + differences(
-                            dict(enumerate(before)), dict(enumerate(after))),
-                        expected="the groups and the order of the stopped run", fix="Build the optimizer as it was.")
+def check_optimizer(optimizer: Any, modules: list[nn.Module], saved: Mapping[str, Any], argument: str = "optimizer",
+                    grows: bool = False) -> None:
+    """Refuse a state whose parameters or groups are not those of the optimizer.
+
+    Args:
+        optimizer: as it is now.
+        modules: whose parameters it holds.
+        saved: what :func:`optimizer_state` gave.
+        argument: what an error calls it.
+        grows: whether groups may be missing now that were added after the optimizer was built.
+    """
+    now, before = order_of(optimizer, modules), saved["order"]
+    known = set(names_of(modules).values())
+    later = [name for order in before[len(now):] for name in order]
+    fits = len(now) == len(before) or (grows and len(now) < len(before) and all(name in known for name in later))
+    if fits and all(map(alike, now, before)):
+        return
+    sizes = [[len(order) for order in one] for one in (before, now)]
+    flat = [dict(enumerate(name for order in one for name in order)) for one in (before, now)]
+    raise bad_value(argument, received=f"groups of {sizes[1]} parameters where the run had {sizes[0]}"
+                    if sizes[0] != sizes[1] else "its parameters in another order: " + differences(*flat),
+                    expected="the groups and the order of the stopped run", fix="Build the optimizer as it was.")
+
+
+def alike(now: list[str], before: list[str]) -> bool:
+    """Tell whether two groups hold the same parameters; older states have no names for those of a step's own nets."""
+    return len(now) == len(before) and all(one == other or not other for one, other in zip(now, before, strict=True))
+
+
+def check_components(model: Any, saved: Mapping[str, Any]) -> list[str]:
+    """Refuse a state whose optimizers are not those of the model; what is in no state of its age is told."""
+    parts = components_of(model)
+    modules = list(parts.modules.values())
+    for name, optimizer in parts.optimizers.items():
+        if name in saved["optimizers"]:
+            check_optimizer(optimizer, modules, saved["optimizers"][name], name, grows=True)
+    kinds = (("optimizers", parts.optimizers), ("schedulers", parts.schedulers), ("others", parts.others))
+    new = [name for kind, own in kinds for name in own if name not in saved[kind]]
+    new += list(parts.modules)[len(saved["net"]):]
+    gone = [name for kind, own in kinds for name in saved[kind] if name not in own]
+    if gone:
+        raise bad_value(gone[0], received="nothing, where the stopped run had it", expected="the same",
+                        fix="Pass it as it was, or resume=False to begin anew.")
+    return [f"resume: {', '.join(new)}: not in the saved state, and begin anew"] if new else []
 
 
 def whole(model: Any, run: Any, best: Any, train: Batches, val: Batches | None, position: dict[str, Any],
           ranks: list[Any]) -> dict[str, Any]:
     """Everything, in plain values and tensors that are not copied yet."""
-    modules, scheduler, monitor = model.learners(), model.lr_scheduler, run.monitor
+    parts, monitor = components_of(model), run.monitor
+    modules = list(parts.modules.values())
     rows = sum(epoch < position["epoch"] for epoch in run.history.get("epoch", ()))
     scaler = getattr(run.accelerator, "scaler", None)
     return {
         "position": position, "facts": facts(model, run.config, train, val, run.together.world),
-        "run": {"trained": run.trained, "updates": run.updates},
+        "run": {"trained": run.trained, "updates": run.updates, "moved_by_step": run.moved_by_step},
         "history": {name: torch.tensor(column[:rows], dtype=torch.float64) for name, column in run.history.items()},
         "monitor": {name: getattr(monitor, name) for name in ("best", "best_epoch", "misses", "improved")},
         "kept": best.kept, "best": best, "net": [weights_in(module) for module in modules],
-        "learning": learning(modules), "optimizer": optimizer_state(model.optimizer, modules),
-        "lr_scheduler": None if scheduler is None else scheduler.state_dict(),
+        "learning": learning(modules), **states_of(parts),
+        "steps": {stage: own_state(step, model) for (stage, learns), step in run.step_runners.items()
+                  if learns == (stage == "train")},
         "scaler": None if scaler is None else scaler.state_dict(),
         "data": {"train": train.position(), "val": None if val is None else val.position()}, "ranks": ranks}
 
 
-def put_whole(model: Any, run: Any, best: Any, saved: dict[str, Any], history: bool = True) -> None:
-    """Put everything back that does not belong to one process, or to the data."""
-    modules = model.learners()
-    for module, weights in zip(modules, saved["net"], strict=True):
+def states_of(parts: Components) -> dict[str, Any]:
+    """Return the states of all that is no module."""
+    modules = list(parts.modules.values())
+    return {"optimizers": {name: optimizer_state(one, modules) for name, one in parts.optimizers.items()},
+            "schedulers": {name: one.state_dict() for name, one in parts.schedulers.items()},
+            "others": {name: state_of_object(one, modules) for name, one in parts.others.items()}}
+
+
+def put_whole(model: Any, run: Any, best: Any, saved: dict[str, Any], history: bool = True,
+              groups: Mapping[str, int] | None = None) -> None:
+    """Put everything back that does not belong to one process, or to the data.
+
+    Args:
+        model: whose parts get their states.
+        run: the run that goes on.
+        best: the best weights so far.
+        saved: what :func:`whole` gave.
+        history: whether history, best and patience are put back too.
+        groups: of each optimizer, how many parameter groups it is to have by now. Default: all that were saved.
+    """
+    parts = components_of(model)
+    modules = list(parts.modules.values())
+    for module, weights in zip(modules, saved["net"], strict=False):
         put_weights(module, weights)
-    for weight, learns in zip((one for module in modules for one in module.parameters()), saved["learning"],
-                              strict=True):
+    every = (one for module in modules[:len(saved["net"])] for one in module.parameters())
+    for weight, learns in zip(every, saved["learning"], strict=True):
         weight.requires_grad_(learns)
-    put_optimizer(model.optimizer, saved["optimizer"])
+    put_parts(parts, saved, modules, groups or {})
     scaler = getattr(run.accelerator, "scaler", None)
-    for part, state in ((model.lr_scheduler, saved["lr_scheduler"]), (scaler, saved["scaler"])):
-        if part is not None and state is not None:
-            part.load_state_dict(copy.deepcopy(state))
+    if scaler is not None and saved["scaler"] is not None:
+        scaler.load_state_dict(copy.deepcopy(saved["scaler"]))
     vars(run).update(saved["run"])
     if not history:
         return
+    run.step_states = dict(saved["steps"])
     vars(run.monitor).update(saved["monitor"])
     run.history.clear()
     run.history.update({name: column.tolist() for name, column in saved["history"].items()})
     run.history["epoch"] = [int(epoch) for epoch in run.history.get("epoch", ())]
-    best.take(saved["best"], saved["kept"])
+    best.take([*saved["best"], *best.named()[len(saved["best"]):]], saved["kept"])
+
+
+def put_parts(parts: Components, saved: Mapping[str, Any], modules: list[nn.Module], groups: Mapping[str, int]) -> None:
+    """Put back optimizers, with the groups that they had, then schedules and other objects."""
+    for name, state in saved["optimizers"].items():
+        optimizer, count = parts.optimizers[name], max(groups.get(name, len(state["order"])), 1)
+        count = max(count, len(optimizer.param_groups))
+        with_groups(optimizer, state, modules, count)
+        put_optimizer(optimizer, state, count)
+    for name, state in saved["schedulers"].items():
+        parts.schedulers[name].load_state_dict(copy.deepcopy(state))
+    for name, state in saved["others"].items():
+        put_object(parts.others[name], copy.deepcopy(state))
+
+
+def upgraded(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state of version 5.0.0a1 in the form of today: it had one optimizer and one schedule."""
+    if "optimizers" in state:
+        return state
+    scheduler = state.pop("lr_scheduler")
+    return {**state, "optimizers": {"optimizer": state.pop("optimizer")}, "others": {}, "steps": {},
+            "schedulers": {} if scheduler is None else {"lr_scheduler": scheduler}, "groups": {}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +25,11 @@ from torchkeras.engine import (
     preflight,
     weighing,
 )
+from torchkeras.engine.components import loss_modules
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.denominator import Denominator, LossFacts, is_class_loss, known_denominator
 from torchkeras.engine.ending import NonFiniteLoss, Request
+from torchkeras.engine.optimizers import needs_closure, rate_of
 from torchkeras.engine.together import Alone
 from torchkeras.engine.words import Logs, Stage, StepOutput
 
@@ -61,6 +63,7 @@ class StepRunner:
     looking = False  # True for the first batch of any pass: its labels are looked at before the loss is computed
     argument = "train_data"  # what errors call the data
     waiting: list[tuple[Any, Any]] | None = None  # of metrics, until it is known which labels the loss leaves out
+    measured_by: modes.UnchangedBuffers | None = None  # the buffers of the loss, as a pass that measures found them
     trouble: Exception | None = None  # what is wrong with the validation data, found before the first update
 
     def __init__(self, net: nn.Module, loss_fn: Any, accelerator: Accelerator, stage: Stage = "train",
@@ -69,11 +72,14 @@ class StepRunner:
         self.net, self.loss_fn, self.accelerator, self.stage = net, loss_fn, accelerator, stage
         self.metrics_dict = dict(metrics_dict or {})
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.moving = lr_scheduler  # what moves with every update
+        self.closing = optimizer is not None and needs_closure(optimizer)
         self.training = stage == "train" and optimizer is not None
         self.plain = accelerator.mixed_precision == "no"
         self.facts, self.notes = LossFacts(), []
         self.own = frozenset(verb for verb in ("forward", "loss", "count")
                              if getattr(type(self), verb) is not getattr(StepRunner, verb))  # what a user wrote anew
+        self.calls_itself = is_own(type(self))  # whether __call__ is a user's, which may never call forward and loss
         self.number = 0  # of the batch in its pass
         self.seen: Any = None  # the labels of the batch in hand, as the loss got them
         self.parts: Logs = {}  # what the loss gave beside its value
@@ -82,15 +88,23 @@ class StepRunner:
         """Forward, loss, backward, update, measure."""
         preds, labels, loss = self.rehearse(batch) if self.rehearsing else self.try_out(batch)
         if self.training:
-            self.backward(self.guard(loss, preds, batch))
-            self.learning_rate = self.optimizer.param_groups[0]["lr"]
+            loss = self.guard(loss, preds, batch)
+            self.learning_rate = rate_of(self.optimizer)
+            if self.closing:
+                self.optimizer.step(self.closure(batch, loss))
+            else:
+                self.backward(loss)
             self.update()
         return self.measure(loss, preds, labels)
 
     def try_out(self, batch: Any) -> tuple[Any, Any, Tensor]:
         """Predictions, labels and loss of a batch."""
-        found: tuple[Any, Any, Tensor] = self.computed(batch) if self.training else (
-            modes.measured(self.net, self.computed, batch))
+        if self.training:
+            return self.computed(batch)
+        if self.measured_by is None:
+            self.measured_by = modes.UnchangedBuffers(*loss_modules(self.loss_fn))
+        found: tuple[Any, Any, Tensor] = modes.measured(self.net, self.computed, batch)
+        self.measured_by.restore()
         return found
 
     def computed(self, batch: Any) -> tuple[Any, Any, Tensor]:
@@ -200,14 +214,51 @@ class StepRunner:
             gradients.check_sound(self)
         if self.grown:
             self.gradient_norm = divergence.norm(weight.grad for weight in self.net.parameters())
-        if self.config.clip_grad_norm is not None:
-            self.accelerator.clip_grad_norm_(self.net.parameters(), self.config.clip_grad_norm)
-        if self.config.clip_grad_value is not None:
-            self.accelerator.clip_grad_value_(self.net.parameters(), self.config.clip_grad_value)
-        self.optimizer.step()
-        if self.lr_scheduler is not None:
-            self.lr_scheduler.step()
+        if not self.closing:
+            self.clip()
+            self.optimizer.step()
+        if self.moving is not None:
+            self.moving.step()
         self.optimizer.zero_grad()
+
+    def clip(self) -> None:
+        """Bound the gradients of the net, and of a loss that has weights, as it was asked for."""
+        if self.config.clip_grad_norm is None and self.config.clip_grad_value is None:
+            return
+        weights = [one for module in (self.net, self.loss_fn) if isinstance(module, nn.Module)
+                   for one in module.parameters()]
+        if self.config.clip_grad_norm is not None:
+            self.accelerator.clip_grad_norm_(weights, self.config.clip_grad_norm)
+        if self.config.clip_grad_value is not None:
+            self.accelerator.clip_grad_value_(weights, self.config.clip_grad_value)
+
+    def closure(self, batch: Any, first: Tensor | None = None) -> Callable[[], Tensor]:
+        """Return what an optimizer such as LBFGS calls as often as it likes: it computes the loss and its gradients.
+
+        In a step of your own: ``self.optimizer.step(self.closure(batch))``, for SAM and others that call it too.
+
+        Args:
+            batch: the batch.
+            first: its loss, where that has been computed with the weights as they are: the first call takes it.
+        """
+        computed = [] if first is None else [first]
+
+        def compute() -> Tensor:
+            self.optimizer.zero_grad()
+            loss = computed.pop() if computed else self.loss_of(batch)
+            self.backward(loss)
+            self.clip()
+            return loss
+
+        return compute
+
+    def loss_of(self, batch: Any) -> Tensor:
+        """Return the loss of a batch, of which nothing is counted."""
+        with self.autocast():
+            preds, labels, *weights = self.forward(batch)
+            found: Any = self.loss(preds, labels, *weights)
+        loss: Tensor = found[0] if with_parts(found) else found
+        return loss
 
     def measure(self, loss: Tensor, preds: Any, labels: Any) -> StepOutput:
         """Let the metrics count; no number is read from the device here."""
@@ -294,6 +345,16 @@ class StepRunner:
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision where it was asked for."""
         return nullcontext() if self.plain else self.accelerator.autocast()
+
+
+def is_own(kind: Any) -> bool:
+    """Tell whether a class of steps takes a batch through the net in a way of its own."""
+    return not issubclass(kind, StepRunner) or kind.__call__ is not StepRunner.__call__
+
+
+def updates_itself(kind: Any) -> bool:
+    """Tell whether a class of steps says itself what an update is."""
+    return is_own(kind) or kind.update is not StepRunner.update
 
 
 def with_parts(found: Any) -> bool:

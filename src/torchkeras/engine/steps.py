@@ -1,0 +1,166 @@
+"""The steps of a run: one for each stage, built once, so that what a step keeps for itself lives as long as the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchkeras.data.tree import map_tree
+from torchkeras.engine import hardware
+from torchkeras.engine.checks import bad_value
+from torchkeras.engine.components import PLAIN, Components, add, components_of
+from torchkeras.engine.generators import put_state, state_of
+from torchkeras.engine.optimizerstate import optimizer_state, put_optimizer
+from torchkeras.engine.packing import Packer
+from torchkeras.engine.run import Run
+from torchkeras.engine.step import StepRunner
+from torchkeras.engine.words import Stage
+
+BARE: Any = SimpleNamespace(mixed_precision="no")
+OURS = frozenset({*vars(StepRunner), *StepRunner.__annotations__, *vars(StepRunner(nn.Identity(), None, BARE)),
+                  "learning_rate"})  # attributes that are not the user's
+
+
+def step_of(model: Any, run: Run, stage: Stage, learning: bool, argument: str) -> Any:
+    """Return the step of a stage; it is built for the first pass, and made ready for a new pass after that."""
+    step = run.step_runners.get((stage, learning))
+    if step is None or type(step) is not model.StepRunner:
+        step = run.step_runners[stage, learning] = build_step(model, run, stage, learning, argument)
+        if (saved := run.step_states.pop(stage, None)) is not None:
+            put_own_state(step, model, saved)
+        return step
+    for name, part in parts_of_step(model, run, learning).items():
+        if name in vars(step) or name in ("net", "loss_fn"):
+            setattr(step, name, part)
+    make_ready(step, run, stage, learning, argument)
+    return step
+
+
+def parts_of_step(model: Any, run: Run, learning: bool) -> dict[str, Any]:
+    """Return net, loss and step objects as a step computes with them: replicas where several processes learn."""
+    shared = run.tools.replicas() if learning or run.config.fsdp else {}
+    return {"net": model.net, "loss_fn": model.loss_fn, **model.step_objects, **shared}
+
+
+def build_step(model: Any, run: Run, stage: Stage, learning: bool, argument: str) -> Any:
+    """A step for one pass, ours or the user's: the keywords are a contract with steps that users have written."""
+    tools = run.tools
+    accelerator = run.accelerator if run.together.world == 1 else hardware.InAStep(run.accelerator)
+    step = model.StepRunner(accelerator=accelerator, stage=stage, metrics_dict=tools.metrics[stage],
+                            optimizer=tools.optimizer if learning else None,
+                            lr_scheduler=tools.given_scheduler if learning else None,
+                            **parts_of_step(model, run, learning))
+    make_ready(step, run, stage, learning, argument)
+    return step
+
+
+def make_ready(step: Any, run: Run, stage: Stage, learning: bool, argument: str) -> None:
+    """Let a step of ours begin a pass."""
+    if not isinstance(step, StepRunner):
+        return
+    for name in PER_PASS:
+        vars(step).pop(name, None)
+    step.number, step.seen, step.parts = 0, None, {}
+    step.config, step.together, step.facts, step.notes = run.config, run.together, run.facts[stage], run.notes
+    step.moving = run.tools.step_scheduler if learning else None
+    step.rehearsing = learning and run.trained == 0
+    step.looking, step.argument = True, argument
+    step.trouble = run.trouble if step.rehearsing else None
+
+
+PER_PASS = ("bound", "grown", "gradient_norm", "known", "weighed", "labelled", "waiting", "terms", "whole_numbers",
+            "measured_by")
+
+
+def own_attributes(step: Any, model: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a step keeps beside the parts that it was given."""
+    given = {id(one) for one in (model.net, model.loss_fn, model.optimizer, *model.step_objects.values())}
+    named = {"net", "loss_fn", "accelerator", "stage", "metrics_dict", "optimizer", "lr_scheduler", "whole_numbers"} | (
+        OURS if isinstance(step, StepRunner) else set())
+    yield from ((name, value) for name, value in vars(step).items()
+                if name not in named and name not in model.step_objects and id(value) not in given)
+
+
+def sorted_out(step: Any, model: Any) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Return what a step keeps: objects that have a state, by name; plain values; names of what cannot be saved."""
+    known = components_of(model)
+    found = Components(dict(known.modules), dict(known.optimizers), dict(known.schedulers), dict(known.others), [])
+    values, lost = {}, []
+    for name, value in own_attributes(step, model):
+        before = sum(map(len, found[:4]))
+        add(found, name, value)
+        if sum(map(len, found[:4])) > before or isinstance(value, nn.Module):
+            continue
+        if can_be_saved(value):
+            values[name] = value
+        elif not isinstance(value, PLAIN):
+            lost.append(f"StepRunner.{name}")
+    objects = {name: one for kind, old in zip(found[:4], known[:4], strict=True)
+               for name, one in kind.items() if name not in old}
+    return objects, values, lost
+
+
+def can_be_saved(value: Any) -> bool:
+    """Tell whether a plain value can be saved as it is."""
+    try:
+        Packer().pack(value, "value")
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def own_state(step: Any, model: Any) -> dict[str, Any]:
+    """Return what a step keeps for itself: what its ``state_dict`` says, else its attributes."""
+    if callable(getattr(step, "state_dict", None)) and callable(getattr(step, "load_state_dict", None)):
+        return {"own": step.state_dict()}
+    objects, values, _ = sorted_out(step, model)
+    modules = [*components_of(model).modules.values(), *(one for one in objects.values() if isinstance(one, nn.Module))]
+    return {"objects": {name: state_of_object(one, modules) for name, one in objects.items()}, "values": values}
+
+
+def put_own_state(step: Any, model: Any, saved: Mapping[str, Any]) -> None:
+    """Put back what a step kept for itself."""
+    if "own" in saved:
+        step.load_state_dict(saved["own"])
+        return
+    objects, _, _ = sorted_out(step, model)
+    if missing := [name for name in saved["objects"] if name not in objects]:
+        raise bad_value("StepRunner", received=f"one without {', '.join(missing)}, which the stopped run's step had",
+                        expected="a step that makes them in __init__",
+                        fix="Make them there, or pass them to KerasModel as step objects.")
+    for name, state in saved["objects"].items():
+        put_object(objects[name], state)
+    for name, value in saved["values"].items():
+        put_value(step, name, value)
+
+
+def state_of_object(one: Any, modules: list[nn.Module]) -> Any:
+    """Return the state of an object of any kind that has one."""
+    if isinstance(one, torch.optim.Optimizer):
+        return optimizer_state(one, modules)
+    return one.state_dict() if hasattr(one, "state_dict") else state_of(one)
+
+
+def put_object(one: Any, state: Any) -> None:
+    """Put the state of an object back."""
+    if isinstance(one, torch.optim.Optimizer):
+        put_optimizer(one, state)
+    elif hasattr(one, "load_state_dict"):
+        one.load_state_dict(state)
+    else:
+        put_state(one, state)
+
+
+def put_value(step: Any, name: str, value: Any) -> None:
+    """Put a plain value back; a tensor in its place, where others may know it."""
+    now = getattr(step, name, None)
+    if isinstance(value, Tensor) and isinstance(now, Tensor) and (now.shape, now.dtype) == (value.shape, value.dtype):
+        with torch.no_grad():
+            now.copy_(value)
+    else:
+        device = step.accelerator.device
+        setattr(step, name, map_tree(lambda leaf: leaf.clone().to(device) if isinstance(leaf, Tensor) else leaf, value))
