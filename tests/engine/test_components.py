@@ -596,13 +596,14 @@ class SAM(torch.optim.SGD):
 
     def step(self, closure=None):
         with torch.no_grad():
-            moves = [0.05 * one.grad / (one.grad.norm() + 1e-12) for group in self.param_groups for one in group["params"]]
-            for one, move in zip(self.param_groups[0]["params"], moves, strict=True):
+            weights = self.param_groups[0]["params"]
+            moves = [0.05 * one.grad / (one.grad.norm() + 1e-12) for one in weights]
+            for one, move in zip(weights, moves, strict=True):
                 one.add_(move)
         with torch.enable_grad():
             closure()
         with torch.no_grad():
-            for one, move in zip(self.param_groups[0]["params"], moves, strict=True):
+            for one, move in zip(weights, moves, strict=True):
                 one.sub_(move)
         super().step()
 
@@ -620,10 +621,10 @@ def test_a_step_of_ones_own_can_give_a_closure():
     net = nn.Linear(4, 1)
     other = copy.deepcopy(net)
     optimizer = SAM(other.parameters(), lr=0.1)
-    for x, y in zip(X.split(8), Z.split(8), strict=True):
-        F.mse_loss(other(x.clone()), y.clone()).backward()
+    for x, y in DataLoader(TensorDataset(X, Z), batch_size=8):
+        F.mse_loss(other(x), y).backward()
 
-        def closure(x=x.clone(), y=y.clone()):
+        def closure(x=x, y=y):
             optimizer.zero_grad()
             loss = F.mse_loss(other(x), y)
             loss.backward()
