@@ -69,7 +69,10 @@ def parts_of_loss(loss_fn: Any, name: str = "loss_fn") -> Iterator[tuple[str, An
     """Yield the objects in a loss that may have a state: itself, what a partial binds, whose method it is."""
     if isinstance(loss_fn, functools.partial):
         yield from parts_of_loss(loss_fn.func, f"{name}.func")
-        yield from ((f"{name}.args", list(loss_fn.args)), (f"{name}.keywords", loss_fn.keywords))
+        bound = {f"{name}.args[{place}]": one for place, one in enumerate(loss_fn.args)} | {
+            f"{name}.keywords[{key!r}]": one for key, one in loss_fn.keywords.items()}
+        # tensors that are bound, such as class weights, are constants
+        yield from ((key, one) for key, one in bound.items() if isinstance(one, nn.Module) or stateful(one))
     elif isinstance(loss_fn, MethodType):
         yield f"{name}.__self__", loss_fn.__self__
     elif isinstance(loss_fn, nn.Module) or stateful(loss_fn):
