@@ -14,6 +14,7 @@ from torchkeras.arguments import warn_of_divergence
 from torchkeras.data import Batches
 from torchkeras.engine import launch
 from torchkeras.engine.config import FitConfig
+from torchkeras.engine.known import files_of
 from torchkeras.engine.run import Keeps, Tools
 from torchkeras.engine.state import put_random_states, random_states
 from torchkeras.engine.together import Alone
@@ -38,6 +39,7 @@ def fit(model: KerasModel, num_processes: int, config: FitConfig, callbacks: lis
     for callback, state in zip(callbacks, result["callbacks"], strict=True):
         vars(callback).update(state)
     model.run, model.from_scratch = result["run"], True
+    files_of(model).update(result["known_files"])
     put_random_states(result["random"])
     warn_of_divergence(result["run"], once=True)
     return result["frame"]
@@ -53,7 +55,8 @@ def fitted(model: KerasModel, config: FitConfig, callbacks: list[Any], train_dat
                                     running=dict, logs={})
     states = [part.state_dict() if part is not None else None for part in (model.optimizer, model.lr_scheduler)]
     return {"frame": frame, "run": bare, "weights": [module.state_dict() for module in model.learners()],
-            "optimizer": states[0], "lr_scheduler": states[1], "callbacks": [kept(one) for one in callbacks]}
+            "optimizer": states[0], "lr_scheduler": states[1], "callbacks": [kept(one) for one in callbacks],
+            "known_files": files_of(model)}
 
 
 def kept(callback: Any) -> dict[str, Any]:

@@ -148,10 +148,10 @@ class Model(OnBatches):
             dl_train: training data, in the older words.
             dl_val: validation data, in the older words.
             log_step_freq: steps from one line to the next, in the older words. Default 1.
-            **options: of :meth:`KerasModel.fit`: ``patience``, ``monitor``, ``mode`` and ``ckpt_path`` (any but
-                ``mode`` brings the best weights back), ``plot``, ``wandb``, ``report``, ``mixed_precision``, ``cpu``,
-                ``gradient_accumulation_steps``, ``clip_grad_norm``, ``clip_grad_value``, ``lr_interval``, ``speed``,
-                ``seed``.
+            **options: of :meth:`KerasModel.fit`: ``patience``, ``monitor`` and ``ckpt_path`` (any of them brings the
+                best weights back unless ``restore_best=False``), ``mode``, ``min_delta``, ``restore_best``, ``plot``,
+                ``wandb``, ``report``, ``mixed_precision``, ``cpu``, ``gradient_accumulation_steps``,
+                ``clip_grad_norm``, ``clip_grad_value``, ``lr_interval``, ``speed``, ``seed``.
 
         Returns:
             A :class:`FitHistory` with ``.history`` and ``.epoch``; in the older words a DataFrame with the columns

@@ -154,7 +154,7 @@ def whole(model: Any, run: Any, best: Any, train: Batches, val: Batches | None, 
         "position": position, "facts": facts(model, run.config, train, val, run.together.world),
         "run": {"trained": run.trained, "updates": run.updates},
         "history": {name: torch.tensor(column[:rows], dtype=torch.float64) for name, column in run.history.items()},
-        "monitor": {name: getattr(monitor, name) for name in ("best", "best_epoch", "misses", "improved")},
+        "monitor": {name: getattr(monitor, name) for name in ("best", "best_epoch", "reference", "misses", "improved")},
         "kept": best.kept, "best": best, "net": [weights_in(module) for module in modules],
         "learning": learning(modules), "optimizer": optimizer_state(model.optimizer, modules),
         "lr_scheduler": None if scheduler is None else scheduler.state_dict(),
@@ -178,7 +178,7 @@ def put_whole(model: Any, run: Any, best: Any, saved: dict[str, Any], history: b
     vars(run).update(saved["run"])
     if not history:
         return
-    vars(run.monitor).update(saved["monitor"])
+    vars(run.monitor).update({"reference": saved["monitor"]["best"], **saved["monitor"]})
     run.history.clear()
     run.history.update({name: column.tolist() for name, column in saved["history"].items()})
     run.history["epoch"] = [int(epoch) for epoch in run.history.get("epoch", ())]
