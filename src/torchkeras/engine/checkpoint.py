@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
-import secrets
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchkeras.engine import hardware
+from torchkeras.engine import hardware, leftover
 from torchkeras.engine.checks import bad_type, bad_value, mistake
 from torchkeras.engine.known import remember
 from torchkeras.engine.state import Weights
@@ -44,7 +44,13 @@ def write_weights(weights: dict[str, Tensor], path: str | os.PathLike[str]) -> N
         aliases, unique = split_shared(weights)
         write_whole(target, lambda temporary: temporary.write_bytes(save(unique, metadata=aliases)))
     else:
-        write_whole(target, lambda temporary: torch.save(weights, temporary))
+        write_whole(target, lambda temporary: write_torch(temporary, weights))
+
+
+def write_torch(path: Path, weights: dict[str, Tensor]) -> None:
+    """Write a file of torch's; through Python's file, so that the disk's own error is known."""
+    with path.open("wb") as file:
+        torch.save(weights, file)
 
 
 def split_shared(weights: dict[str, Tensor]) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -151,14 +157,16 @@ def shape_of(value: Any) -> Any:
 def write_whole(target: Path, write: Callable[[Path], object]) -> None:
     """Write a file so that it is there whole or not at all: beside it, flushed to disk, then renamed."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    leftover.clear(target.parent, f".{target.name}.", ".tmp", aged=True)
+    temporary = target.with_name(f".{target.name}.{leftover.owned()}.tmp")
     try:
         write(temporary)
         flush_to_disk(temporary)
         os.replace(temporary, target)
         flush_to_disk(target.parent)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the error is what counts; the next writer clears away what stays
+            temporary.unlink()
         raise
 
 
@@ -197,20 +205,23 @@ def check_writable(path: Any) -> str | None:
     return str(target)
 
 
+WRITERS = ("PytorchStreamWriter", "inline_container", "iostream error", "cannot be opened", "os error", "I/O error")
+
+
 def of_disk(error: BaseException) -> bool:
     """Return whether an error says that a disk did not take a file; torch and safetensors say it in words of theirs."""
-    text = str(error)
-    return isinstance(error, OSError) or isinstance(error.__cause__, OSError) or "os error" in text or (
-        isinstance(error, RuntimeError) and ("PytorchStreamWriter" in text or "inline_container" in text))
+    return isinstance(error, OSError) or isinstance(error.__cause__, OSError) or (
+        isinstance(error, Exception) and any(word in str(error) for word in WRITERS))
 
 
-def in_words(error: BaseException) -> str:
+def in_words(error: Exception) -> str:
     """Return why a file could not be written."""
-    cause = error if isinstance(error, OSError) or error.__cause__ is None else error.__cause__
-    if "inline_container" in str(cause) or "PytorchStreamWriter" in str(cause):
-        return "torch could not write it: the disk may be full"
-    reason = (isinstance(cause, OSError) and cause.strerror) or str(cause).split("\n", 1)[0]
-    return f"{type(cause).__name__}: {reason}"
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, OSError):
+        found = found.__cause__ or found.__context__
+    if isinstance(found, OSError):
+        return f"{type(found).__name__}: {found.strerror or found}"
+    return f"{in_short(error)}; is the disk full?"
 
 
 def holds(path: str, weights: dict[str, Any]) -> bool:
