@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from torchkeras import Callback, KerasModel, Model
 
@@ -313,6 +313,81 @@ def test_the_face_in_keras_words_protects_its_file_too(tmp_path):
     one.learning_rate = 1e-9
     one.fit(*DATA, epochs=1, **options)
     assert path.read_bytes() == before
+
+
+def test_a_model_that_is_compiled_anew_knows_its_files_and_tells_callbacks_of_no_pass_but_its_own(tmp_path):
+    class Tests:
+        def __init__(self):
+            self.heard = 0
+
+        def on_test_begin(self, logs=None):
+            self.heard += 1
+
+    path = tmp_path / "best.pt"
+    first = Model(nn.Linear(4, 1))
+    first.compile(torch.optim.SGD(first.net.parameters(), 0.1), "mse")
+    first.fit(*DATA, validation_data=DATA, verbose=0, ckpt_path=path, epochs=5)
+    before = path.read_bytes()
+    one, tests = Model(nn.Linear(4, 1)), Tests()
+    one.load(path)
+    spoil(one.net)
+    one.compile(torch.optim.SGD(one.net.parameters(), 1e-9), "mse")
+    one.fit(*DATA, validation_data=DATA, verbose=0, ckpt_path=path, epochs=2, callbacks=[tests])
+    assert path.read_bytes() == before
+    assert tests.heard == 2
+
+
+@pytest.mark.parametrize("options", [{"speed": "fast"}, {"mixed_precision": "bf16"}, {"val_data": [DATA]},
+                                     {"val_data": DataLoader(TensorDataset(*DATA), 7, num_workers=1)}],
+                         ids=["fast", "bf16", "a list", "workers"])
+def test_other_ways_of_training_protect_the_file_too(options, tmp_path):
+    path = tmp_path / "best.pt"
+    one = trained(path)
+    before = path.read_bytes()
+    spoil(one.net)
+    fit(slow(one), path, **options)
+    assert path.read_bytes() == before
+    assert holds(path, one)
+
+
+def test_weights_whose_number_is_nan_are_no_rival(tmp_path):
+    path = tmp_path / "best.pt"
+    one = model()
+    weights = {name: value.clone() for name, value in one.net.state_dict().items()}
+    spoil(one.net)
+    with torch.no_grad():
+        one.net[0].weight.fill_(float("nan"))
+    one.save_ckpt(path)
+    one.net.load_state_dict(weights)
+    fit(one, path)
+    assert holds(path, one)
+    assert "val_loss is nan" in notes(one)
+
+
+def test_an_end_that_is_asked_for_in_that_pass_changes_nothing(tmp_path):
+    class Stops(Dataset):
+        def __init__(self, one):
+            self.one = one
+
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, index):
+            run = self.one[0].run
+            if index == 6 and run.epoch == 0 and run.stage == "val":
+                run.stop("by the test")
+            return X[index], DATA[1][index]
+
+    path = tmp_path / "best.pt"
+    one = trained(path)
+    before = path.read_bytes()
+    spoil(one.net)
+    weights = {name: value.clone() for name, value in one.net.state_dict().items()}
+    history = fit(one, path, val_data=DataLoader(Stops([one]), 2))
+    assert len(history) == 0
+    assert history.attrs["stop_reason"] == "by the test"
+    assert path.read_bytes() == before
+    assert same(weights, one.net.state_dict())
 
 
 # which weights the net ends with

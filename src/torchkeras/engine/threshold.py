@@ -20,6 +20,7 @@ from torchkeras.data.start import Start
 from torchkeras.engine import hardware, known
 from torchkeras.engine.checkpoint import Best
 from torchkeras.engine.ending import PassEnded
+from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.memento import Memento
 from torchkeras.engine.peek import Unread
 from torchkeras.engine.rehearsal import untouched
@@ -55,6 +56,8 @@ def begin_with_file(model: Any, run: Run, best: Best, val: Batches | None, make:
         return
     except PassEnded:
         return  # the run was asked to stop
+    if run.stop_reason is not None:
+        return
     if not math.isfinite(value):
         run.notes.append(f"ckpt_path: {not_compared(path, f'their {monitor.name} is {value}')}")
         return
@@ -102,7 +105,7 @@ def measured(model: Any, run: Run, best: Best, val: Batches, make: Callable[[], 
     step, before, items = make(), Weights(*modules), model.batch_items
     here = {name: getattr(run, name) for name in PLACE}
     try:
-        with twin_of(val) as twin, untouched(step):
+        with twin_of(val) as twin, untouched(step), unheard(model):
             with run.together.same_fate():
                 if run.together.main:
                     load(model, str(run.config.ckpt_path), options)
@@ -117,6 +120,20 @@ def measured(model: Any, run: Run, best: Best, val: Batches, make: Callable[[], 
     if run.monitor.name not in row:
         raise Unread(f"no {run.monitor.name} is measured")
     return row[run.monitor.name], weights
+
+
+@contextmanager
+def unheard(model: Any) -> Iterator[None]:
+    """Let nobody hear of a pass: a dialect's own epoch runner tells Keras's callbacks of every batch."""
+    own = vars(model).get("EpochRunner")
+    if own is None or not own.__module__.startswith("torchkeras."):
+        yield
+        return
+    model.EpochRunner = EpochRunner
+    try:
+        yield
+    finally:
+        model.EpochRunner = own
 
 
 def load(model: Any, path: str, options: Mapping[str, Any]) -> None:
