@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,13 @@ import torch
 from torchkeras.arguments import warn_of_divergence
 from torchkeras.data import Batches
 from torchkeras.engine import launch
+from torchkeras.engine.checkpoint import UNWRITTEN
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.known import files_of
 from torchkeras.engine.run import Keeps, Tools
 from torchkeras.engine.state import put_random_states, random_states
 from torchkeras.engine.together import Alone
+from torchkeras.engine.tracebacks import level_of_caller
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +45,9 @@ def fit(model: KerasModel, num_processes: int, config: FitConfig, callbacks: lis
     files_of(model).update(result["known_files"])
     put_random_states(result["random"])
     warn_of_divergence(result["run"], once=True)
+    for note in result["run"].notes:  # what was warned of in the other process was not heard here
+        if UNWRITTEN in note:
+            warnings.warn(note.removeprefix("ckpt_path: "), RuntimeWarning, stacklevel=level_of_caller())
     return result["frame"]
 
 

@@ -18,6 +18,7 @@ from torchkeras.engine import hardware, leftover
 from torchkeras.engine.checks import bad_type, bad_value, mistake
 from torchkeras.engine.known import remember
 from torchkeras.engine.state import Weights
+from torchkeras.engine.tracebacks import level_of_caller
 
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel, DDP and torch.compile put before a name
 
@@ -205,6 +206,7 @@ def check_writable(path: Any) -> str | None:
     return str(target)
 
 
+UNWRITTEN = "the best weights are not in"
 WRITERS = ("PytorchStreamWriter", "inline_container", "iostream error", "cannot be opened", "os error", "I/O error")
 
 
@@ -303,7 +305,7 @@ class Best:
     def say(self, text: str) -> None:
         """Tell by a warning and by a note of the run."""
         self.model.run.notes.append(f"ckpt_path: {text}")
-        warnings.warn(text, RuntimeWarning, stacklevel=2)
+        warnings.warn(text, RuntimeWarning, stacklevel=level_of_caller())
 
     def retry(self) -> None:
         """Write the file that could not be written; in the process that writes, and only there."""
@@ -339,7 +341,7 @@ class Best:
             hardware.same_weights(run.together, *self.began.modules)
         self.retry()
         if self.unwritten is not None:
-            self.say(f"the best weights are not in {self.path!r} ({self.unwritten}). " + (
+            self.say(f"{UNWRITTEN} {self.path!r} ({self.unwritten}). " + (
                 "The net holds them: save them elsewhere, model.save_ckpt('another/place')."
                 if run.config.restore_best else "With restore_best=False the net holds the last weights."))
 
