@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -251,3 +252,41 @@ def test_no_process_survives_a_caller_that_was_killed(script):
     assert len(workers) == 2
     script.kill()
     assert gone(workers)
+
+
+class NoRoom(Callback):
+    """A file takes the place of the folder, in the process that writes."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_epoch_start(self, model):
+        if model.run.together.main and model.run.epoch == 1:
+            shutil.rmtree(self.folder)
+            self.folder.write_text("")
+
+
+def test_a_disk_that_does_not_take_the_best_file_ends_no_process_and_is_told_in_the_caller(tmp_path):
+    path = tmp_path / "runs" / "best.pt"
+    model = model_of()
+    model.save_ckpt(path)
+    before = model.evaluate((X[:9], Y[:9]))["val_loss"]
+    with pytest.warns(RuntimeWarning, match="the best weights are not in"):
+        history = model.fit_ddp(2, (X, Y), (X[:9], Y[:9]), epochs=2, ckpt_path=path, quiet=True, cpu=True,
+                                callbacks=[NoRoom(path.parent)])
+    assert len(history) == 2
+    assert model.run.monitor.best < before  # control: there was something to write
+    assert f"have val_loss {before:.6g}" in " ".join(model.run.notes)
+    assert model.evaluate((X[:9], Y[:9]))["val_loss"] == pytest.approx(model.run.monitor.best)
+
+
+def test_after_fit_ddp_the_model_knows_the_file_that_it_has_written(both):
+    (_, (model, *_), folder), path = both, both[2] / "two.pt"
+    before = path.read_bytes()
+    with torch.no_grad():
+        for weight in model.net.parameters():
+            weight.add_(3.0)
+    model.optimizer.param_groups[0]["lr"] = 1e-9
+    model.fit((X, Y), (X[:9], Y[:9]), epochs=1, ckpt_path=path, quiet=True, cpu=True)
+    assert path.read_bytes() == before
+    assert folder == path.parent

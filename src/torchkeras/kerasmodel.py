@@ -29,7 +29,7 @@ from torchkeras.arguments import (
 )
 from torchkeras.data import Batches, batches
 from torchkeras.data.arrays import wide_dtype
-from torchkeras.engine import checkpoint, examination, hardware, loop, preflight, schedule
+from torchkeras.engine import checkpoint, examination, hardware, known, loop, preflight, schedule
 from torchkeras.engine.archive import archive
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.checks import bad_type, mistake, switch
@@ -113,6 +113,12 @@ class KerasModel(nn.Module):
         self.batch_items: int | None = None  # of each batch in the last pass; 0: no tuple or list
         self.run: Run | None = None
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let a ``save_ckpt`` or ``load_ckpt`` of a subclass's own note its files: see :mod:`~.engine.known`."""
+        super().__init_subclass__(**options)
+        for name in {"save_ckpt", "load_ckpt"} & vars(cls).keys():
+            setattr(cls, name, known.remembering(vars(cls)[name]))
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the net."""
         return self.net(*args, **kwargs)
@@ -129,7 +135,7 @@ class KerasModel(nn.Module):
             clip_grad_value: float | None = None, lr_interval: str = "auto", speed: str = "exact",
             seed: int | None = None, resume: bool = False, save_every: int | str | None = None, keep: int = 2,
             sync_batchnorm: bool = False, find_unused_parameters: bool = False, fsdp: bool = False,
-            num_processes: int = 1, quiet: bool = False,
+            num_processes: int = 1, quiet: bool = False, min_delta: float = 0.0, restore_best: bool = True,
             report: str | os.PathLike[str] | None = None) -> pd.DataFrame:
         """Train, watch a number, stop when it no longer improves, and keep the best weights.
 
@@ -137,6 +143,11 @@ class KerasModel(nn.Module):
         ever: the weights are written to ``ckpt_path``. No better for ``patience`` epochs: the run ends. Whatever ends
         it (the last epoch, patience, Ctrl-C, a loss that is not finite), the net then holds the best weights and is
         back on the device where it was. A second ``fit`` goes on from the current weights and optimizer.
+
+        Weights in ``ckpt_path`` that this model saved or loaded compete as epoch 0: they are measured on ``val_data``
+        first, in one more pass that leaves no trace, and only better ones replace them. If none are better, the file
+        stays as it is, and the net gets its weights. ``patience`` looks at the epochs of this run alone. A new model
+        overwrites what is there; so does a run without ``val_data``, whose notes say it.
 
         The loss of an epoch is its mean over samples; with sample or class weights, sum(weight x loss) / samples.
         With gradient accumulation, the batches of a window count by their samples, so k small batches give the
@@ -149,6 +160,11 @@ class KerasModel(nn.Module):
             epochs: the number of the last epoch; epochs count from 1.
             ckpt_path: where the best weights go (``.safetensors`` by suffix); None keeps them in memory only.
             patience: how many epochs without improvement end the run; None never ends it.
+            min_delta: an improvement by no more than so much, in the unit of the monitored number, does not keep
+                ``patience`` from running out. The best weights are the best at any ``min_delta``.
+            restore_best: False leaves the net with its last weights (for GANs, diffusion, averages of weights); the
+                best ones are in ``ckpt_path`` alone. Of an epoch whose loss becomes NaN, the net gets the weights that
+                it began with.
             monitor: the column to judge by; without ``val_data``, "val_loss" becomes "train_loss".
             mode: "min", "max", or "auto": as the metric says (``higher_is_better``), else by its name.
             callbacks: listeners, see :class:`torchkeras.Callback`.
@@ -218,7 +234,8 @@ class KerasModel(nn.Module):
             gradient_accumulation_steps=gradient_accumulation_steps, validation_freq=validation_freq,
             class_weight=class_weight, clip_grad_norm=clip_grad_norm, clip_grad_value=clip_grad_value,
             lr_interval=lr_interval, speed=speed, seed=seed, sync_batchnorm=sync_batchnorm,
-            find_unused_parameters=find_unused_parameters, fsdp=fsdp, resume=resume, save_every=save_every, keep=keep)
+            find_unused_parameters=find_unused_parameters, fsdp=fsdp, resume=resume, save_every=save_every, keep=keep,
+            min_delta=min_delta, restore_best=restore_best)
         dtype = wide_dtype(self.net)
         train_data, val_data = with_validation(train_data, val_data, validation_split, dtype)
         train = batches(train_data, name="train_data", batch_size=batch_size, dtype=dtype,
@@ -306,8 +323,9 @@ class KerasModel(nn.Module):
                                      accumulation=config.gradient_accumulation_steps)
         mode, why = direction(config.monitor, config.mode, self.higher_is_better(config.monitor))
         together = join_job(accelerator)
-        run = Run(config=config, accelerator=accelerator, monitor=Monitor(config.monitor, mode, config.patience),
-                  together=together, tools=self.tools(config, accelerator, together, listeners, train),
+        run = Run(config=config, accelerator=accelerator,
+                  monitor=Monitor(config.monitor, mode, config.patience, config.min_delta), together=together,
+                  tools=self.tools(config, accelerator, together, listeners, train),
                   notes=[*notes, f"monitor: {config.monitor}, {mode} ({why})"])
         train.device = accelerator.device
         if val is not None:
@@ -572,6 +590,7 @@ class KerasModel(nn.Module):
         if path is None:
             raise bad_type("ckpt_path", received="None", expected="a path")
         checkpoint.save_weights(self.net, path)
+        known.remember(self, path)
 
     @short_traceback
     def load_ckpt(self, ckpt_path: str | os.PathLike[str] = "checkpoint", *, strict: bool = True,
@@ -590,7 +609,9 @@ class KerasModel(nn.Module):
             FileNotFoundError: there is no such file.
             ValueError: the weights are another net's; the message lists what differs.
         """
-        return put_matching(self.net, ckpt_path, strict, rename, "ckpt_path")
+        report = put_matching(self.net, ckpt_path, strict, rename, "ckpt_path")
+        known.remember(self, ckpt_path, strict=strict, rename=rename)
+        return report
 
     # The names that callbacks written for older versions read.
 

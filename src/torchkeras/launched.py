@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,15 @@ import torch
 from torchkeras.arguments import warn_of_divergence
 from torchkeras.data import Batches
 from torchkeras.engine import launch
+from torchkeras.engine.checkpoint import UNWRITTEN
 from torchkeras.engine.components import components_of
 from torchkeras.engine.config import FitConfig
+from torchkeras.engine.known import files_of
 from torchkeras.engine.run import Keeps, Tools
 from torchkeras.engine.snapshot import put_parts, states_of
 from torchkeras.engine.state import put_random_states, random_states
 from torchkeras.engine.together import Alone
+from torchkeras.engine.tracebacks import level_of_caller
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,8 +43,12 @@ def fit(model: KerasModel, num_processes: int, config: FitConfig, callbacks: lis
     for callback, state in zip(callbacks, result["callbacks"], strict=True):
         vars(callback).update(state)
     model.run, model.from_scratch = result["run"], True
+    files_of(model).update(result["known_files"])
     put_random_states(result["random"])
     warn_of_divergence(result["run"], once=True)
+    for note in result["run"].notes:  # what was warned of in the other process was not heard here
+        if UNWRITTEN in note:
+            warnings.warn(note.removeprefix("ckpt_path: "), RuntimeWarning, stacklevel=level_of_caller())
     return result["frame"]
 
 
@@ -54,7 +62,7 @@ def fitted(model: KerasModel, config: FitConfig, callbacks: list[Any], train_dat
                                     running=dict, logs={})
     parts = components_of(model)
     return {"frame": frame, "run": bare, "weights": [module.state_dict() for module in parts.modules.values()],
-            "parts": states_of(parts), "callbacks": [kept(one) for one in callbacks]}
+            "parts": states_of(parts), "callbacks": [kept(one) for one in callbacks], "known_files": files_of(model)}
 
 
 def kept(callback: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import nn
 from torchkeras.dialects import compiled
 from torchkeras.dialects.epochs import FitHistory, keras_names
 from torchkeras.dialects.given import features_only, share_to_hold_out, together
-from torchkeras.dialects.held import Held, compiled_of, net_of
+from torchkeras.dialects.held import Held, compiled_of, net_of, share_files
 from torchkeras.dialects.onbatches import OnBatches
 from torchkeras.display.epochlines import StepLines, numbers
 from torchkeras.display.screen import Plain
@@ -112,6 +112,7 @@ class Model(OnBatches):
                             expected="one way to say it", fix="Use loss=... and metrics=[...].")
         self.compilation = compiled.compile_older(net_of(self), loss_func, metrics_dict, **parts) if in_older else (
             compiled.compile_keras(net_of(self), loss, metrics, loss_weights, from_logits, **parts))
+        share_files(self, self.compilation.engine)
 
     @short_traceback
     def fit(self, x: Any = None, y: Any = None, batch_size: int | None = None, epochs: int | None = None,
@@ -148,10 +149,10 @@ class Model(OnBatches):
             dl_train: training data, in the older words.
             dl_val: validation data, in the older words.
             log_step_freq: steps from one line to the next, in the older words. Default 1.
-            **options: of :meth:`KerasModel.fit`: ``patience``, ``monitor``, ``mode`` and ``ckpt_path`` (any but
-                ``mode`` brings the best weights back), ``plot``, ``wandb``, ``report``, ``mixed_precision``, ``cpu``,
-                ``gradient_accumulation_steps``, ``clip_grad_norm``, ``clip_grad_value``, ``lr_interval``, ``speed``,
-                ``seed``.
+            **options: of :meth:`KerasModel.fit`: ``patience``, ``monitor`` and ``ckpt_path`` (any of them brings the
+                best weights back unless ``restore_best=False``), ``mode``, ``min_delta``, ``restore_best``, ``plot``,
+                ``wandb``, ``report``, ``mixed_precision``, ``cpu``, ``gradient_accumulation_steps``,
+                ``clip_grad_norm``, ``clip_grad_value``, ``lr_interval``, ``speed``, ``seed``.
 
         Returns:
             A :class:`FitHistory` with ``.history`` and ``.epoch``; in the older words a DataFrame with the columns

@@ -520,7 +520,7 @@ def test_a_scaler_is_a_part_of_the_state():
     data = types.SimpleNamespace(position=lambda: None, source=None, length=1, samples=1)
     run.moved_by_step, run.step_runners = [], {}
     run.history, run.trained, run.updates, run.monitor, run.together, run.config = (
-        {}, 0, 0, types.SimpleNamespace(best=None, best_epoch=None, misses=0, improved=False),
+        {}, 0, 0, types.SimpleNamespace(best=None, best_epoch=None, reference=None, misses=0, improved=False),
         types.SimpleNamespace(world=1), runs_config())
     state = snapshot.whole(model, run, types.SimpleNamespace(kept=False), data, None, {"epoch": 1}, [])
     fresh = types.SimpleNamespace(**{**vars(run), "accelerator": types.SimpleNamespace(scaler=scaler())})

@@ -71,6 +71,53 @@ def limited(path: Path, size: int, reference: dict[str, str]) -> str:
     return f"different: {unlike}" if unlike else ""
 
 
+def full_under_best(count: int) -> dict[str, Any]:
+    """A file system that fills up under the best file: the run goes on, and writes it when there is room again."""
+    right, bad = 0, []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        reference = kills.whole(folder)
+        size = (folder / "whole").stat().st_size
+        for number in range(count):
+            path = folder / f"run{number}"
+            outcome = squeezed(path, size * number // count, reference, room=number % 2 == 0)
+            right += outcome == ""
+            bad += [f"{number}: {outcome}"] if outcome else []
+    return {"passed": right, "of": count, "bad": bad[:3], "right": right == count}
+
+
+class Squeeze(Callback):
+    """From the second epoch on no file may grow beyond a size; with room again in the last one, or never."""
+
+    def __init__(self, size: int, room: bool) -> None:
+        self.size, self.room = size, room
+
+    def on_epoch_start(self, model: Any) -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        if model.run.epoch > 1:
+            free = self.room and model.run.epoch == runs.EPOCHS
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY if free else self.size,
+                                                       resource.RLIM_INFINITY))
+
+
+def squeezed(path: Path, size: int, reference: dict[str, str], room: bool) -> str:
+    """What went wrong; nothing, where all went as it should."""
+    def train() -> None:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            found = runs.run(path, [Squeeze(size, room)])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        texts = " ".join(str(one.message) for one in warned)
+        alike = all(found[what] == reference[what] for what in reference
+                    if what not in ("samples", *(() if room else ("file",))))
+        told = "tries again" in texts and ("another/place" in texts) == (not room)
+        whole = path.exists() and not list(path.parent.glob(f".{path.name}.*"))
+        os._exit(0 if alike and told and whole else 10 + alike + 2 * told + 4 * whole)
+
+    code = kills.ended(kills.child(train))
+    return "" if code == 0 else f"ended with {code}"
+
+
 def unwritable() -> dict[str, Any]:
     """Places that cannot be written are found out before the first step."""
     right, tried = 0, 0

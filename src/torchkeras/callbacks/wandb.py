@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -61,7 +62,9 @@ class WandbCallback(Callback):
         self.close(exit_code=0)
 
     def upload(self, path: str) -> None:
-        """Keep the best weights with the run."""
+        """Keep the best weights with the run, if the disk took them."""
+        if not os.path.exists(path):
+            return
         artifact = self.wandb.Artifact(f"{self.wandb.run.id}-best", type="model")
         artifact.add_file(path)
         self.wandb.log_artifact(artifact)

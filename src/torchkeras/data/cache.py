@@ -19,6 +19,7 @@ from torchkeras.data.arrays import ArrayDataset
 from torchkeras.data.fingerprint import digest
 from torchkeras.data.kinds import check_samples, is_map_dataset
 from torchkeras.data.tree import map_tree
+from torchkeras.engine import leftover
 from torchkeras.engine.checks import bad_type, bad_value, whole_number
 
 AT_ONCE = 64  # samples that are read together
@@ -133,7 +134,8 @@ def leaves_of(batch: Any) -> list[Tensor]:
 
 def written(dataset: Any, num_workers: int, home: Path, told: str) -> None:
     """Write a cache beside its place and move it there when it is whole."""
-    draft = home.with_name(f"{home.name}.{os.getpid()}.tmp")
+    leftover.clear(home.parent, f"{home.name}.", ".tmp")
+    draft = home.with_name(f"{home.name}.{leftover.owned()}.tmp")
     draft.mkdir(parents=True)
     try:
         filled(dataset, num_workers, lambda number, shape, dtype: torch.from_file(

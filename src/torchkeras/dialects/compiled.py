@@ -10,7 +10,7 @@ from torch import nn
 
 from torchkeras.dialects.batchwise import Batchwise
 from torchkeras.dialects.epochs import FitHistory
-from torchkeras.dialects.moments import KerasMoments, LastWeights, check_rate, sorted_out, told
+from torchkeras.dialects.moments import KerasMoments, check_rate, sorted_out, told
 from torchkeras.dialects.named import loss_of, metric_function, metrics_of, with_layer_penalties
 from torchkeras.dialects.several import all_metrics, losses_of, outputs_of
 from torchkeras.display.epochlines import EpochLines
@@ -19,8 +19,9 @@ from torchkeras.engine.checks import bad_type, bad_value, did_you_mean, instance
 from torchkeras.kerasmodel import KerasModel
 from torchkeras.task import task_for
 
-OPTIONS = ("ckpt_path", "patience", "monitor", "mode", "plot", "wandb", "report", "mixed_precision", "cpu",
-           "gradient_accumulation_steps", "clip_grad_norm", "clip_grad_value", "lr_interval", "speed", "seed")
+OPTIONS = ("ckpt_path", "patience", "min_delta", "restore_best", "monitor", "mode", "plot", "wandb", "report",
+           "mixed_precision", "cpu", "gradient_accumulation_steps", "clip_grad_norm", "clip_grad_value", "lr_interval",
+           "speed", "seed")
 COMPILES = ("optimizer", "loss", "metrics", "loss_weights", "loss_func", "metrics_dict", "from_logits", "lr_scheduler")
 
 
@@ -114,8 +115,8 @@ def train(face: Any, compiled: Compiled, data: Any, val_data: Any, *, epochs: in
         engine.EpochRunner = told(moments)
     try:
         engine.fit(data, val_data, epochs=epochs, quiet=verbose != 1,
-                   callbacks=Checked([*([] if best else [LastWeights()]), *own, moments]),
-                   **{"ckpt_path": None, "patience": None} | column_names(options), **asked)
+                   callbacks=Checked([*own, moments]),
+                   **{"ckpt_path": None, "patience": None, "restore_best": best} | column_names(options), **asked)
     finally:
         engine.__dict__.pop("EpochRunner", None)
     return history

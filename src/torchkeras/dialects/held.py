@@ -9,6 +9,7 @@ from torch import nn
 
 from torchkeras.dialects.compiled import Compiled
 from torchkeras.engine.checks import bad_value, mistake
+from torchkeras.engine.known import files_of
 from torchkeras.engine.tracebacks import short_traceback
 from torchkeras.kerasmodel import KerasModel
 from torchkeras.saving import LoadReport, Rename
@@ -82,7 +83,14 @@ class Held(nn.Module):
     @property
     def engine(self) -> KerasModel:
         """The :class:`KerasModel` underneath, for what it alone can do; one without a loss before ``compile``."""
-        return KerasModel(net_of(self)) if self.compilation is None else self.compilation.engine
+        engine = KerasModel(net_of(self)) if self.compilation is None else self.compilation.engine
+        share_files(self, engine)
+        return engine
+
+
+def share_files(model: Held, engine: KerasModel) -> None:
+    """Let an engine know the files that the model has loaded and saved: compiled anew, it is the same model."""
+    vars(engine)["known_files"] = files_of(model)
 
 
 def net_of(model: Held) -> nn.Module:

@@ -12,8 +12,6 @@ from torchkeras.engine.callback import Callback, Checked, check_callbacks
 from torchkeras.engine.checks import bad_type
 from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.moments import MOMENTS
-from torchkeras.engine.monitor import Monitor
-from torchkeras.engine.state import Weights
 
 KERAS_MOMENTS = ("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end", "on_train_batch_begin",
                  "on_train_batch_end", "on_batch_begin", "on_batch_end", "on_test_begin", "on_test_end",
@@ -113,33 +111,6 @@ def told(moments: KerasMoments) -> type[EpochRunner]:
             return self.together.world == 1 and bool(self.accelerator.sync_gradients)
 
     return Told
-
-
-class Unheeded(Monitor):
-    """Knows which epoch was the best, and keeps nothing of it."""
-
-    def see(self, epoch: int, value: float) -> bool:
-        """Take in an epoch's number."""
-        super().see(epoch, value)
-        return False
-
-
-class LastWeights(Callback):
-    """The net ends with the weights of its last epoch, as in Keras; those that brought a loss to NaN are taken back."""
-
-    def on_fit_start(self, model: Any) -> None:
-        """No epoch's weights are to come back in the end."""
-        asked = model.run.monitor
-        model.run.monitor = Unheeded(asked.name, asked.mode, asked.patience)
-
-    def on_epoch_start(self, model: Any) -> None:
-        """The weights that the epoch begins with."""
-        self.weights = Weights(*model.learners())
-
-    def on_fit_end(self, model: Any) -> None:
-        """What the engine then puts back are the weights of the run's beginning."""
-        if model.run.diverged:
-            self.weights.restore()
 
 
 def sorted_out(callbacks: Any) -> tuple[list[Any], list[Any]]:

@@ -70,7 +70,7 @@ def header(shown: Shown) -> str:
     percent = 100 * min(max(shown.fraction, 0.0), 1.0)
     words = " · ".join(escape(word) for word in progress(shown))
     best = "" if shown.best is None else (
-        f'<div><b>best {escape(shown.monitor)} {text.number(shown.best)}</b> in epoch {shown.best_epoch}</div>')
+        f'<div><b>best {escape(shown.monitor)} {text.number(shown.best)}</b> {text.in_epoch(shown.best_epoch)}</div>')
     return (
         f'<div role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent:.0f}" '
         'style="height:8px;max-width:640px;border-radius:4px;background:rgba(127,127,127,.25);margin:.2em 0 .35em">'

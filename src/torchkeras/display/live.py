@@ -116,6 +116,7 @@ class LiveProgress(Callback):
                                     best_epoch=run.monitor.best_epoch)
                 if drawn:
                     self.screen.line(drawn)
+        self.tell_notes(run)
         self.screen.line(text.last_line(run.monitor.name, run.monitor.best, run.monitor.best_epoch,
                                         self.clock() - self.began))
 

@@ -68,7 +68,7 @@ def ticks(epochs: Sequence[float], most: int = 10) -> list[int]:
 def title(history: Columns, quantity: str, best_epoch: int | None) -> str:
     """What is drawn how; plotext's own legend would cover the curves."""
     shown = [f"{LINES[stage][0] * 3} {stage}" for stage in LINES if points(history, f"{stage}_{quantity}")[0]]
-    best = [] if best_epoch is None else [f"★ best: epoch {best_epoch}"]
+    best = [] if not best_epoch else [f"★ best: epoch {best_epoch}"]
     return "   ".join([quantity, *shown, *best])
 
 

@@ -65,8 +65,13 @@ def best_line(name: str, value: float) -> str:
 
 def last_line(name: str, best: float | None, epoch: int | None, seconds: float) -> str:
     """What the run came to."""
-    found = "" if best is None else f"best {name} {number(best)} in epoch {epoch}, "
+    found = "" if best is None else f"best {name} {number(best)} {in_epoch(epoch)}, "
     return f"{found}{duration(seconds)} in all"
+
+
+def in_epoch(epoch: int | None) -> str:
+    """When weights were found; epoch 0 is before all training."""
+    return f"in epoch {epoch}" if epoch else "before the first epoch"
 
 
 def stop_line(reason: str) -> str:

@@ -76,7 +76,7 @@ def checked(model: Any, run: Run, train: Batches, val: Batches | None, state: di
     now = snapshot.facts(model, run.config, train, val, run.together.world)
     snapshot.check_parts(state["facts"], now)
     notes = snapshot.check_components(model, state)
-    notes += snapshot.check_data(state["facts"], now, inside)
+    notes += snapshot.check_data(state["facts"], now, inside) + snapshot.check_rates(state, now)
     epochs, done = run.config.epochs, position["epoch"] - 1
     if done >= epochs:
         return [*notes, f"resume: the run is at the end of epoch {done} of {epochs}; pass a larger epochs to go on"]

@@ -22,6 +22,8 @@ class FitConfig:
     epochs: int = 10
     ckpt_path: str | None = "checkpoint"
     patience: int | None = 5
+    min_delta: float = 0.0
+    restore_best: bool = True
     monitor: str = "val_loss"
     mode: str = "auto"
     mixed_precision: str = "no"
@@ -44,10 +46,11 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         text("monitor", self.monitor, "val_loss")
-        for name in ("cpu", "sync_batchnorm", "find_unused_parameters", "fsdp", "resume"):
+        for name in ("cpu", "sync_batchnorm", "find_unused_parameters", "fsdp", "resume", "restore_best"):
             switch(name, getattr(self, name))
         whole_number("epochs", self.epochs, least=1)
         whole_number("patience", self.patience, least=1, optional=True)
+        check_min_delta(self.min_delta)
         whole_number("gradient_accumulation_steps", self.gradient_accumulation_steps, least=1)
         whole_number("initial_epoch", self.initial_epoch, least=0)
         whole_number("validation_freq", self.validation_freq, least=1)
@@ -93,6 +96,16 @@ class FitConfig:
     def keeps_state(self) -> bool:
         """Whether the state of the run is written."""
         return self.resume or self.save_every is not None
+
+
+def check_min_delta(value: Any) -> None:
+    """Refuse what is no finite number of at least 0."""
+    expected = "a finite number of at least 0"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+        raise bad_type("min_delta", received=kind_of(value), expected=expected)
+    if not 0 <= float(value) < float("inf"):
+        raise bad_value("min_delta", received=value, expected=expected,
+                        fix="It is a size; which way is better says mode." if float(value) < 0 else "")
 
 
 def check_class_weight(weights: Mapping[int, float] | None) -> None:

@@ -19,6 +19,9 @@ OURS = {  # our argument: what Keras, Lightning, scikit-learn, transformers, fas
     "epochs": "max_epochs num_epochs n_epochs nb_epoch nb_epochs num_train_epochs epoch",
     "quiet": "verbose progress_bar enable_progress_bar progressbar silent disable_tqdm show_progress",
     "patience": "early_stopping early_stop early_stopping_patience n_iter_no_change",
+    "min_delta": "early_stopping_threshold early_stopping_delta threshold tol delta min_improvement",
+    "restore_best": "restore_best_weights load_best_model_at_end load_best restore_best_model save_best_only save_last "
+                    "load_best_weights",
     "monitor": "monitor_metric metric_for_best_model",
     "mode": "monitor_mode greater_is_better",
     "ckpt_path": "checkpoint checkpoint_path checkpoint_dir ckpt save_path save_dir model_path output_dir filepath "
@@ -75,7 +78,8 @@ ADVICE = {  # words of which no argument takes the place
 }
 LABELS = ("y", "Y", "label", "labels", "target", "targets")
 BUILT_WITH = ("net", "loss_fn", "metrics_dict", "optimizer", "lr_scheduler")
-RUN_WITH = ("train_data", "val_data", "epochs", "patience", "monitor", "mode", "ckpt_path", "callbacks",
+RUN_WITH = ("train_data", "val_data", "epochs", "patience", "min_delta", "restore_best", "monitor", "mode",
+            "ckpt_path", "callbacks",
             "mixed_precision", "cpu", "gradient_accumulation_steps", "batch_size", "shuffle", "validation_split",
             "validation_freq", "class_weight", "steps_per_epoch", "validation_steps", "clip_grad_norm",
             "clip_grad_value", "seed", "resume", "num_processes", "quiet", "plot", "wandb")

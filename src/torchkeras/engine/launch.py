@@ -20,9 +20,11 @@ from typing import Any
 
 import torch
 
+from torchkeras.engine import leftover
 from torchkeras.engine.checks import bad_type, bad_value
 from torchkeras.engine.ending import ProcessFailed
 
+PREFIX = "torchkeras-"
 PATIENCE = 15.0  # seconds for the others to end by themselves after one has failed
 
 
@@ -65,7 +67,8 @@ def check_sendable(name: str, part: Any) -> None:
 
 def run(num_processes: int, parts: Mapping[str, Any]) -> Any:
     """Run a job in several processes on this machine; what process 0 returned, or the error that ended it."""
-    with tempfile.TemporaryDirectory(prefix="torchkeras-") as name:
+    leftover.clear(Path(tempfile.gettempdir()), PREFIX)
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{leftover.owned()}-") as name:
         folder = Path(name)
         send(parts, folder / "job")
         # this process keeps the store by which the others find each other, so that no port can be lost in between

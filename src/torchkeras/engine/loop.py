@@ -22,6 +22,7 @@ from torchkeras.engine.rehearsal import rehearse
 from torchkeras.engine.run import Run
 from torchkeras.engine.step import StepRunner
 from torchkeras.engine.steps import build_step, step_of
+from torchkeras.engine.threshold import begin_with_file
 from torchkeras.engine.words import Stage
 
 
@@ -30,14 +31,14 @@ def fit(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batche
     callbacks.announce("on_fit_start")
     run.keeper.fit_started()
     epochs = range(first_epoch(model, run), run.config.epochs + 1)
-    if val is not None and epochs and run.stop_reason is None:
-        make = functools.partial(build_step, model, run, "val", False, val.name)
-        run.trouble = rehearse(run, model.StepRunner, make, train, val)
+    if epochs and run.stop_reason is None:
+        before_training(model, run, best, train, val)
     for epoch in epochs:
         if run.stop_reason is not None:
             break
         run.epoch = epoch
         run.history.open(epoch)
+        best.begin_epoch()
         try:
             one_epoch(model, run, callbacks, best, train, val)
             run.keeper.epoch_done()
@@ -46,9 +47,18 @@ def fit(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batche
             run.diverged = isinstance(end, NonFiniteLoss)
             run.heed(Request(where(model, run, end, train)))
             run.keeper.stopped()
-    if best.kept or run.diverged:
-        best.restore()
+    best.finish(run.diverged)
     callbacks.announce("on_fit_end")
+
+
+def before_training(model: Any, run: Run, best: Best, train: Batches, val: Batches | None) -> None:
+    """Try out the validation data; measure the weights in the file that this run would replace."""
+    make = functools.partial(build_step, model, run, "val", False, "val_data")
+    if val is not None:
+        run.trouble = rehearse(run, model.StepRunner, make, train, val)
+    if run.trouble is None:
+        measure = functools.partial(measure_pass, model, run, CallbackList((), model), "val")
+        begin_with_file(model, run, best, val, make, measure)
 
 
 def one_epoch(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batches, val: Batches | None) -> None:
@@ -125,11 +135,13 @@ def judge(run: Run, row: dict[str, float], best: Best) -> None:
     """Keep the weights if they are the best; ask to stop when patience is over."""
     if run.validates and run.stop_reason is None:
         check_monitor(run.monitor.name, list(row))
-    if run.monitor.name in row:
-        if run.monitor.see(run.epoch, row[run.monitor.name]):
-            best.keep()
-        if run.monitor.exhausted:
-            run.heed(Request(f"{run.monitor.name} without improvement in {run.monitor.misses} epoch, early stopping"))
+    seen = run.monitor.name in row
+    if seen and run.monitor.see(run.epoch, row[run.monitor.name]):
+        best.keep()
+    else:
+        best.retry()
+    if seen and run.monitor.exhausted:
+        run.heed(Request(f"{run.monitor.name} without improvement in {run.monitor.misses} epoch, early stopping"))
 
 
 def first_epoch(model: Any, run: Run) -> int:

@@ -18,7 +18,7 @@ def names_of(modules: list[nn.Module]) -> dict[int, str]:
             for name, weight in plain(module).named_parameters()}
 
 
-def order_of(optimizer: Any, modules: list[nn.Module]) -> list[list[str]]:
+def groups_of(optimizer: Any, modules: list[nn.Module]) -> list[list[str]]:
     """Return the names of an optimizer's parameters, group by group; those of no module have none."""
     names = names_of(modules)
     return [[names.get(id(weight), "") for weight in group["params"]] for group in optimizer.param_groups]
@@ -29,7 +29,7 @@ def optimizer_state(optimizer: Any, modules: list[nn.Module]) -> dict[str, Any]:
     found = optimizer.state_dict()
     groups = [{name: value for name, value in group.items() if name not in CHOSEN} for group in found["param_groups"]]
     more = {name: value for name, value in found.items() if name not in ("state", "param_groups")}
-    return {"kind": type(optimizer).__name__, "order": order_of(optimizer, modules), "groups": groups,
+    return {"kind": type(optimizer).__name__, "order": groups_of(optimizer, modules), "groups": groups,
             "state": found["state"], "more": more}
 
 

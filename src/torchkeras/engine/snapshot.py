@@ -10,16 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from torchkeras.data import Batches
+from torchkeras.data.contents import contents, order_of
 from torchkeras.data.fingerprint import content
+from torchkeras.data.named import described, simple
 from torchkeras.engine.checkpoint import plain
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.components import Components, components_of
 from torchkeras.engine.config import FitConfig
-from torchkeras.engine.optimizers import kind_of
+from torchkeras.engine.optimizers import each_of, kind_of, titled
 from torchkeras.engine.optimizerstate import (
+    CHOSEN,
+    groups_of,
     names_of,
     optimizer_state,
-    order_of,
     put_optimizer,
     with_groups,
 )
@@ -50,10 +53,48 @@ def facts(model: Any, config: FitConfig, train: Batches, val: Batches | None, wo
     asked["class_weight"] = None if config.class_weight is None else {
         int(index): float(weight) for index, weight in config.class_weight.items()}
     metrics = [f"{name}: {type(one).__name__}" for name, one in model.metrics_dict.items()]
-    return {"asked": asked, "world": world, "metrics_dict": metrics,
+    return {"asked": asked, "world": world, "metrics_dict": metrics, **begun(model, train, val),
             "net": [signature(module) for module in model.learners()], "modules": list(components_of(model).modules),
-            "optimizer": kind_of(model.optimizer), "lr_scheduler": kind_of(model.lr_scheduler),
-            "train_data": told(train), "val_data": told(val)}
+            "optimizer": kind_of(model.optimizer), "lr_scheduler": kind_of(model.lr_scheduler)}
+
+
+def begun(model: Any, train: Batches, val: Batches | None) -> dict[str, Any]:
+    """What a run began with: its data, loss and rates as the script gives them. It is looked at once a run.
+
+    Of the loss and the schedule, what the run itself has changed since then is left out.
+    """
+    own = vars(train)
+    loss, schedule = described(model.loss_fn), schedule_options(model.lr_scheduler)
+    if "begun" not in own:
+        own["begun"] = {"train_data": told(train), "val_data": told(val), "loss_fn": loss, "schedule": schedule,
+                        "rates": rates(model.optimizer)}
+    first: dict[str, Any] = own["begun"]
+    return {**first, "loss_fn": common(first["loss_fn"], loss), "schedule": common(first["schedule"], schedule)}
+
+
+def common(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """What is the same in both."""
+    return {name: value for name, value in before.items() if after.get(name) == value}
+
+
+def rates(optimizer: Any) -> list[dict[str, str]]:
+    """The options of each group of an optimizer: learning rate, weight decay and so on, as text."""
+    groups = getattr(optimizer, "param_groups", ())
+    return [{name: repr(plain_number(value)) for name, value in group.items()
+             if name not in (*CHOSEN, "initial_lr") and simple(plain_number(value))} for group in groups]
+
+
+def plain_number(value: Any) -> Any:
+    """A number that may be a tensor."""
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+
+
+def schedule_options(scheduler: Any) -> dict[str, str]:
+    """The options of a schedule, as text."""
+    moves = ("last_epoch", "base_lrs")
+    return {titled(name, key): repr(value) for key, one in each_of(scheduler).items()
+            for name, value in one.state_dict().items()
+            if not name.startswith("_") and name not in moves and simple(value)}
 
 
 def signature(module: nn.Module) -> dict[str, str]:
@@ -66,8 +107,10 @@ def told(data: Batches | None) -> dict[str, Any]:
     """What is known of data without reading it."""
     if data is None:
         return {"length": None, "samples": None, "batch size": None, "contents": None, "kind": "no data"}
+    whole, unseen = contents(data.source)
     return {"length": data.length, "samples": data.samples, "batch size": getattr(data.source, "batch_size", None),
-            "contents": content(data.source), "kind": type(data.source).__name__}
+            "contents": content(data.source), "kind": type(data.source).__name__, **order_of(data.source),
+            "all contents": whole, "unseen": unseen}
 
 
 def check_parts(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -84,18 +127,58 @@ def check_parts(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
 
 def check_data(saved: Mapping[str, Any], now: Mapping[str, Any], inside: bool) -> list[str]:
-    """Refuse other data in mid-epoch, since its remaining batches would be others; between epochs say what changed."""
-    changed = [(name, saved[name], now[name]) for name in ("train_data", "metrics_dict", "world")
-               if saved[name] != now[name]]
+    """Refuse other data in mid-epoch, since its remaining batches would be others; between epochs say what changed.
+
+    So is another loss, of which the numbers of the epoch would mix. Compared is what both know: an older state knows
+    less.
+    """
+    asked = {name: (saved["asked"][name], value) for name, value in now["asked"].items() if name in saved["asked"]}
+    pairs = {name: shared(saved.get(name), now[name]) for name in ("train_data", "metrics_dict", "loss_fn", "world",
+                                                                   "val_data")}
+    changed = [(name, *pair) for name, pair in {**pairs, **asked}.items() if pair[0] != pair[1]]
     for name, before, after in changed if inside else []:
-        argument = "num_processes" if name == "world" else name
-        raise bad_value(argument, received=f"{differences(before, after)} (as the run was stopped; now)",
-                        expected="the same, since the run was stopped in the middle of an epoch",
-                        fix="Give what was given then; after the end of that epoch it may change.")
-    changed += [("val_data", saved["val_data"], now["val_data"])] if saved["val_data"] != now["val_data"] else []
-    asked = saved["asked"], now["asked"]
-    changed += [(name, asked[0].get(name), value) for name, value in asked[1].items() if asked[0].get(name) != value]
-    return [f"resume: {name} has changed: {differences(before, after)}" for name, before, after in changed]
+        if name in ("train_data", "metrics_dict", "loss_fn", "world", "class_weight"):
+            raise bad_value("num_processes" if name == "world" else name,
+                            received=f"{differences(before, after)} (as the run was stopped; now)",
+                            expected="the same, since the run was stopped in the middle of an epoch",
+                            fix="Give what was given then; after the end of that epoch it may change.")
+    notes = [f"resume: {name} has changed: {differences(before, after)}" for name, before, after in changed]
+    if "all contents" not in saved["train_data"]:
+        notes.append("resume: an older version wrote the state: the order of the data, the loss and the rates were not "
+                     "compared, and of the contents a few samples")
+    return notes + [f"{name}: when a run goes on, {now[name]['unseen']}" for name in ("train_data", "val_data")
+                    if now[name].get("unseen")]
+
+
+def shared(before: Any, after: Any) -> tuple[Any, Any]:
+    """What both know of a thing."""
+    if before is None:
+        return after, after
+    if not isinstance(before, Mapping) or not isinstance(after, Mapping):
+        return before, after
+    names = [name for name in before if name in after and name != "unseen"]
+    return {name: before[name] for name in names}, {name: after[name] for name in names}
+
+
+def check_rates(state: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say which options of optimizer and schedule the script has changed: the run goes on with those it was saved with.
+
+    A rate that a schedule had moved to by then is no change: a notebook may go on with the optimizer that it has.
+    """
+    saved, notes = state["facts"], []
+    current = [{name: repr(plain_number(value)) for name, value in group.items()}
+               for argument, one in state["optimizers"].items() if argument.startswith("optimizer")
+               for group in one["groups"]]
+    for number, (first, then, new) in enumerate(zip(saved.get("rates", ()), current, now["rates"], strict=False)):
+        of = f" of group {number}" if len(now["rates"]) > 1 else ""
+        notes += [f"resume: {name}{of} is {new[name]} in the script; the run began with {first[name]}, and goes on "
+                  f"with the saved {then.get(name)}" for name in first if name in new and new[name] not in (
+                      first[name], then.get(name))]
+    before, after = shared(saved.get("schedule"), now["schedule"])
+    if before != after:
+        notes.append(f"resume: lr_scheduler has changed in the script: {differences(before, after)}; the run goes on "
+                     "with what was saved")
+    return notes
 
 
 def differences(before: Any, after: Any) -> str:
@@ -121,7 +204,7 @@ def check_optimizer(optimizer: Any, modules: list[nn.Module], saved: Mapping[str
         argument: what an error calls it.
         grows: whether groups may be missing now that were added after the optimizer was built.
     """
-    now, before = order_of(optimizer, modules), saved["order"]
+    now, before = groups_of(optimizer, modules), saved["order"]
     known = set(names_of(modules).values())
     later = [name for order in before[len(now):] for name in order]
     fits = len(now) == len(before) or (grows and len(now) < len(before) and all(name in known for name in later))
@@ -167,7 +250,7 @@ def whole(model: Any, run: Any, best: Any, train: Batches, val: Batches | None, 
         "position": position, "facts": facts(model, run.config, train, val, run.together.world),
         "run": {"trained": run.trained, "updates": run.updates, "moved_by_step": run.moved_by_step},
         "history": {name: torch.tensor(column[:rows], dtype=torch.float64) for name, column in run.history.items()},
-        "monitor": {name: getattr(monitor, name) for name in ("best", "best_epoch", "misses", "improved")},
+        "monitor": {name: getattr(monitor, name) for name in ("best", "best_epoch", "reference", "misses", "improved")},
         "kept": best.kept, "best": best, "net": [weights_in(module) for module in modules],
         "learning": learning(modules), **states_of(parts),
         "steps": {stage: own_state(step, model) for (stage, learns), step in run.step_runners.items()
@@ -211,7 +294,7 @@ def put_whole(model: Any, run: Any, best: Any, saved: dict[str, Any], history: b
     if not history:
         return
     run.step_states = dict(saved["steps"])
-    vars(run.monitor).update(saved["monitor"])
+    vars(run.monitor).update({"reference": saved["monitor"]["best"], **saved["monitor"]})
     run.history.clear()
     run.history.update({name: column.tolist() for name, column in saved["history"].items()})
     run.history["epoch"] = [int(epoch) for epoch in run.history.get("epoch", ())]

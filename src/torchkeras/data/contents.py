@@ -1,0 +1,149 @@
+"""All that data in memory holds, in a fingerprint; and the order in which it is read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, StackDataset, Subset, TensorDataset
+
+from torchkeras.data.arrays import ArrayDataset
+from torchkeras.data.fingerprint import digest
+from torchkeras.data.named import name_of, simple
+
+LIMIT, BLOCK = 256 << 20, 1 << 20  # bytes that are looked at in all, and at once
+ITEMS = 1 << 16  # samples of a list that are looked at
+SAMPLING = ("replacement", "num_samples", "drop_last", "num_replicas", "seed", "shuffle")
+
+
+class Unknown(Exception):
+    """Data whose contents cannot be looked at; the text is its kind."""
+
+
+def contents(source: Any) -> tuple[str | None, str]:
+    """Return a fingerprint of all samples, and what of them was not looked at.
+
+    Looked at are tensors, arrays and lists of these in memory, whole up to 256 MB; of more, that much in evenly spread
+    blocks. What a Dataset reads from elsewhere is not.
+    """
+    try:
+        parts = list(parts_of(getattr(source, "dataset", source)))
+        found = Fingerprint(sum(map(size_of, parts)))
+        for part in parts:
+            found.add(part)
+    except Unknown as kind:
+        return None, f"only the length of its {kind} is compared, not what it holds"
+    whole = found.bytes <= LIMIT and not found.left_out
+    note = f"of its {found.bytes / 1e6:,.0f} MB, evenly spread parts are compared"
+    return f"{found.bytes} bytes, {found.hash.hexdigest()[:24]}", "" if whole else note
+
+
+def parts_of(data: Any) -> Iterator[Any]:
+    """Yield what data is made of: arrays, numbers, texts, and what was chosen of them."""
+    if isinstance(data, Subset):
+        yield np.asarray(list(data.indices))
+        yield from parts_of(data.dataset)
+    elif isinstance(data, (ConcatDataset, StackDataset)):
+        inner = data.datasets.values() if isinstance(data.datasets, dict) else data.datasets
+        for one in inner:
+            yield from parts_of(one)
+    elif isinstance(data, TensorDataset):
+        yield from data.tensors
+    elif isinstance(data, ArrayDataset):
+        yield from leaves(data.tree)
+    elif isinstance(data, (list, tuple)):
+        yield len(data)
+        step = max(len(data) // ITEMS, 1)
+        yield from (leaf for one in data[::step] for leaf in leaves(one))
+        if step > 1:
+            yield LEFT_OUT
+    else:
+        raise Unknown(type(data).__name__)
+
+
+LEFT_OUT = object()
+
+
+def leaves(tree: Any) -> Iterable[Any]:
+    """Yield the arrays, numbers and texts in nested containers."""
+    if isinstance(tree, Mapping):
+        for key, one in tree.items():
+            yield key
+            yield from leaves(one)
+    elif isinstance(tree, (list, tuple)):
+        for one in tree:
+            yield from leaves(one)
+    else:
+        yield tree
+
+
+def size_of(part: Any) -> int:
+    """Return the bytes of an array."""
+    return part.nbytes if isinstance(part, (Tensor, np.ndarray)) else 0
+
+
+class Fingerprint:
+    """A checksum of parts that are so many bytes in all.
+
+    Args:
+        total: the bytes of all arrays.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.bytes, self.hash, self.left_out = total, hashlib.sha256(), False
+
+    def add(self, part: Any) -> None:
+        """Add an array, a number or a text."""
+        if isinstance(part, np.ndarray) and part.dtype.kind in "biufc":
+            part = torch.from_numpy(np.ascontiguousarray(part.astype(part.dtype.newbyteorder("="), copy=False)))
+        if part is LEFT_OUT:
+            self.left_out = True
+        elif isinstance(part, Tensor) and part.layout == torch.strided and not part.is_quantized:
+            self.add_tensor(part.detach())
+        elif isinstance(part, (str, bytes, int, float, bool, np.generic, type(None))):
+            self.hash.update(f"{type(part).__name__} {part!r}".encode())
+        else:
+            raise Unknown(type(part).__name__)
+
+    def add_tensor(self, tensor: Tensor) -> None:
+        """Add a tensor, whole or in blocks of rows."""
+        self.hash.update(f"{list(tensor.shape)} {tensor.dtype}".encode())
+        rows = tensor.reshape(1) if tensor.dim() == 0 else tensor
+        if not rows.numel():
+            return
+        count = max(BLOCK // max(rows.nbytes // len(rows), 1), 1)
+        blocks = -(-len(rows) // count)
+        few = blocks if self.bytes <= LIMIT else min(max(int(blocks * LIMIT / self.bytes), 2), blocks)
+        for number in range(few):
+            begin = (blocks - 1) * number // max(few - 1, 1) * count
+            block = rows[begin:begin + count].cpu().resolve_conj().resolve_neg().contiguous()
+            self.hash.update(block.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def order_of(source: Any) -> dict[str, Any]:
+    """Return what decides in which order, and in which batches, data is read."""
+    if not isinstance(source, DataLoader):
+        return {"data": name_of(type(source))}
+    dataset, kinds = source.dataset, [name_of(type(source.dataset))]
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+        kinds.append(name_of(type(dataset)))
+    return {"data": name_of(type(source)), "dataset": " of ".join(kinds), "collate_fn": name_of(source.collate_fn),
+            **sampling("sampler", source.sampler), **sampling("batch_sampler", source.batch_sampler)}
+
+
+def sampling(argument: str, sampler: Any) -> dict[str, Any]:
+    """Return the kind and the options of a sampler."""
+    found: dict[str, Any] = {argument: name_of(type(sampler))}
+    for name in SAMPLING:
+        if simple(value := getattr(sampler, name, None)) and value is not None:
+            found[f"{argument}.{name}"] = value
+    for name in ("weights", "indices"):
+        value = getattr(sampler, name, None)
+        if isinstance(value, (list, tuple, range, Tensor, np.ndarray)):
+            found[f"{argument}.{name}"] = digest(np.asarray(value))
+    return found
