@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="forks, /proc and resource limits"),
+pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: forks, /proc and resource limits"),
               pytest.mark.timeout(300)]
 CHECKS = ["kill -9 at random", "control: without generators", "SIGTERM at random", "a crash at every file operation",
           "truncated files", "single bits flipped", "control: the same by weights_only", "malicious states",
