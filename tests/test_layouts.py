@@ -169,7 +169,7 @@ def graph_batch(numbers):
 
 
 def tensordict(values, count):
-    return pytest.importorskip("tensordict", reason="needs tensordict: pip install tensordict").TensorDict(values, batch_size=[count])
+    return pytest.importorskip("tensordict", reason="pip install tensordict").TensorDict(values, batch_size=[count])
 
 
 class Graphs(Of):

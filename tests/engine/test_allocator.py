@@ -42,7 +42,7 @@ def pages_of_a_step(preparation, **variables):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs Linux with glibc, whose malloc it is about")
-@pytest.mark.skipif(any(name in os.environ for name in allocator.CHOSEN), reason="needs an environment without settings of malloc; unset them")
+@pytest.mark.skipif(any(name in os.environ for name in allocator.CHOSEN), reason="needs malloc's variables unset")
 def test_pages_are_not_cleared_anew_for_each_step():
     freed, kept = pages_of_a_step(""), pages_of_a_step("keep_freed_memory()")
     assert kept < freed / 3  # thousands, or a handful where the system uses huge pages
