@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torchkeras.callbacks.logger import tell
+from torchkeras.callbacks.logger import sweep, tell
 from torchkeras.display.targets import target
 from torchkeras.engine.callback import Callback
 from torchkeras.engine.checks import whole_number
@@ -53,7 +53,10 @@ class EpochCheckpoint(Callback):
 
     def on_fit_start(self, model: Any) -> None:
         """What earlier runs wrote is theirs, but for the run that is resumed."""
-        self.files = [self.folder / name for name in self.stopped] if model.run.resumes_at is not None else []
+        self.files = []
+        if model.run.resumes_at is not None:
+            self.files = [self.folder / name for name in self.stopped]
+            sweep(self.folder, "epoch_*.pt")
 
     def on_validation_epoch_end(self, model: Any) -> None:
         """Save; then remove the oldest, which may be gone already."""

@@ -6,7 +6,8 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from torchkeras.engine.callback import Callback
@@ -129,3 +130,10 @@ def another_run(run: Any, place: str, stopped: str, now: str, how: str) -> None:
     """Tell that a resumed run is logged in another place than the stopped one was; it gets all rows there."""
     tell(run, f"{place}: the stopped run was logged in {stopped}, and this one is in {now}, which gets its earlier "
          f"rows too; to go on in the former, open it yourself with {how}")
+
+
+def sweep(folder: Path, name: str) -> None:
+    """Remove what a killed run left half written beside files of a name; for a resumed run, which is alone with them."""
+    for left in folder.glob(f".{name}.*.tmp"):
+        with suppress(OSError):
+            left.unlink()

@@ -10,7 +10,7 @@ import os
 from itertools import zip_longest
 from typing import Any
 
-from torchkeras.callbacks.logger import Row, RowLogger, rows_of
+from torchkeras.callbacks.logger import Row, RowLogger, rows_of, sweep
 from torchkeras.display.targets import target
 from torchkeras.engine.checkpoint import write_whole
 from torchkeras.engine.checks import bad_value
@@ -70,6 +70,7 @@ class CSVLogger(RowLogger):
 
     def put_back(self, run: Any) -> None:
         """Leave in the file what it held when the state of the run was saved."""
+        sweep(self.path.parent, self.path.name)
         try:
             self.write_all() if self.rows else self.path.unlink(missing_ok=True)
         except OSError as error:
