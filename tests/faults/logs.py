@@ -82,6 +82,9 @@ def stopped(folder: Path, dice: random.Random, longest: float) -> int:
 def loggers_killed(count: int) -> dict[str, Any]:
     """Kill runs with logs, take them up again, and compare their logs with those of the run without a break."""
     dice, right, killed, different = random.Random(0), 0, 0, []
+    if find_spec("mlflow"):
+        import mlflow  # noqa: F401 (slow: once, before the children are forked)
+
     with tempfile.TemporaryDirectory() as name:
         whole = Path(name) / "whole"
         whole.mkdir()

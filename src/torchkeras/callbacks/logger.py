@@ -133,7 +133,7 @@ def another_run(run: Any, place: str, stopped: str, now: str, how: str) -> None:
 
 
 def sweep(folder: Path, name: str) -> None:
-    """Remove what a killed run left half written beside files of a name; for a resumed run, which is alone with them."""
+    """Remove what a killed run left half written beside files of a name; a resumed run is alone with them."""
     for left in folder.glob(f".{name}.*.tmp"):
         with suppress(OSError):
             left.unlink()
