@@ -1,10 +1,11 @@
 # make demo  trains a real network     make test  lint, types and tests     Both set everything up in .venv.
+# make lowest and make newest run the tests on other versions of the packages, in environments of their own.
 # make bench  times this library against hand-written loops and peers, see benchmarks/README.md
 PYTHON ?= python3
 BIN = .venv/bin
 DATA ?=
 
-.PHONY: demo test faults bench lint types clean
+.PHONY: demo test faults bench lint types clean lowest newest
 
 demo: .venv/.demo
 	$(BIN)/python examples/mnist_cnn.py $(if $(DATA),--data $(DATA)) $(ARGS)
@@ -17,6 +18,25 @@ faults: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/python -m benchmarks $(if $(DATA),--data $(DATA)) $(ARGS)
+
+# the tests on the lowest versions that pyproject.toml declares, and on the newest that there are
+lowest: .venv-lowest/.dev
+	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile -W default $(ARGS)
+
+newest: .venv-newest/.dev
+	.venv-newest/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+.venv-lowest/.dev: pyproject.toml
+	$(PYTHON) -m venv .venv-lowest
+	$(PYTHON) -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+		print('\n'.join(one.replace('>=', '==') for one in project['dependencies']))" > .venv-lowest/lowest.txt
+	.venv-lowest/bin/pip install --constraint .venv-lowest/lowest.txt --editable ".[dev]"
+	touch $@
+
+.venv-newest/.dev: pyproject.toml
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install --upgrade --editable ".[dev]"
+	touch $@
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -39,4 +59,4 @@ types: .venv/.dev
 	touch $@
 
 clean:
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache outputs
+	rm -rf .venv .venv-lowest .venv-newest build dist .mypy_cache .ruff_cache .pytest_cache outputs

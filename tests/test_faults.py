@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="forks, /proc and resource limits"),
+pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: forks, /proc and resource limits"),
               pytest.mark.timeout(300)]
 CHECKS = ["kill -9 at random", "control: without generators", "SIGTERM at random", "a crash at every file operation",
           "truncated files", "single bits flipped", "control: the same by weights_only", "malicious states",
           "full disk", "places that cannot be written", "two runs in one folder", "200 saves, 20 resumes",
-          "2 processes, one killed"]
+          "2 processes, one killed", "loggers in runs that are killed"]
 
 
 @pytest.fixture(scope="module")

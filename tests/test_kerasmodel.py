@@ -273,7 +273,7 @@ def test_all_lists_what_is_public():
 
 
 def test_torchmetrics_objects_and_collections_work_beside_ours():
-    torchmetrics = pytest.importorskip("torchmetrics")
+    torchmetrics = pytest.importorskip("torchmetrics", reason="needs torchmetrics: pip install torchmetrics")
     labels = torch.randint(0, 3, (60,), generator=torch.Generator().manual_seed(1))
     theirs = torchmetrics.Accuracy(task="multiclass", num_classes=3, average="micro")
     several = torchmetrics.MetricCollection({"f1": torchmetrics.F1Score(task="multiclass", num_classes=3)})

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from torchkeras import Callback, KerasModel
+from torchkeras.engine import launch
 from torchkeras.engine.ending import ProcessFailed
 
 X = torch.randn(53, 4, generator=torch.Generator().manual_seed(0))
@@ -43,8 +44,11 @@ class Fail(Callback):
 
 
 class Die(Callback):
+    def __init__(self, rank):
+        self.rank = rank
+
     def on_validation_epoch_end(self, model):
-        if model.run.together.rank == 1:
+        if model.run.together.rank == self.rank:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -123,8 +127,9 @@ def test_the_users_own_error_arrives_with_the_place_where_it_arose():
 
 
 def test_a_process_that_is_killed_is_reported():
-    with pytest.raises(ProcessFailed, match="another process ended without a word|exit code -9"):
-        model_of().fit_ddp(2, (X, Y), epochs=2, ckpt_path=None, quiet=True, cpu=True, callbacks=[Die()])
+    for rank in (0, 1):
+        with pytest.raises(ProcessFailed, match=f"process {rank} of 2 ended with exit code -9"):
+            model_of().fit_ddp(2, (X, Y), epochs=2, ckpt_path=None, quiet=True, cpu=True, callbacks=[Die(rank)])
 
 
 LOCK = threading.Lock()
@@ -172,6 +177,7 @@ SCRIPT = textwrap.dedent("""
     import os, sys, time, torch
     from torch import nn
     from torchkeras import Callback, KerasModel
+    from beside import Squares  # a file of the user's own
 
     class Net(nn.Module):  # defined in the script itself, which has no __main__ guard
         def __init__(self):
@@ -189,18 +195,32 @@ SCRIPT = textwrap.dedent("""
                     file.write("yes")
 
     x = torch.randn(4000, 4)
-    model = KerasModel(Net(), lambda preds, labels: (preds - labels).square().mean())
-    history = model.fit_ddp(2, (x, x[:, :1]), epochs=1000, ckpt_path=None, cpu=True, callbacks=[Slow()])
+    model = KerasModel(Net(), Squares())
+    history = model.fit_ddp(2, (x, x[:, :1]), epochs=1000, ckpt_path="best", cpu=True, callbacks=[Slow()], resume=True)
     print("ended:", history.attrs["stop_reason"])
 """)
 
 
+BESIDE = """
+from torch import nn
+
+class Squares(nn.Module):
+    def forward(self, preds, labels):
+        return (preds - labels).square().mean()
+"""
+
+
 @pytest.fixture
 def script(tmp_path):
-    path = tmp_path / "script.py"
+    for folder in ("scripts", "tmp"):
+        (tmp_path / folder).mkdir()
+    path = tmp_path / "scripts" / "script.py"
     path.write_text(SCRIPT)
+    (path.parent / "beside.py").write_text(BESIDE)
+    (tmp_path / "numbers.py").write_text("raise ImportError('not the numbers of Python')")  # in the current folder
     process = subprocess.Popen([sys.executable, str(path)], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
-                               stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                               stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1",
+                                                                    "TMPDIR": str(tmp_path / "tmp")})
     end = time.monotonic() + 60
     while not (tmp_path / "started").exists() and time.monotonic() < end and process.poll() is None:
         time.sleep(0.05)
@@ -230,7 +250,7 @@ def gone(pids: list[int], within: float = 15.0) -> bool:
     return not any(alive(pid) for pid in pids)
 
 
-needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="the system does not list processes")
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux, whose /proc lists processes")
 
 
 @needs_proc
@@ -247,11 +267,25 @@ def test_ctrl_c_in_the_caller_ends_all_in_good_order(script):
 
 
 @needs_proc
-def test_no_process_survives_a_caller_that_was_killed(script):
+def test_sigterm_to_the_caller_saves_the_state_and_ends_all_with_143(script, tmp_path):
+    workers = children_of(script)
+    script.send_signal(signal.SIGTERM)
+    printed = script.communicate(timeout=30)[0]
+    assert script.returncode == 143, printed
+    assert "ended:" not in printed
+    assert gone(workers)
+    assert any(one.name.isdigit() for one in (tmp_path / "best.state").iterdir())
+    assert os.listdir(tmp_path / "tmp") == []
+
+
+@needs_proc
+def test_no_process_and_no_file_survives_a_caller_that_was_killed(script, tmp_path):
     workers = children_of(script)
     assert len(workers) == 2
+    assert any(name.startswith("torchkeras-job-") for name in os.listdir(tmp_path / "tmp"))
     script.kill()
     assert gone(workers)
+    assert os.listdir(tmp_path / "tmp") == []
 
 
 class NoRoom(Callback):
@@ -290,3 +324,15 @@ def test_after_fit_ddp_the_model_knows_the_file_that_it_has_written(both):
     model.fit((X, Y), (X[:9], Y[:9]), epochs=1, ckpt_path=path, quiet=True, cpu=True)
     assert path.read_bytes() == before
     assert folder == path.parent
+
+
+def test_what_killed_callers_left_is_removed_by_the_next_and_what_is_in_use_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch.tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "torchkeras-job-left").mkdir()
+    (tmp_path / "torchkeras-job-left" / "job").write_text("")
+    with launch.job_folder() as one:
+        assert os.listdir(tmp_path) == [one.name]
+        (one / "job").write_text("")
+        with launch.job_folder() as other:
+            assert sorted(os.listdir(tmp_path)) == sorted([one.name, other.name])
+    assert os.listdir(tmp_path) == []

@@ -169,7 +169,7 @@ def graph_batch(numbers):
 
 
 def tensordict(values, count):
-    return pytest.importorskip("tensordict").TensorDict(values, batch_size=[count])
+    return pytest.importorskip("tensordict", reason="pip install tensordict").TensorDict(values, batch_size=[count])
 
 
 class Graphs(Of):
@@ -624,7 +624,7 @@ def test_a_model_in_keras_words_predicts_through_its_step():
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 def test_lightmodel_predicts_what_its_parts_measure():
-    pl = pytest.importorskip("pytorch_lightning")
+    pl = pytest.importorskip("pytorch_lightning", reason="needs pytorch_lightning: pip install pytorch-lightning")
     from torchkeras import LightModel
 
     data = batches_of(lambda at: {"x": pick(X, at), "labels": pick(Y, at)})(3)

@@ -547,7 +547,7 @@ class EveryNth(Sampler):
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="Lightning's processes are forked here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that can fork Lightning's processes")
 def test_two_processes_report_the_numbers_of_one(tmp_path, monkeypatch):
     monkeypatch.setenv("MASTER_PORT", str(find_free_network_port()))  # Lightning would leave one in the environment
 

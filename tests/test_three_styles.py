@@ -100,7 +100,7 @@ def test_control_another_seed_gives_other_weights(style):
 @pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated",
                             "ignore:The '.*_dataloader' does not have many workers")
 def test_the_lightning_style_trains_to_the_same_last_weights():
-    pytest.importorskip("pytorch_lightning")
+    pytest.importorskip("pytorch_lightning", reason="needs pytorch_lightning: pip install pytorch-lightning")
     net, optimizer, loss_fn = parts()
     model = torchkeras.LightModel(net, loss_fn, {"acc": "accuracy"}, optimizer, quiet=True)
     trainer = torchkeras.LightModel.Trainer(

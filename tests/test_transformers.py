@@ -10,7 +10,7 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 
-transformers = pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers", reason="needs transformers: pip install transformers")
 
 from torchkeras import KerasModel  # noqa: E402
 from torchkeras.display.classes import judge  # noqa: E402

@@ -176,7 +176,7 @@ def test_a_missing_package_is_told_with_how_to_get_it(kind, package, hidden, mon
 
 
 def test_tensorboard_gets_the_rows_and_the_weights(tmp_path):
-    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorboard", reason="needs tensorboard: pip install tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     history = fit(TensorBoardCallback(tmp_path, "mine", log_weight=True, log_weight_freq=2)).history
@@ -193,7 +193,7 @@ def test_a_column_is_grouped_by_what_it_measures():
 
 
 def test_mlflow_gets_the_rows_and_a_run_of_yours_stays_open(tmp_path, monkeypatch):
-    mlflow = pytest.importorskip("mlflow")
+    mlflow = pytest.importorskip("mlflow", reason="needs mlflow: pip install torchkeras[mlflow]")
     monkeypatch.chdir(tmp_path)
     uri = (tmp_path / "runs").as_uri()
     for name, value in (("MLFLOW_ALLOW_FILE_STORE", "true"), ("MLFLOW_TRACKING_URI", uri),

@@ -120,7 +120,7 @@ def test_a_model_learns_from_generated_texts():
     assert model.evaluate(other)["val_acc"] < 0.8  # control
 
 
-@pytest.mark.skipif(not POLARITY.is_dir(), reason="the sentences are not here")
+@pytest.mark.skipif(not POLARITY.is_dir(), reason="needs the sentences, in the folder shared beside the code")
 def test_a_bag_of_words_tells_good_reviews_from_bad_ones():
     texts, labels = [], []
     for label, name in enumerate(("rt-polarity.neg", "rt-polarity.pos")):

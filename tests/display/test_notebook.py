@@ -238,8 +238,9 @@ def boom(model): raise RuntimeError("boom")
 
 
 def test_a_real_notebook_keeps_the_last_view_of_each_run(tmp_path):
-    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
-    pytest.importorskip("ipykernel")
+    nbclient = pytest.importorskip("nbclient", reason="needs nbclient: pip install nbclient")
+    nbformat = pytest.importorskip("nbformat", reason="needs nbformat: pip install nbformat")
+    pytest.importorskip("ipykernel", reason="needs ipykernel: pip install ipykernel")
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in NOTEBOOK])
     nbclient.NotebookClient(book, timeout=60, allow_errors=True, kernel_name="python3",
                             resources={"metadata": {"path": str(tmp_path)}}).execute()

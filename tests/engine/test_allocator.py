@@ -41,8 +41,8 @@ def pages_of_a_step(preparation, **variables):
     return int(done.stdout)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is for glibc's malloc")
-@pytest.mark.skipif(any(name in os.environ for name in allocator.CHOSEN), reason="chosen by who started this")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs Linux with glibc, whose malloc it is about")
+@pytest.mark.skipif(any(name in os.environ for name in allocator.CHOSEN), reason="needs malloc's variables unset")
 def test_pages_are_not_cleared_anew_for_each_step():
     freed, kept = pages_of_a_step(""), pages_of_a_step("keep_freed_memory()")
     assert kept < freed / 3  # thousands, or a handful where the system uses huge pages

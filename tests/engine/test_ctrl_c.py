@@ -133,3 +133,19 @@ def test_in_another_thread_a_run_leaves_the_handler_alone():
     assert found == [True, 9]
     fit(Look())
     assert found == [True, 9, False]  # control: in the main thread a run listens
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_was_ignored_when_the_run_began_stays_ignored(number):
+    class Send:
+        def on_fit_start(self, model):
+            os.kill(os.getpid(), number)
+
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        assert len(fit(Send())[1]) == 9
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+    if number == signal.SIGINT:
+        assert len(fit(Send())[1]) == 0  # control

@@ -11,7 +11,7 @@ import torch
 
 from torchkeras.engine import forking
 
-pytestmark = pytest.mark.skipif(not forking.TASKS.exists(), reason="this system does not tell what threads do")
+pytestmark = pytest.mark.skipif(not forking.TASKS.exists(), reason="needs Linux, whose /proc tells what threads do")
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_a_foreign_thread_inside_python_is_noticed():
     assert seen_busy() == 50
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 12), reason="mended in Python")
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="what is worked around was mended in Python 3.12")
 def test_a_fork_waits_once_several_processes_are_at_work(tmp_path):
     program = ("import os\nfrom torchkeras.engine import forking\nforking.wait_for_threads = lambda: print('waited', "
                "flush=True)\nforking.fork_quietly()\nforking.fork_quietly()\nif os.fork() == 0:\n    os._exit(0)\n"

@@ -91,7 +91,7 @@ def test_a_script_prints_few_lines_and_all_of_them_when_asked(tmp_path):
 
 
 def test_a_notebook_shows_less_than_a_screen(tmp_path):
-    client = pytest.importorskip("nbclient")
+    client = pytest.importorskip("nbclient", reason="needs nbclient: pip install nbclient")
     cells = [START + "model.fit((X, Y.float()), **o)", START + "model.fit((X[:, :3], Y), **o)"]
     for cell in cells:
         book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tests.faults import damage, growth, kills, places, processes, runs
+from tests.faults import damage, growth, kills, logs, places, processes, runs
 
 FULL: dict[str, Callable[[], dict[str, Any]]] = {
     "kill -9 at random": lambda: kills.side_by_side(200),
@@ -30,6 +30,7 @@ FULL: dict[str, Callable[[], dict[str, Any]]] = {
     "two runs in one folder": places.locked,
     "200 saves, 20 resumes": lambda: growth.growth(200, 20),
     "2 processes, one killed": lambda: processes.killed(2),
+    "loggers in runs that are killed": lambda: logs.loggers_killed(20),
 }
 QUICK: dict[str, Callable[[], dict[str, Any]]] = {
     "kill -9 at random": lambda: kills.kills(12),
@@ -46,6 +47,7 @@ QUICK: dict[str, Callable[[], dict[str, Any]]] = {
     "two runs in one folder": places.locked,
     "200 saves, 20 resumes": lambda: growth.growth(20, 2),
     "2 processes, one killed": lambda: processes.killed(1),
+    "loggers in runs that are killed": lambda: logs.loggers_killed(3),
 }
 
 

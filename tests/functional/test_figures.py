@@ -42,7 +42,7 @@ def reviews() -> tuple[torch.Tensor, torch.Tensor]:
     return tokens[order], torch.tensor(labels)[order]
 
 
-@pytest.mark.skipif(not REVIEWS.exists(), reason="the reviews are not there")
+@pytest.mark.skipif(not REVIEWS.exists(), reason="needs the reviews, in the folder shared beside the code")
 def test_the_text_net_judges_more_than_70_percent_of_unseen_reviews_rightly():
     tokens, labels = reviews()
     held = len(tokens) // 10

@@ -41,7 +41,7 @@ KERAS = {"mse": "MeanSquaredError", "mae": "MeanAbsoluteError", "mape": "MeanAbs
 def keras():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KERAS_BACKEND", "torch")
-        yield pytest.importorskip("keras")
+        yield pytest.importorskip("keras", reason="needs keras: pip install keras")
 
 
 @CASES

@@ -17,7 +17,7 @@ SIZES = [1, 3, 7, N]
 def keras():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KERAS_BACKEND", "torch")
-        yield pytest.importorskip("keras")
+        yield pytest.importorskip("keras", reason="needs keras: pip install keras")
 
 
 def data(kind):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torchkeras.callbacks.logger import sweep, tell
 from torchkeras.display.targets import target
 from torchkeras.engine.callback import Callback
 from torchkeras.engine.checks import whole_number
@@ -14,7 +16,8 @@ from torchkeras.engine.checks import whole_number
 class EpochCheckpoint(Callback):
     """Keeps the weights of the newest epochs, to look back at or to average, whether or not they were the best.
 
-    Each file, ``epoch_<n>.pt``, is what ``model.save_ckpt`` writes. Only files that this run wrote are removed.
+    Each file, ``epoch_<n>.pt``, is what ``model.save_ckpt`` writes. Only files that this run wrote are removed; a
+    resumed run counts those from before the stop as its own.
 
     Args:
         ckpt_dir: the folder; it is made if it is not there.
@@ -38,18 +41,34 @@ class EpochCheckpoint(Callback):
         self.folder = target("ckpt_dir", Path(ckpt_dir) / "epoch_1.pt").parent
         self.save_freq, self.max_ckpt = save_freq, max_ckpt
         self.files: list[Path] = []
+        self.stopped: list[str] = []  # the files of the run that is resumed
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the names of the files that are kept."""
+        return {"files": [file.name for file in self.files]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the files of the stopped run."""
+        self.stopped = list(state["files"])
 
     def on_fit_start(self, model: Any) -> None:
-        """What earlier runs wrote is theirs."""
+        """What earlier runs wrote is theirs, but for the run that is resumed."""
         self.files = []
+        if model.run.resumes_at is not None:
+            self.files = [self.folder / name for name in self.stopped]
+            sweep(self.folder, "epoch_*.pt")
 
     def on_validation_epoch_end(self, model: Any) -> None:
         """Save; then remove the oldest, which may be gone already."""
         if model.run.epoch % self.save_freq:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / f"epoch_{model.run.epoch}.pt"
-        model.save_ckpt(file)
-        self.files.append(file)
-        while self.max_ckpt is not None and len(self.files) > self.max_ckpt:
-            self.files.pop(0).unlink(missing_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            model.save_ckpt(file)
+            self.files.append(file)
+            while self.max_ckpt is not None and len(self.files) > self.max_ckpt:
+                self.files.pop(0).unlink(missing_ok=True)
+        except OSError as error:
+            tell(model.run, f"the weights of epoch {model.run.epoch} could not be written to {file} "
+                 f"({type(error).__name__}: {error}); the run goes on")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from torchkeras.callbacks.logger import Row, RowLogger, numbers
 from torchkeras.callbacks.needed import needed
-from torchkeras.engine.callback import Callback
 from torchkeras.engine.checks import whole_number
 
 
-class TensorBoardCallback(Callback):
+class TensorBoardCallback(RowLogger):
     """See the rows of the history in TensorBoard, training and validation of a quantity side by side.
+
+    A resumed run goes on in the same folder, and each epoch counts once. While the folder cannot be written, rows wait
+    in memory and the run goes on.
 
     Args:
         save_dir: the folder that ``tensorboard --logdir`` is given.
@@ -30,10 +34,9 @@ class TensorBoardCallback(Callback):
         >>> model.fit(train, callbacks=[TensorBoardCallback("runs", "digits")])  # doctest: +SKIP
     """
 
-    main_only = True
-
     def __init__(self, save_dir: str | os.PathLike[str] = "runs", model_name: str = "model", log_weight: bool = False,
                  log_weight_freq: int = 5) -> None:
+        super().__init__()
         whole_number("log_weight_freq", log_weight_freq, least=1)
         needed("torch.utils.tensorboard", type(self).__name__, "tensorboard")
         self.folder = Path(save_dir).expanduser() / model_name
@@ -41,34 +44,61 @@ class TensorBoardCallback(Callback):
         self.writer: Any = None
 
     def on_fit_start(self, model: Any) -> None:
-        """Open the log."""
-        tensorboard = needed("torch.utils.tensorboard", type(self).__name__, "tensorboard")
-        self.writer = tensorboard.SummaryWriter(str(self.folder))
+        """Open the log; of a run that is resumed, what was logged after its state was saved does not count."""
+        if not any(self.folder.glob("events.out.tfevents.*")):
+            self.stopped = {}  # the log is gone, or another: it gets all rows
+        self.open(model.run.resumes_at)
+        self.begin(model)
 
-    def on_validation_epoch_end(self, model: Any) -> None:
-        """Write the epoch's row, and weights where it is time."""
-        run = model.run
-        for name, column in run.history.items():
-            if name != "epoch" and not math.isnan(column[-1]):
-                self.writer.add_scalar(tag(name), column[-1], run.epoch)
-        if self.log_weight and run.epoch % self.log_weight_freq == 0:
-            for name, weight in model.net.named_parameters():
-                self.writer.add_histogram(name, weight.detach().float().cpu(), run.epoch)
-        self.writer.flush()
+    def open(self, purge_step: int | None) -> None:
+        """Begin a file of events; earlier ones from this epoch on are not shown any more."""
+        if purge_step is not None:
+            wait_for_a_later_name(self.folder)
+        tensorboard = needed("torch.utils.tensorboard", type(self).__name__, "tensorboard")
+        self.writer = tensorboard.SummaryWriter(str(self.folder), purge_step=purge_step)
+
+    def write(self, row: Row, model: Any) -> None:
+        """Write a row, and the weights where it is time; a file that could not be written is given up for a new one."""
+        if self.writer is None:
+            self.open(row["epoch"])
+        try:
+            for name, value in numbers(row).items():
+                self.writer.add_scalar(tag(name), value, row["epoch"])
+            if self.log_weight and row["epoch"] == model.run.epoch and row["epoch"] % self.log_weight_freq == 0:
+                for name, weight in model.net.named_parameters():
+                    self.writer.add_histogram(name, weight.detach().float().cpu(), row["epoch"])
+            self.writer.flush()
+        except Exception:
+            self.close()
+            raise
 
     def on_fit_end(self, model: Any) -> None:
         """Close the log."""
+        self.end(model)
         self.close()
 
     def on_exception(self, model: Any) -> None:
         """Close it, with what is there."""
+        self.end(model)
         self.close()
 
     def close(self) -> None:
-        """Everything is on disk after this."""
-        if self.writer is not None:
-            self.writer.close()
-            self.writer = None
+        """Everything that can be is on disk after this."""
+        writer, self.writer = self.writer, None
+        if writer is not None:
+            with suppress(OSError):  # a full disk, of which was told
+                writer.close()
+
+    def place(self) -> str:
+        """Return the folder's name."""
+        return str(self.folder)
+
+
+def wait_for_a_later_name(folder: Path) -> None:
+    """Wait for the next second where needed: files are read in the order of their names, which begin with seconds."""
+    names = [one.name.split(".")[3] for one in folder.glob("events.out.tfevents.*")]
+    seconds = max((int(name) for name in names if name.isdigit()), default=0)
+    time.sleep(min(max(seconds + 1 - time.time(), 0), 1))
 
 
 def tag(column: str) -> str:

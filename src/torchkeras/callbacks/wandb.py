@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import os
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from torchkeras.engine.callback import Callback
+from torchkeras.callbacks.logger import Row, RowLogger, another_run, told_of
+from torchkeras.callbacks.needed import needed
+
+SENT = "torchkeras-epochs"  # beside the files of a run of W&B, which are uploaded, not among them
 
 
-class WandbCallback(Callback):
+class WandbCallback(RowLogger):
     """See the rows of the history in Weights & Biases; a run that you opened yourself is used and left open.
+
+    A resumed run goes on in the same run of W&B, and each epoch is in it once. What cannot be sent waits in memory, and
+    training goes on.
 
     Args:
         project: the project's name; None leaves it to wandb's own settings.
@@ -28,38 +36,72 @@ class WandbCallback(Callback):
         >>> model.fit(train, callbacks=[WandbCallback("digits")])  # doctest: +SKIP
     """
 
-    main_only = True
-
     def __init__(self, project: str | None = None, config: Any = None, name: str | None = None,
                  save_ckpt: bool = False, save_code: bool = False) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise ImportError("wandb=True needs Weights & Biases. Install it: pip install torchkeras[wandb]") from error
-        self.wandb, self.project = wandb, project
+        super().__init__()
+        needed("wandb", type(self).__name__, "torchkeras[wandb]")
+        self.project = project
         self.config = dict(config if isinstance(config, Mapping) else {} if config is None else vars(config))
         self.name, self.save_ckpt, self.save_code = name, save_ckpt, save_code
         self.opened: Any = None
+        self.run_id: str | None = None
+        self.opened_at = 0.0
+        self.held: set[int] = set()  # epochs whose rows were sent before the stop
+
+    @property
+    def wandb(self) -> Any:
+        """The package."""
+        return needed("wandb", type(self).__name__, "torchkeras[wandb]")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which run it is, and what it has."""
+        return {**super().state_dict(), "run_id": self.run_id, "opened_at": self.opened_at}
 
     def on_fit_start(self, model: Any) -> None:
-        """Open a run, unless there is one."""
+        """Open a run, unless there is one; a resumed run opens its own again."""
+        stopped = self.stopped.get("run_id") if self.resumed(model.run) else None
         if self.wandb.run is None:
+            if stopped:  # a run's folder is named after its second, and would be written over
+                time.sleep(min(max(int(self.stopped["opened_at"]) + 1 - time.time(), 0), 1))
+            self.opened_at = time.time()
+            again = {"id": stopped, "resume": "allow", "allow_val_change": True} if stopped else {}
             self.opened = self.wandb.init(project=self.project, name=self.name, save_code=self.save_code or None,
-                                          config=asdict(model.run.config) | self.config)
+                                          config=asdict(model.run.config) | self.config, **again)
+        self.run_id, self.held = self.wandb.run.id, set()
+        if stopped == self.run_id:
+            self.held = self.all_held()
+        elif stopped:
+            another_run(model.run, "W&B", stopped, self.run_id, 'wandb.init(id=..., resume="allow")')
+            self.stopped = {}
+        self.begin(model)
 
-    def on_validation_epoch_end(self, model: Any) -> None:
-        """Send the epoch's row."""
-        row = {name: column[-1] for name, column in model.run.history.items() if not math.isnan(column[-1])}
-        self.wandb.log(row)
+    def all_held(self) -> set[int]:
+        """Return the epochs that the run has: W&B takes no row back, and would keep a second beside it."""
+        lines = [line.split() for folder in Path(self.wandb.run.dir).parents[1].glob(f"*run-*-{self.run_id}")
+                 for line in written(folder / SENT)]
+        seen = {int(epoch) for began, epoch in lines if float(began) == self.began}
+        newest = self.wandb.run.summary.get("epoch") if self.opened is not None else None  # as the server knows it
+        return seen | set(range(int(newest) + 1)) if newest is not None else seen
+
+    def write(self, row: Row, model: Any) -> None:
+        """Send a row, and note beside the run's files that it was, since a run that is offline cannot be asked."""
+        if row["epoch"] in self.held:
+            return
+        self.wandb.log({name: value for name, value in row.items() if value is not None})
+        if model.run.config.keeps_state:
+            with suppress(OSError), (Path(self.wandb.run.dir).parent / SENT).open("a") as file:
+                file.write(f"{self.began!r} {row['epoch']}\n")
 
     def on_fit_end(self, model: Any) -> None:
         """Say what was best, and close the run that was opened here."""
+        self.end(model)
         monitor = model.run.monitor
-        if self.wandb.run is not None and monitor.best is not None:
-            self.wandb.run.summary[f"best_{monitor.name}"] = monitor.best
-        if self.save_ckpt and model.run.config.ckpt_path is not None and monitor.best is not None:
-            self.upload(model.run.config.ckpt_path)
-        self.close(exit_code=0)
+        with told_of(model.run, "the best number", self.place()):
+            if self.wandb.run is not None and monitor.best is not None:
+                self.wandb.run.summary[f"best_{monitor.name}"] = monitor.best
+            if self.save_ckpt and model.run.config.ckpt_path is not None and monitor.best is not None:
+                self.upload(model.run.config.ckpt_path)
+        self.close(model.run, exit_code=0)
 
     def upload(self, path: str) -> None:
         """Keep the best weights with the run, if the disk took them."""
@@ -71,10 +113,23 @@ class WandbCallback(Callback):
 
     def on_exception(self, model: Any) -> None:
         """Close the run as failed."""
-        self.close(exit_code=1)
+        self.end(model)
+        self.close(model.run, exit_code=1)
 
-    def close(self, exit_code: int) -> None:
+    def close(self, run: Any, exit_code: int) -> None:
         """Close only what was opened here."""
         if self.opened is not None:
-            self.wandb.finish(exit_code=exit_code)
             self.opened = None
+            with told_of(run, "the end of the run", self.place()):
+                self.wandb.finish(exit_code=exit_code)
+
+    def place(self) -> str:
+        """Return where the rows go to, for a message."""
+        return "W&B"
+
+
+def written(path: Path) -> list[str]:
+    """Return the epochs noted in a file, if it is there; a number that was cut short has no end of line."""
+    with suppress(OSError):
+        return path.read_text().split("\n")[:-1]
+    return []

@@ -16,7 +16,8 @@ from torchkeras.engine.run import Run
 def signals(run: Run) -> Iterator[None]:
     """Listen for Ctrl-C and SIGTERM during a run; afterwards the old handlers are back.
 
-    Python delivers signals to the main thread alone: elsewhere nothing is installed.
+    Python delivers signals to the main thread alone: elsewhere nothing is installed. A signal that is ignored stays so:
+    a shell ignores Ctrl-C for what it runs in the background, and nohup and supervisors do so on purpose.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -32,7 +33,8 @@ def signals(run: Run) -> Iterator[None]:
         run.ask(Request("terminated by SIGTERM", exit_code=128 + number))  # what a shell reports of such an end
 
     before = {number: signal.signal(number, handler)
-              for number, handler in ((signal.SIGINT, pressed), (signal.SIGTERM, terminated))}
+              for number, handler in ((signal.SIGINT, pressed), (signal.SIGTERM, terminated))
+              if signal.getsignal(number) is not signal.SIG_IGN}
     try:
         yield
     finally:

@@ -267,9 +267,11 @@ class Keeper(Keeps):
         """Put back generators and listeners; a process that was not there keeps a stream of its own."""
         if len(self.saved["ranks"]) == self.run.together.world or self.run.together.main:
             put_drawn(own["now"], *self.sources)
-        for listener, (kind, state) in zip(self.listeners, own["callbacks"], strict=False):
-            if type(listener).__name__ == kind:
-                listener.load_state_dict(copy.deepcopy(state))
+        left = list(own["callbacks"])
+        for listener in self.listeners:  # in their order among those of their kind: others may have come or gone
+            place = next((place for place, (kind, _) in enumerate(left) if kind == type(listener).__name__), None)
+            if place is not None:
+                listener.load_state_dict(copy.deepcopy(left.pop(place)[1]))
 
     def put_back(self) -> None:
         """The epoch that was stopped has begun again, and its data is where it was: so is everything else."""

@@ -7,25 +7,29 @@ accelerator was in use, and nothing is imported from the caller's script, so it 
 from __future__ import annotations
 
 import io
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from torchkeras.engine import leftover
 from torchkeras.engine.checks import bad_type, bad_value
 from torchkeras.engine.ending import ProcessFailed
 
-PREFIX = "torchkeras-"
 PATIENCE = 15.0  # seconds for the others to end by themselves after one has failed
+PREFIX, LOCK = "torchkeras-job-", "lock"  # of folders, and of the file in each that its caller holds
+# what torch and this library import is found before the caller's own folder, where a numbers.py may lie
+BOOT = "import sys; sys.path[:] = sys.argv[3:]; from torchkeras.engine import worker; worker.begin(*sys.argv[1:3])"
 
 
 def check_count(num_processes: int, cpu: bool) -> None:
@@ -67,9 +71,7 @@ def check_sendable(name: str, part: Any) -> None:
 
 def run(num_processes: int, parts: Mapping[str, Any]) -> Any:
     """Run a job in several processes on this machine; what process 0 returned, or the error that ended it."""
-    leftover.clear(Path(tempfile.gettempdir()), PREFIX)
-    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{leftover.owned()}-") as name:
-        folder = Path(name)
+    with job_folder() as folder, terminable() as terminated:
         send(parts, folder / "job")
         # this process keeps the store by which the others find each other, so that no port can be lost in between
         store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -78,13 +80,45 @@ def run(num_processes: int, parts: Mapping[str, Any]) -> Any:
         for reader in readers:
             reader.start()
         try:
-            wait(workers)
+            wait(workers, terminated)
         finally:
+            codes = [worker.poll() for worker in workers]
             for worker in workers:
                 end(worker)
             for reader in readers:
                 reader.join()
-        return answer(folder, workers)
+        if terminated.is_set():
+            raise SystemExit(128 + signal.SIGTERM)
+        return answer(folder, codes)
+
+
+@contextmanager
+def job_folder() -> Iterator[Path]:
+    """Make a folder for what the processes are sent and send back; remove it, and those that killed callers left."""
+    from filelock import FileLock, Timeout
+
+    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError, Timeout):
+            if (left / "job").exists():  # written when the lock was taken
+                with FileLock(left / LOCK, timeout=0):
+                    shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as name, FileLock(Path(name) / LOCK):
+        yield Path(name)
+
+
+@contextmanager
+def terminable() -> Iterator[threading.Event]:
+    """Take down that SIGTERM came, which the processes of the job are told; a signal that is ignored stays so."""
+    came = threading.Event()
+    if threading.current_thread() is not threading.main_thread() or (
+            signal.getsignal(signal.SIGTERM) is signal.SIG_IGN):
+        yield came
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.set())
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def start(rank: int, world: int, port: int, folder: Path) -> subprocess.Popen[str]:
@@ -92,14 +126,21 @@ def start(rank: int, world: int, port: int, folder: Path) -> subprocess.Popen[st
     threads = str(max(torch.get_num_threads() // world, 1))
     environment = {"OMP_NUM_THREADS": threads, **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank),
                    "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1",
-                   "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True",
-                   "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+                   "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     output = None if in_terminal() else subprocess.PIPE
+    paths = [os.path.abspath(path) for path in sys.path]
     with (folder / f"errors-{rank}").open("w") as errors:
         return subprocess.Popen(
-            [sys.executable, "-m", "torchkeras.engine.worker", str(folder)], env=environment, text=True,
-            stdin=subprocess.DEVNULL, stdout=output if rank == 0 else subprocess.DEVNULL, stderr=errors,
+            [sys.executable, "-P", "-c", BOOT, str(folder), json.dumps(paths), *users_last(paths)], env=environment,
+            text=True, stdin=subprocess.DEVNULL, stdout=output if rank == 0 else subprocess.DEVNULL, stderr=errors,
             start_new_session=True)  # Ctrl-C comes to this process, which passes it on once
+
+
+def users_last(paths: list[str]) -> list[str]:
+    """Return the paths with the current folder and the script's behind the others: files there may have any name."""
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    own = {os.getcwd(), os.path.dirname(os.path.abspath(script))} if script else {os.getcwd()}
+    return [path for path in paths if path not in own] + [path for path in paths if path in own]
 
 
 def in_terminal() -> bool:
@@ -117,21 +158,30 @@ def forward(worker: subprocess.Popen[str]) -> None:
             sys.stdout.write(line)
 
 
-def wait(workers: list[subprocess.Popen[str]]) -> None:
-    """Until all have ended, or one has failed and the others had time to; passes the first Ctrl-C on."""
-    pressed, deadline = False, None
+def wait(workers: list[subprocess.Popen[str]], terminated: threading.Event) -> None:
+    """Until all have ended, or one has failed and the others had time to; passes SIGTERM and the first Ctrl-C on."""
+    sent: set[int] = set()
+    deadline = None
     while any(worker.poll() is None for worker in workers):
         try:
             time.sleep(0.05)
         except KeyboardInterrupt:
-            if pressed:
+            if signal.SIGINT in sent:
                 raise
-            pressed = True
-            workers[0].send_signal(signal.SIGINT)
+            pass_on(signal.SIGINT, workers, sent)
+        if terminated.is_set() and signal.SIGTERM not in sent:
+            pass_on(signal.SIGTERM, workers, sent)
         if deadline is None and any(worker.poll() for worker in workers):
             deadline = time.monotonic() + PATIENCE
         if deadline is not None and time.monotonic() > deadline:
             return
+
+
+def pass_on(number: int, workers: list[subprocess.Popen[str]], sent: set[int]) -> None:
+    """Send a signal to the first process, which tells the others; to all, where it is gone."""
+    sent.add(number)
+    for worker in workers[:1] if workers[0].poll() is None else workers:
+        worker.send_signal(number)
 
 
 def end(worker: subprocess.Popen[str]) -> None:
@@ -145,15 +195,20 @@ def end(worker: subprocess.Popen[str]) -> None:
             worker.wait()
 
 
-def answer(folder: Path, workers: list[subprocess.Popen[str]]) -> Any:
-    """The result that process 0 left, or the error of the process that failed first."""
+def answer(folder: Path, codes: list[int | None]) -> Any:
+    """The result that process 0 left, or the error of the process that failed first.
+
+    Args:
+        folder: where they were left.
+        codes: how the processes had ended when they were waited for no longer; None for one that had to be ended.
+    """
     errors = [torch.load(path, weights_only=False) for path in sorted(folder.glob("error-*"))]
     errors.sort(key=lambda one: isinstance(one, ProcessFailed))  # one that only followed another comes last
-    if errors:
+    killed = next((rank for rank, code in enumerate(codes) if code is not None and code < 0), None)
+    if errors and (killed is None or not isinstance(errors[0], ProcessFailed)):
         raise errors[0]
-    codes = [worker.returncode for worker in workers]
-    if any(codes):
-        rank = next(rank for rank, code in enumerate(codes) if code)
+    if any(code != 0 for code in codes):
+        rank = killed if killed is not None else next(rank for rank, code in enumerate(codes) if code != 0)
         last_words = (folder / f"errors-{rank}").read_text(errors="replace")[-2000:]
         raise ProcessFailed(f"process {rank} of {len(codes)} ended with exit code {codes[rank]}: killed, or out of "
                             f"memory? Its last words: {last_words or 'none'}")

@@ -137,6 +137,16 @@ class Run:
         return device.type if device.type == "cpu" else str(device)
 
     @property
+    def resumes_at(self) -> int | None:
+        """The epoch with which a run that was stopped goes on; None for one that begins."""
+        return self.keeper.epoch if self.trained or self.history.get("epoch") else None
+
+    @property
+    def to_be_resumed(self) -> bool:
+        """Whether this run was stopped where the same call of ``fit`` would go on."""
+        return self.config.keeps_state and self.stop_reason is not None and not self.monitor.exhausted
+
+    @property
     def validates(self) -> bool:
         """Whether this epoch ends with a validation: every ``validation_freq``-th one, and the last."""
         return self.epoch % self.config.validation_freq == 0 or self.epoch == self.config.epochs

@@ -232,8 +232,8 @@ class Together(Alone):
                 if self.promise is None and (self.request is not None or self.store.check(["stop"])):
                     self.promise_and_tell()
                 self.failure = self.failed_elsewhere()
-            except Exception as error:  # the store went down with the process that held it
-                self.failure = f"the process that keeps the job together is gone ({type(error).__name__})"
+            except Exception as error:
+                self.failure = gone(error)
             if self.failure is not None:
                 break
         if not over.wait(PATIENCE) and self.failure is not None:
@@ -261,9 +261,17 @@ class Together(Alone):
         if isinstance(error, ProcessFailed) or not isinstance(error, RuntimeError) or (
                 not any(word in str(error) for word in words)):
             return None
-        with suppress(Exception):
+        try:
             self.failure = self.failed_elsewhere() or self.failure
+        except Exception as store_error:
+            self.failure = self.failure or gone(store_error)
         return ProcessFailed(self.failure or "another process ended without a word: killed, or out of memory?")
+
+
+def gone(error: Exception) -> str:
+    """Say that the store went down with the process that held it, whatever that one may have said there."""
+    return (f"the process that keeps the job together is gone ({type(error).__name__}): killed, out of memory, or of "
+            "an error that its own output tells")
 
 
 def sendable(error: BaseException | None, pickler: Any = pickle) -> BaseException | None:

@@ -1,8 +1,10 @@
-"""One process of a job that :mod:`torchkeras.engine.launch` started: ``python -m torchkeras.engine.worker FOLDER``."""
+"""One process of a job that :mod:`torchkeras.engine.launch` started."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -20,7 +22,7 @@ def main(folder: Path) -> int:
     """Do the job; leave its result, or the error that ended it, in the folder."""
     import cloudpickle
 
-    threading.Thread(target=follow, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=follow, args=(os.getppid(), folder), daemon=True).start()
     rank = int(os.environ["RANK"])
     try:
         # mapped, so that the processes share one copy of large tensors until they write to them
@@ -52,15 +54,18 @@ def leave(error: BaseException, path: Path) -> None:
     torch.save(sent, path, pickle_module=cloudpickle)
 
 
-def follow(parent: int) -> None:
-    """End when the process that started this one is gone."""
+def follow(parent: int, folder: Path) -> None:
+    """End when the process that started this one is gone, and remove what it left."""
     while os.getppid() == parent:
         time.sleep(0.5)
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
 
-if __name__ == "__main__":
-    code = main(Path(sys.argv[1]))
+def begin(folder: str, paths: str) -> None:
+    """Be the process: modules are looked for where the caller looks for them."""
+    sys.path[:] = json.loads(paths)
+    code = main(Path(folder))
     sys.stdout.flush()
     if code == 0 and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -1,0 +1,139 @@
+"""What all logs of rows share: nothing is lost by a stop, nothing is written twice, and no failure ends a run."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from torchkeras.engine.callback import Callback
+
+Row = dict[str, Any]
+
+
+class RowLogger(Callback):
+    """Writes each epoch's row of the history when the epoch ends; subclasses say where to, in ``write``.
+
+    A row that cannot be written waits in memory until the next one comes, and for the end of the run. A resumed run
+    writes those rows of its history that the log did not get before the stop.
+    """
+
+    main_only = True
+    failures: tuple[type[Exception], ...] = (Exception,)  # those for which a row is tried again
+    logged: int | None = None  # the epoch of the last row that the log has
+    began = 0.0  # when the run did, in seconds since 1970: several runs may share a log
+
+    def __init__(self) -> None:
+        self.waiting: list[Row] = []
+        self.failing = False
+        self.stopped: dict[str, Any] = {}  # what the stopped run said of the log
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run must know of the log."""
+        return {"logged": self.logged, "began": self.began}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what the stopped run said of the log; it is looked at when the run begins."""
+        self.stopped = dict(state)
+
+    def resumed(self, run: Any) -> bool:
+        """Whether the log of a stopped run is gone on with; takes down when a run began."""
+        resumed = run.resumes_at is not None
+        self.began = self.stopped.get("began", 0.0) if resumed else time.time()
+        return resumed
+
+    def begin(self, model: Any) -> None:
+        """Write the rows that a resumed run finds missing; for ``on_fit_start``, when the log is open."""
+        self.waiting, self.failing, self.logged = [], False, None
+        if model.run.resumes_at is not None:
+            self.logged = self.stopped.get("logged")
+            least = -1 if self.logged is None else self.logged
+            self.waiting = [row for row in rows_of(model.run.history) if row["epoch"] > least]
+            self.write_waiting(model)
+
+    def on_validation_epoch_end(self, model: Any) -> None:
+        """Write the epoch's row, and those that wait."""
+        self.waiting.append(rows_of(model.run.history, newest=1)[0])
+        self.write_waiting(model)
+
+    def write(self, row: Row, model: Any) -> None:
+        """Write one row, or raise."""
+        raise NotImplementedError
+
+    def write_waiting(self, model: Any) -> None:
+        """Write what can be written; of a failure, tell when it begins."""
+        try:
+            while self.waiting:
+                self.write(self.waiting[0], model)
+                self.logged = self.waiting.pop(0)["epoch"]
+            self.failing = False
+        except self.failures as error:
+            self.fails(model.run, f"the row of epoch {self.waiting[0]['epoch']}", error)
+
+    def fails(self, run: Any, what: str, error: Exception) -> None:
+        """Tell of a failure when it begins."""
+        if not self.failing:
+            tell(run, f"{what} could not be written to {self.place()} ({type(error).__name__}: {error}); it is tried "
+                 "again with the next row, and the run goes on")
+        self.failing = True
+
+    def end(self, model: Any) -> None:
+        """Write what still waits, and tell of what could not be; for ``on_fit_end`` and ``on_exception``."""
+        self.write_waiting(model)
+        if self.waiting:
+            tell(model.run, f"{len(self.waiting)} rows could not be written to {self.place()}; they are in "
+                 "model.history")
+        self.waiting, self.stopped = [], {}
+
+    def place(self) -> str:
+        """Return where the rows go to, for a message."""
+        return type(self).__name__
+
+
+def rows_of(history: Mapping[str, list[float]], newest: int | None = None) -> list[Row]:
+    """Return the rows of a history, or the newest so many, with None where there is no number.
+
+    Example:
+        >>> rows_of({"epoch": [1, 2], "val_loss": [math.nan, 0.5]})
+        [{'epoch': 1, 'val_loss': None}, {'epoch': 2, 'val_loss': 0.5}]
+    """
+    count = len(history["epoch"]) if "epoch" in history else 0
+    return [{name: None if math.isnan(column[place]) else column[place] for name, column in history.items()}
+            for place in range(max(count - newest, 0) if newest else 0, count)]
+
+
+def numbers(row: Row) -> dict[str, float]:
+    """Return the numbers of a row that are there, without the epoch's."""
+    return {name: float(value) for name, value in row.items() if name != "epoch" and value is not None}
+
+
+def tell(run: Any, text: str) -> None:
+    """Say something of a run that its reader must know, and that is no reason to end it."""
+    run.notes.append(text)
+    warnings.warn(text, stacklevel=2)
+
+
+@contextmanager
+def told_of(run: Any, what: str, place: str) -> Iterator[None]:
+    """Tell of what goes wrong at the end of a run, which is over all the same."""
+    try:
+        yield
+    except Exception as error:
+        tell(run, f"{what} could not be written to {place} ({type(error).__name__}: {error})")
+
+
+def another_run(run: Any, place: str, stopped: str, now: str, how: str) -> None:
+    """Tell that a resumed run is logged in another place than the stopped one was; it gets all rows there."""
+    tell(run, f"{place}: the stopped run was logged in {stopped}, and this one is in {now}, which gets its earlier "
+         f"rows too; to go on in the former, open it yourself with {how}")
+
+
+def sweep(folder: Path, name: str) -> None:
+    """Remove what a killed run left half written beside files of a name; a resumed run is alone with them."""
+    for left in folder.glob(f".{name}.*.tmp"):
+        with suppress(OSError):
+            left.unlink()

@@ -1,0 +1,55 @@
+"""Everything that the library imports is declared, so that it is there after pip install."""
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+NAMES = {"PIL": "pillow", "pytorch_lightning": "pytorch-lightning", "IPython": "ipykernel", "mlflow": "mlflow-skinny",
+         "sklearn": "scikit-learn"}  # distributions that are called otherwise; ipykernel brings IPython
+FOREIGN = {"lightning": "only looked for, as another name of pytorch-lightning",
+           "pyarrow": "only looked at where the user's own data is of it"}
+
+
+def imported(text: str) -> set[str]:
+    """The top-level packages that a file imports, anywhere in it, or names to ``needed`` and ``import_module``."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            if called in ("needed", "import_module", "__import__"):
+                found.add(str(node.args[0].value))
+    return {name.partition(".")[0] for name in found} - set(sys.stdlib_module_names) - {"torchkeras", "__future__"}
+
+
+def declared() -> set[str]:
+    """The distributions in dependencies and extras, but for those of developers."""
+    extras = [one for name, listed in PROJECT["optional-dependencies"].items() if name != "dev" for one in listed]
+    return {re.split(r"[\[<>=!~; ]", one)[0].lower() for one in [*PROJECT["dependencies"], *extras]}
+
+
+def undeclared(text: str) -> set[str]:
+    return {name for name in imported(text) - set(FOREIGN) if NAMES.get(name, name).lower() not in declared()}
+
+
+FOLDERS = sorted({path.parent for path in (ROOT / "src").rglob("*.py")})
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=[one.name for one in FOLDERS])
+def test_what_is_imported_is_declared(folder):
+    assert {path.name: found for path in folder.glob("*.py") if (
+        found := undeclared(path.read_text(encoding="utf-8")))} == {}
+
+
+def test_an_import_that_is_not_declared_is_found():
+    text = "def f():\n    from nowhere.at_all import x\n    needed('nothing.there', 1)\n    import torch, os"
+    assert undeclared(text) == {"nowhere", "nothing"}
