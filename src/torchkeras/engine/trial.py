@@ -178,7 +178,9 @@ def agree(found: list[Tensor], usual: list[Tensor], before: list[Tensor] | None,
     gradient of a bias in front of a batch norm is, by the largest in any.
 
     Args:
-        found, usual, before: the tensors as they were found, as they usually come out, and as they were; zeros if None.
+        found: the tensors as they came out.
+        usual: as they usually come out.
+        before: as they were; zeros if None.
         coarse: how much of a change may be missing.
     """
     before = before or [torch.zeros_like(one) for one in usual]
