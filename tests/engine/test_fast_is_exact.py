@@ -258,6 +258,9 @@ class Follows:
         pass
 
 
+FOLLOWS = Follows()
+
+
 class At:
     """Changes something as an epoch begins."""
 
@@ -270,7 +273,7 @@ class At:
             self.change(model)
 
 
-def trained(net, speed, change=None, *, loss=None, y=Y, sgd=False, listeners=(Follows(),)):
+def trained(net, speed, change=None, *, loss=None, y=Y, sgd=False, listeners=(FOLLOWS,)):
     """All numbers that a run leaves, its notes and what it counted."""
     weights = net.parameters()
     optimizer = torch.optim.SGD(weights, 0.05, momentum=0.9, weight_decay=0.1) if sgd else torch.optim.AdamW(
