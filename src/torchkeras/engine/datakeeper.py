@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import io
+import pickle
 import random
 import sys
 from collections.abc import Callable, Iterable
@@ -39,7 +40,7 @@ class DataKeeper:
     lost: bool
     iterators: bool
     roomy: bool
-    back: list[Callable[[], None]]
+    back: list[Callable[[], bool]]
     left: dict[str, int]
 
     def fits(self, what: str, size: int, least: int) -> bool:
@@ -57,7 +58,7 @@ class DataKeeper:
     def kept_generator(self, one: Any) -> Iterable[Any]:
         """Take down the state of a random generator."""
         if not issubclass(type(one), random.SystemRandom):  # that has no state
-            self.back.append(partial(put_state, one, state_of(one)))
+            self.back.append(partial(put_generator, one, state_of(one)))
         return ()
 
     def kept_tensor(self, one: Any, always: bool = False) -> Iterable[Any]:
@@ -71,9 +72,10 @@ class DataKeeper:
             self.back.append(partial(self.check_version, one, one._version))
         return ()
 
-    def check_version(self, one: Tensor, version: int) -> None:
+    def check_version(self, one: Tensor, version: int) -> bool:
         """See whether a tensor was written to."""
         self.lost = self.lost or one._version != version
+        return one._version != version
 
     def kept_array(self, one: Any) -> Iterable[Any]:
         """Take down an array; one in a file is written by whoever writes it."""
@@ -105,3 +107,10 @@ class DataKeeper:
         else:
             self.back.append(partial(putting.put_place, file, file.tell()))
         return ()
+
+
+def put_generator(one: Any, state: Any) -> bool:
+    """Put a random generator back to where it was; return whether it had moved."""
+    moved = pickle.dumps(state_of(one)) != pickle.dumps(state)
+    put_state(one, state)
+    return moved

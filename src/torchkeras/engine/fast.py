@@ -13,9 +13,11 @@ import torch
 from torchkeras.data import Batches
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.run import Run
+from torchkeras.engine.trial import Unfit
+from torchkeras.engine.updates import still
 from torchkeras.engine.ways import ChannelsLast, CompiledNet, Plain, shapes_of
 from torchkeras.engine.wholeblock import WholeBlock
-from torchkeras.engine.wholestep import WholeStep, still
+from torchkeras.engine.wholestep import WholeStep
 from torchkeras.engine.words import StepOutput
 
 COMPILE_TIME = 15.0  # seconds that compiling takes, as a guess before it is done
@@ -56,11 +58,15 @@ class Pilot:
         self.missed = 0  # batches of other shapes
         self.decided = False
         self.told: list[str] = []
+        self.reasons: set[str] = set()  # why steps were not run in the way that was chosen
 
     def step(self, step: Any, batch: Any) -> StepOutput:
         """One training step, whichever way."""
         if self.decided:
-            return self.way(step, batch) if self.way.takes(batch) else step(batch)
+            if self.way.takes(batch):
+                return self.way(step, batch)
+            self.tell_why()
+            return step(batch)
         if self.way.waiting:
             return self.trial(step, batch)
         if self.usual is None:
@@ -68,7 +74,7 @@ class Pilot:
         if shapes_of(batch) != self.usual or not self.way.takes(batch):
             self.missed += 1
             if self.missed > FIRST + TIMED:
-                self.drop(step, batch, "batches have many shapes")
+                self.drop(step, batch, self.way.why or "batches have many shapes")
             return step(batch)
         return self.trial(step, batch)
 
@@ -120,6 +126,8 @@ class Pilot:
                 try:
                     self.way = kind(step, batch, self)
                     return
+                except Unfit as error:
+                    why = f"{kind.name}: a graph does not go with {error}"
                 except Exception as error:  # the compiler meets code that it cannot take, in many forms
                     why = f"{kind.name}: this net could not be compiled ({type(error).__name__})"
             self.told.append(why)
@@ -135,6 +143,13 @@ class Pilot:
         if kind.compiles and (left is None or self.best * left < COMPILE_TIME * kind.compiles * WORTH):
             return f"{kind.name}: too few steps are left to pay for compiling"
         return None
+
+    def tell_why(self) -> None:
+        """Note once why steps are not run in the way that was chosen, but for the shapes of their batches."""
+        run, why = self.run, self.way.why
+        if why is not None and why not in self.reasons:
+            self.reasons.add(why)
+            run.notes.append(f"fast: plain steps from epoch {run.epoch}, step {run.step + 1}: {why}")
 
     def end(self) -> None:
         """Leave net and optimizer as they were before."""

@@ -68,6 +68,7 @@ class Memento(DataKeeper):
     Attributes:
         once: whether any of them holds a thing that cannot be put back.
         lost: whether a large tensor of which there is no copy was written to, known when all is put back.
+        changed: whether anything had to be put back, known then too.
 
     Example:
         >>> from types import SimpleNamespace
@@ -81,10 +82,10 @@ class Memento(DataKeeper):
 
     def __init__(self, *roots: Any, but: Iterable[Any] = (), numbers: int = 0, items: int = 0,
                  iterators: bool = False) -> None:
-        self.once = self.lost = False
+        self.once = self.lost = self.changed = False
         self.iterators = iterators
-        self.back: list[Callable[[], None]] = []
-        self.lend: list[Callable[[], None]] = []  # puts copies of iterators in their places
+        self.back: list[Callable[[], bool]] = []
+        self.lend: list[Callable[[], bool]] = []  # puts copies of iterators in their places
         self.empty: list[dict[Any, Any]] = []
         self.copies: dict[int, Any] = {}
         self.left = {"numbers": numbers, "weights": numbers // 16, "items": items, "deep": items // 100}
@@ -115,8 +116,9 @@ class Memento(DataKeeper):
         for one in self.empty:
             if one:
                 one.clear()
+                self.changed = True
         for put in self.back:
-            put()
+            self.changed |= put()
 
     def way(self, kind: type) -> Callable[[Any], Iterable[Any]]:
         """Return what takes down objects of a type."""
@@ -150,7 +152,7 @@ class Memento(DataKeeper):
                 self.waiting.append((copying.sources(one), self.roomy))
         return found
 
-    def keep(self, put: Callable[[list[Any]], None], values: list[Any]) -> list[Any]:
+    def keep(self, put: Callable[[list[Any]], bool], values: list[Any]) -> list[Any]:
         """Keep values, by what puts them where they belong; return them."""
         self.back.append(partial(put, values))
         if (others := self.exchanged(values)) is not values:

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchkeras.data import batch as batches
 from torchkeras.data.tree import map_tree
+from torchkeras.engine.sameness import SameModules
 from torchkeras.engine.step import StepRunner
+from torchkeras.engine.trial import OtherNumbers, Trial, agree, same_places
 
 OPTIONS: dict[str, Any] = {"fallback_random": True,  # dropout draws as it does without a graph
                            "size_asserts": False, "alignment_asserts": False}  # what comes in is checked before
@@ -26,6 +27,7 @@ class Plain:
     compiles = 0  # how long it takes to compile, as a multiple of the usual
     at_once = 1  # the steps that were computed together
     waiting: Sequence[Any] = ()  # those of them that are still to be told
+    why: str | None = None  # why the last step was not run in this way, but for the shapes of its batch
 
     @staticmethod
     def obstacle(step: Any, batch: Any, pilot: Any) -> str | None:
@@ -39,6 +41,10 @@ class Plain:
     def __call__(self, step: Any, batch: Any) -> Any:
         """One training step."""
         return step(batch)
+
+    def around(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call something that a step does in this way."""
+        return function(*arguments)
 
     def end(self) -> None:
         """Undo what was changed for this way."""
@@ -54,29 +60,44 @@ class ChannelsLast(Plain):
     name = "channels last"
 
     def __init__(self, step: Any, batch: Any, pilot: Any = None) -> None:
-        self.net, self.optimizer = step.net, step.optimizer
-        lay_out(self.net, self.optimizer, torch.channels_last)
+        self.step = step
+        lay_out(step, torch.channels_last)
 
     @staticmethod
     def obstacle(step: Any, batch: Any, pilot: Any) -> str | None:
         """It is for nets with convolutions over images."""
-        layers = [module for module in step.net.modules() if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))]
-        if not layers:
+        images = of_images(step)
+        if not images:
             return "channels last: no convolutions"
-        return None if all(layer.weight.is_contiguous() for layer in layers) else "channels last: another layout before"
+        if any(map(shared, images)):
+            return "channels last: something else holds the memory of a weight"
+        return None if all(map(Tensor.is_contiguous, images)) else "channels last: another layout before"
 
     def end(self) -> None:
         """The usual layout again."""
-        lay_out(self.net, self.optimizer, torch.contiguous_format)
+        lay_out(self.step, torch.contiguous_format)
 
 
-def lay_out(net: nn.Module, optimizer: Any, layout: torch.memory_format) -> None:
-    """Lay out weights of four dimensions, and what an optimizer remembers of them."""
-    net.to(memory_format=layout)  # type: ignore[call-overload]
-    for state in optimizer.state.values():
-        for name, value in state.items():
-            if isinstance(value, Tensor) and value.dim() == 4:
-                state[name] = value.contiguous(memory_format=layout)
+def of_images(step: Any) -> list[Tensor]:
+    """Return the weights of convolutions over images, and what the optimizer remembers of them."""
+    layers = [module for module in step.net.modules() if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))]
+    weights = [weight for layer in layers if (weight := layer._parameters.get("weight")) is not None]
+    states = [step.optimizer.state[weight] for weight in weights if weight in step.optimizer.state]
+    memories = [one for state in states for one in state.values() if isinstance(one, Tensor) and one.dim() == 4]
+    return list({id(one): one for one in (*weights, *memories)}.values())
+
+
+def lay_out(step: Any, layout: torch.memory_format) -> None:
+    """Lay out the weights of convolutions, each as the tensor that it is."""
+    for one in of_images(step):
+        one.data = one.data.contiguous(memory_format=layout)
+
+
+def shared(one: Tensor) -> bool:
+    """Return whether another tensor lies in the same memory: it would no longer be told of what is written there."""
+    count = getattr(torch._C, "_storage_Use_Count", None)
+    memory = one.untyped_storage()  # which counts too
+    return type(one.data) is not Tensor or (count is not None and count(memory._cdata) > 2)
 
 
 class CompiledNet(Plain):
@@ -94,6 +115,7 @@ class CompiledNet(Plain):
 
         self.compiled = compiled(forward)
         self.build(step, batch)
+        self.same = SameModules(step)
 
     @staticmethod
     def obstacle(step: Any, batch: Any, pilot: Any) -> str | None:
@@ -105,36 +127,62 @@ class CompiledNet(Plain):
         return None
 
     def build(self, step: Any, batch: Any) -> None:
-        """Compile forward and backward by a run of both, which leaves no trace in net and random numbers."""
-        buffers = [(one, one.clone()) for one in self.net.buffers()]
-        learning = [one for one in self.net.parameters() if one.requires_grad]
-        try:
-            with without_trace(learning[0].device):
-                found: list[Any] = []
-                with step.autocast():
-                    features, *_ = batches.split(batch)
-                    map_tree(found.append, self.run(batches.call, self.net, features))
-                whole = sum(one.float().sum() for one in found if isinstance(one, Tensor) and one.requires_grad)
-                torch.autograd.grad(whole, learning, allow_unused=True)  # type: ignore[arg-type]
-        finally:
-            for buffer, before in buffers:
-                buffer.copy_(before)
+        """Compile forward and backward by a run of both, which leaves no trace; it must compute what a plain one does.
 
-    def run(self, function: Any, *arguments: Any) -> Any:
+        Raises:
+            Unfit: the net changes more than its buffers, or draws random numbers that the compiler does not know.
+            OtherNumbers: a loss or a gradient comes out otherwise.
+        """
+        learning = [one for one in self.net.parameters() if one.requires_grad]
+        found: list[list[Tensor]] = []
+        trials = [Trial(step), Trial(step)]
+        for trial, around in zip(trials, (super().around, self.around), strict=True):
+            with trial.no_trace(updates=False) as alone:
+                loss = around(alone.try_out, batch)[2]
+                gradients = torch.autograd.grad(loss, learning, allow_unused=True)
+                found.append([loss.detach(), *(zero if one is None else one for one, zero in zip(
+                    gradients, map(torch.zeros_like, learning), strict=True)), *(one.clone() for one in trial.buffers)])
+        parts = [slice(0, 1), slice(1, 1 + len(learning)), slice(1 + len(learning), None)]
+        coarse = 1e-3 if step.plain else 0.1
+        if not (all(agree(found[1][part], found[0][part], None, coarse) for part in parts)
+                and same_places(trials[0].ended, trials[1].ended)):
+            raise OtherNumbers
+
+    def around(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call something with the net compiled."""
         self.net._compiled_call_impl = self.compiled
         try:
             return function(*arguments)
         finally:
-            self.net._compiled_call_impl = None
+            del self.net._compiled_call_impl
 
     def takes(self, batch: Any) -> bool:
-        """Whether the batch has the shape that the net was compiled for."""
-        return shapes_of(batch) == self.shapes
+        """Whether the batch has the shape that the net was compiled for, and the net is made of the same parts."""
+        if shapes_of(batch) != self.shapes:
+            return False
+        self.why = self.same.changed()
+        return self.why is None
 
     def __call__(self, step: Any, batch: Any) -> Any:
         """One training step."""
-        return self.run(step, batch)
+        return self.around(step, batch)
+
+
+class Recompiled(Exception):
+    """A graph would have to be compiled anew: what it was made from has changed."""
+
+
+@contextmanager
+def once_compiled() -> Iterator[None]:
+    """Raise ``Recompiled`` instead of compiling anew; nothing has been run then."""
+    config = torch._dynamo.config
+    before, config.error_on_recompile = config.error_on_recompile, True
+    try:
+        yield
+    except torch._dynamo.exc.RecompileError as error:
+        raise Recompiled from error
+    finally:
+        config.error_on_recompile = before
 
 
 @contextmanager

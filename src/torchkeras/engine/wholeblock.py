@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from torchkeras.data.memory import BATCHES_AT_ONCE
-from torchkeras.engine import divergence
+from torchkeras.engine import examination
 from torchkeras.engine.callback import overridden
-from torchkeras.engine.ending import NonFiniteLoss
 from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.ways import Plain, compiled
-from torchkeras.engine.wholestep import WholeStep
+from torchkeras.engine.wholestep import WholeStep, copied
 from torchkeras.engine.words import StepOutput
 
 TOGETHER = BATCHES_AT_ONCE  # the batches that data in memory gives out of one selection
@@ -39,7 +38,15 @@ class WholeBlock(Plain):
         self.at_once = 1  # the steps that were computed together
         block = self.traced()
         self.graph: Any = compiled(block, fullgraph=True)
-        self.single.rehearse(self.graph, block, *self.data.near.block)
+        self.rehearse()
+
+    def rehearse(self) -> None:
+        """Compile the graph; it must compute what the graph of one step does, step by step."""
+        features, labels = self.data.near.block
+        single, before = self.single, copied(self.single.held())
+        parts = zip(features.split(self.size), labels.split(self.size), strict=True)
+        usual = single.on_copies([(single.graph, part) for part in parts])
+        single.compare(single.on_copies([(self.graph, (features, labels))]), usual, before)
 
     @staticmethod
     def obstacle(step: Any, batch: Any, pilot: Any) -> str | None:
@@ -57,7 +64,7 @@ class WholeBlock(Plain):
         one, size = self.single.one, self.size
 
         def block(weights: Any, fixed: Any, states: Any, numbers: Any, features: Tensor, labels: Tensor) -> Any:
-            alive: Any = None
+            alive = torch.ones((), dtype=torch.bool, device=features.device)
             losses, counts = [], []
             for x, y in zip(features.split(size), labels.split(size), strict=True):
                 loss, _, count, alive = one(weights, fixed, states, numbers, x, y, alive)
@@ -69,24 +76,35 @@ class WholeBlock(Plain):
         return block
 
     def takes(self, batch: Any) -> bool:
-        """Whether the graph of one step does."""
-        return self.single.takes(batch)
+        """Whether the graph of one step does; what is computed is only to be told."""
+        taken = bool(self.waiting) or self.single.takes(batch)
+        self.why = self.single.why
+        return taken
 
     def __call__(self, step: Any, batch: Any) -> StepOutput:
         """Tell of the next step, after computing it if that is still to be done."""
-        if not self.waiting:
-            if not self.begins_here(batch):
-                self.at_once = 1
-                return self.single(step, batch)
-            losses, added = self.single.call(self.graph, step, *self.data.near.block)
-            self.single.count(added)
-            self.waiting.extend(losses.tolist())
-            self.at_once = TOGETHER
+        if not self.waiting and not self.computed(step, batch):
+            self.at_once = 1
+            return self.single(step, batch)
         loss = self.waiting.popleft()
-        if not math.isfinite(loss):
+        if not math.isfinite(loss):  # this step and those after it have changed nothing
             self.waiting.clear()
-            raise NonFiniteLoss(f"{step.stage}_loss is {loss}", why=divergence.why(step, batch))
+            return step(batch)
+        step.number += 1
         return StepOutput({f"{step.stage}_loss": loss}, {"lr": step.learning_rate})
+
+    def computed(self, step: Any, batch: Any) -> bool:
+        """Compute the steps of a whole block, where one begins; whether it was done."""
+        if not self.begins_here(batch) or (step.facts.paired and any(
+                examination.due(step.number + number) for number in range(1, TOGETHER + 1))):
+            return False
+        found = self.single.call(self.graph, step, *self.data.near.block)
+        if found is None:
+            return False
+        self.single.count(found[1])
+        self.waiting.extend(found[0].tolist())
+        self.at_once = TOGETHER
+        return True
 
     def begins_here(self, batch: Any) -> bool:
         """Whether this batch is the first of a whole block, all of which this pass will reach."""

@@ -8,20 +8,22 @@ can follow one another, and what a checkpoint or a callback sees is the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
-from torch.optim.adam import adam
-from torch.optim.sgd import sgd
 
 from torchkeras.data.tree import map_tree
-from torchkeras.engine import divergence
-from torchkeras.engine.ending import NonFiniteLoss
+from torchkeras.engine import examination, hooks, updates
+from torchkeras.engine.sameness import SameModules, SameOptimizer, SameTensors, modules_of
+from torchkeras.engine.state import random_states
 from torchkeras.engine.step import StepRunner
-from torchkeras.engine.ways import Plain, compiled, without_trace
+from torchkeras.engine.trial import OtherNumbers, PlainSteps, Unfit, agree, moved_alike, place_of, places, same_places
+from torchkeras.engine.updates import UPDATES, still
+from torchkeras.engine.ways import Plain, Recompiled, compiled, once_compiled, without_trace
 from torchkeras.engine.words import StepOutput
 from torchkeras.metrics.base import Metric
 
@@ -58,13 +60,12 @@ OBSTACLES: dict[str, Callable[[Any, Any, Any], bool]] = {
     "batches that are not one tensor of features and one of labels": lambda step, batch, _: not fits(batch),
     "a schedule that moves more than the learning rate": lambda step, _, options: options != still(step.optimizer),
     "an optimizer that does not hold exactly the weights that learn": holds_other_weights,
+    "hooks of a module": lambda step, *_: any(hooks.of_modules(modules_of(step))),
+    "hooks of a weight": lambda step, *_: any(map(hooks.hooked, step.net.parameters())),
+    "hooks of the optimizer": lambda step, *_: any(hooks.of_optimizer(step.optimizer)),
+    "a step or zero_grad of your own in the optimizer": lambda step, *_: not updates.is_torchs_own(step.optimizer),
+    "complex weights": lambda step, *_: any(map(torch.is_complex, step.net.parameters())),
 }
-
-
-def still(optimizer: Any) -> list[list[Any]]:
-    """The options of an optimizer that would be part of a graph; none where there is no graph for it."""
-    kind = UPDATES.get(type(optimizer))
-    return [] if kind is None else [kind.part_of_graph(group) for group in optimizer.param_groups]
 
 
 def fits(batch: Any) -> bool:
@@ -72,8 +73,15 @@ def fits(batch: Any) -> bool:
     return isinstance(batch, (list, tuple)) and len(batch) == 2 and all(type(one) is Tensor for one in batch)
 
 
-class OtherNumbers(Exception):
-    """A compiled graph does not compute what it was made from."""
+def numbers_at(found: dict[tuple[int, int], Tensor], one: Any) -> Any:
+    """Return what numbers a tensor had then."""
+    return found.get(place_of(one), one) if isinstance(one, Tensor) else one
+
+
+def kinds_of(held: Any) -> list[list[Tensor]]:
+    """Return the weights, the buffers and frozen weights, and each kind of what the optimizer remembers."""
+    weights, fixed, states = held
+    return [list(weights.values()), list(fixed.values()), *(column for state in states for column in state)]
 
 
 def copied(tree: Any) -> Any:
@@ -91,49 +99,33 @@ class WholeStep(Plain):
 
     name = "one graph a step"
     compiles = 1
+    gone = False  # whether the graph is of no use any more
 
     def __init__(self, step: StepRunner, batch: Any, pilot: Any = None) -> None:
         optimizer: Any = step.optimizer
         self.shapes, self.optimizer = [(one.shape, one.dtype) for one in batch], optimizer
-        names = {id(weight): name for name, weight in step.net.named_parameters()}
-        learning = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+        self.plain = PlainSteps(step, batch)
+        names = {id(weight): name for name, weight in step.net.named_parameters() if id(weight) in self.plain.learning}
+        check_remembered(optimizer, set(names))
         # aliases of the same memory, of which autograd knows nothing
-        self.fixed = {name: value.detach() for name, value in
-                      (*step.net.named_parameters(), *step.net.named_buffers()) if id(value) not in learning}
+        every = dict((*step.net.named_parameters(), *step.net.named_buffers()))
+        self.weights = {name: every[name].detach() for name in names.values()}
+        self.fixed = {name: value.detach() for name, value in every.items() if name not in self.weights}
         self.groups = [UPDATES[type(optimizer)](group, optimizer, names) for group in optimizer.param_groups]
-        self.weights = {name: weight.detach() for name, weight in step.net.named_parameters() if id(weight) in learning}
-        self.aliases = [(weight, (self.weights | self.fixed)[name], weight.requires_grad)
-                        for name, weight in step.net.named_parameters()]
+        self.same: list[Any] = [SameModules(step), SameOptimizer(optimizer), SameTensors(list(every.values()))]
         self.numbers = [[torch.tensor(0.0, dtype=torch.float64) for _ in group.moving(group.options)]
                         for group in self.groups]
-        self.counters = {name: metric for name, metric in step.metrics_dict.items()
-                         if isinstance(metric, Metric) and metric.sums and not metric.lists}
-        self.compare_gradients(step, batch)
+        self.counters = {name: metric for name, metric in step.metrics_dict.items() if counts_in_a_graph(metric)}
         self.one = self.traced(step)
         self.graph: Any = compiled(self.one, fullgraph=True)
-        self.rehearse(self.graph, self.one, *batch)
+        self.rehearse(batch)
+        self.plain.forget()
 
     @staticmethod
     def obstacle(step: Any, batch: Any, pilot: Any) -> str | None:
         """It is for what the function below can write as one graph."""
         why = unfit(step, batch, pilot.options)
         return None if why is None else f"a graph does not go with {why}"
-
-    def compare_gradients(self, step: StepRunner, batch: Any) -> None:
-        """Refuse a loss that reads the net's own weights: a graph learns on copies, and would miss that part."""
-        loss_of, learning = self.loss_of(step), dict(step.net.named_parameters())
-        before = [(one, one.clone()) for one in self.fixed.values()]
-        with without_trace(batch[0].device):
-            loss = step.try_out(batch)[2]
-            usual = torch.autograd.grad(loss, [learning[name] for name in self.weights], allow_unused=True)
-        for one, old in before:
-            one.copy_(old)
-        with without_trace(batch[0].device), torch.no_grad():
-            found, _ = grad_and_value(loss_of, has_aux=True)(*copied((self.weights, self.fixed)), *batch)
-        for name, one in zip(self.weights, usual, strict=True):
-            if not torch.allclose(found[name], torch.zeros_like(found[name]) if one is None else one,
-                                  rtol=1e-3, atol=1e-5, equal_nan=True):
-                raise OtherNumbers
 
     @staticmethod
     def loss_of(step: StepRunner) -> Callable[..., Any]:
@@ -155,36 +147,53 @@ class WholeStep(Plain):
                   alive: Tensor | None = None) -> Any:
             written = [*weights.values(), *(one for state in states for column in state for one in column
                                             if isinstance(one, Tensor))]
-            before = [one.clone() for one in written]
-            buffers = [] if alive is None else [(one, one.clone()) for one in fixed.values()]
+            guarded = features.is_cpu or alive is not None  # a loss on another device is not read at each step
+            before = [one.clone() for one in written] if guarded else []
+            buffers = [(one, one.clone()) for one in fixed.values()] if guarded else []
             gradients, (loss, preds) = grad_and_value(loss_of, has_aux=True)(weights, fixed, features, labels)
             gradients = gradients if limit is None else clipped(gradients, limit)
             for group, state, moving in zip(groups, states, numbers, strict=True):
                 group.update([weights[name] for name in group.names], [gradients[name] for name in group.names],
                              state, *moving)
-            sound = loss.isfinite() if alive is None else loss.isfinite() & alive
-            # after a loss that is not finite, all stays as it was
-            for one, old in zip(written, before, strict=True):
-                one.copy_(torch.where(sound, one, old))
-            for one, old in buffers:
-                one.copy_(torch.where(cast(Tensor, alive), one, old))
             preds = preds.detach()
-            return loss, preds, [metric.count(preds, labels) for metric in counters], sound
+            counts = [metric.count(preds, labels) for metric in counters]
+            if not guarded:
+                return loss, preds, counts, None
+            # with a loss that is not finite, all stays as it was: that step is done without a graph
+            sound = loss.isfinite() if alive is None else loss.isfinite() & alive
+            for one, old in (*zip(written, before, strict=True), *buffers):
+                one.copy_(torch.where(sound, one, old))
+            return loss, preds, [{name: torch.where(sound, more, 0) for name, more in each.items()}
+                                 for each in counts], sound
 
         return whole
 
-    def rehearse(self, graph: Any, plain: Any, *data: Tensor) -> None:
-        """Compile a graph by running it on copies of all that it writes to; it must give what is not compiled gives.
+    def rehearse(self, batch: Any) -> None:
+        """Compile the graph by running it on copies of all that it writes to; it must compute what plain steps do."""
+        usual, before = (map_tree(partial(numbers_at, found), self.held())
+                         for found in (self.plain.after, self.plain.before))
+        self.compare(self.on_copies([(self.graph, batch)] * 2), (self.plain.losses, usual, self.plain.ended), before)
 
-        What draws random numbers can come to draw them in another order. The second run shows what the first wrote.
+    def on_copies(self, runs: Iterable[tuple[Any, Any]]) -> tuple[Tensor, Any, list[Tensor]]:
+        """Return the losses of some graphs in turn, all that they wrote to, and where random generators got to.
+
+        No trace is left.
         """
         self.tell(self.optimizer)
-        found: list[Tensor] = []
-        for run in (graph, plain):
-            with torch.no_grad(), without_trace(data[0].device):
-                held = copied(self.held())
-                found.append(torch.stack([run(*held, self.numbers, *data)[0] for _ in range(2)]))
-        if not torch.allclose(found[0], found[1], rtol=1e-3, atol=1e-5, equal_nan=True):
+        held = copied(self.held())
+        with torch.no_grad(), without_trace(next(iter(self.weights.values())).device):
+            losses = [graph(*held, self.numbers, *data)[0].reshape(-1) for graph, data in runs]
+            return torch.cat(losses), held, places(random_states())
+
+    def compare(self, found: Any, usual: Any, before: Any) -> None:
+        """Refuse a graph of which losses, weights, buffers, memories or random numbers come out otherwise."""
+        sound = torch.allclose(found[0], usual[0], rtol=1e-3, atol=1e-5, equal_nan=True)
+        sound = sound and same_places(found[2], usual[2])
+        for number, each in enumerate(zip(*map(kinds_of, (found[1], usual[1], before)), strict=True)):
+            # Adam's steps are as large for a gradient that is nothing but rounding
+            compare = moved_alike if number == 0 and self.groups[0].normalises else agree
+            sound = sound and compare(*each)
+        if not sound:
             raise OtherNumbers
 
     def held(self) -> tuple[Any, Any, Any]:
@@ -198,19 +207,24 @@ class WholeStep(Plain):
                 tensor.fill_(number)
 
     def takes(self, batch: Any) -> bool:
-        """Whether batch, optimizer and weights are as when the graph was built: a callback may freeze some."""
-        return (fits(batch) and [(one.shape, one.dtype) for one in batch] == self.shapes
-                and len(self.groups) == len(self.optimizer.param_groups)
-                and all(map(Group.unchanged, self.groups, self.optimizer.param_groups))
-                and all(weight.requires_grad == learns and weight.data_ptr() == alias.data_ptr()
-                        for weight, alias, learns in self.aliases))
+        """Whether batch, net, loss and optimizer are as when the graph was built: a callback may change them."""
+        if not fits(batch) or [(one.shape, one.dtype) for one in batch] != self.shapes or self.gone:
+            return False
+        self.why = next((why for same in self.same if (why := same.changed())), None)
+        if self.why is None and not all(map(updates.Group.unchanged, self.groups, self.optimizer.param_groups)):
+            self.why = "options of the optimizer were changed"
+        return self.why is None
 
     def call(self, graph: Any, step: StepRunner, *data: Tensor) -> Any:
-        """Run a graph on what the net and the optimizer hold now."""
+        """Run a graph on what the net and the optimizer hold now; None where it would have to be compiled anew."""
         self.tell(step.optimizer)
         step.learning_rate = step.optimizer.param_groups[0]["lr"]
-        with torch.no_grad():
-            return graph(*self.held(), self.numbers, *data)
+        try:
+            with torch.no_grad(), once_compiled():
+                return graph(*self.held(), self.numbers, *data)
+        except Recompiled:
+            self.gone, self.why = True, "what forward or the loss reads has changed"
+            return None
 
     def count(self, added: list[Any]) -> None:
         """Add to the metrics what the graph has counted."""
@@ -218,10 +232,19 @@ class WholeStep(Plain):
             metric.absorb(more)
 
     def __call__(self, step: StepRunner, batch: Any) -> StepOutput:
-        """Run the graph, then what is not in it."""
-        loss, preds, added, _ = self.call(self.graph, step, *batch)
-        if loss.is_cpu and not math.isfinite(value := loss.item()):
-            raise NonFiniteLoss(f"{step.stage}_loss is {value}", why=divergence.why(step, batch))
+        """Run the graph, then what is not in it; a step that it cannot do is done without."""
+        if step.facts.paired and examination.due(step.number + 1):
+            return step(batch)
+        drawn = torch.get_rng_state() if self.plain.draws else None
+        found = self.call(self.graph, step, *batch)
+        if found is None:
+            return step(batch)
+        loss, preds, added, _ = found
+        if loss.is_cpu and not math.isfinite(loss.item()):
+            if drawn is not None:
+                torch.set_rng_state(drawn)
+            return step(batch)
+        step.number += 1
         if step.lr_scheduler is not None:
             step.lr_scheduler.step()
         self.count(added)
@@ -231,86 +254,23 @@ class WholeStep(Plain):
         return StepOutput({f"{step.stage}_loss": loss}, {"lr": step.learning_rate})
 
 
+def check_remembered(optimizer: Any, learning: set[int]) -> None:
+    """Refuse weights that got a gradient in another step than this one, of which an optimizer has a memory."""
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            remembered = updates.remembers(optimizer, weight)
+            if remembered != (id(weight) in learning) and (remembered or UPDATES[type(optimizer)].has_memory(group)):
+                raise Unfit("weights that get a gradient in some steps only")
+
+
+def counts_in_a_graph(metric: Any) -> bool:
+    """Return whether what a metric adds for a batch can be part of a graph."""
+    return isinstance(metric, Metric) and bool(metric.sums) and not metric.lists and all(
+        getattr(type(metric), name) is getattr(Metric, name) for name in ("update", "counted", "absorb"))
+
+
 def clipped(gradients: dict[str, Tensor], limit: float) -> dict[str, Tensor]:
     """Gradients with a norm of at most ``limit``, as torch.nn.utils.clip_grad_norm_ scales them."""
     norm = torch.linalg.vector_norm(torch.stack([one.norm() for one in gradients.values()]))
     share = (limit / (norm + 1e-6)).clamp(max=1.0)
     return {name: one * share for name, one in gradients.items()}
-
-
-class Group:
-    """The parameters of one optimizer group, in the optimizer's order, and the tensors that it remembers."""
-
-    moves: tuple[str, ...] = ("lr", "initial_lr", "max_lr", "min_lr")
-
-    def __init__(self, group: dict[str, Any], optimizer: Any, names: dict[int, str], lists: int) -> None:
-        for weight in group["params"]:
-            weight.grad = torch.zeros_like(weight)  # an optimizer collects what has a gradient
-        found: list[list[Any]] = [[] for _ in range(lists + 2)]
-        optimizer._init_group(group, *found)
-        for weight in group["params"]:
-            weight.grad = None
-        self.names, self.state = [names[id(weight)] for weight in found[0]], found[2:]
-        self.options = {name: value for name, value in group.items() if name != "params"}
-        self.still = self.part_of_graph(group)
-
-    @classmethod
-    def part_of_graph(cls, group: dict[str, Any]) -> list[Any]:
-        """The options that are."""
-        return [(name, value) for name, value in group.items() if name != "params" and name not in cls.moves]
-
-    def unchanged(self, group: dict[str, Any]) -> bool:
-        """Whether the options that are part of the graph are as they were."""
-        return all(group[name] == value for name, value in self.still)
-
-    def moving(self, options: dict[str, Any]) -> list[float]:
-        """The options that may change from step to step, and are told to the graph."""
-        raise NotImplementedError
-
-    def update(self, weights: list[Tensor], gradients: list[Tensor], state: list[Any], *moving: Tensor) -> None:
-        """Write the update into the weights and the state."""
-        raise NotImplementedError
-
-
-class AdamGroup(Group):
-    """Adam and AdamW."""
-
-    moves = (*Group.moves, "betas")  # OneCycleLR moves them too
-
-    def __init__(self, group: dict[str, Any], optimizer: Any, names: dict[int, str]) -> None:
-        super().__init__(group, optimizer, names, lists=4)
-
-    def moving(self, options: dict[str, Any]) -> list[float]:
-        """Learning rate and betas."""
-        return [options["lr"], *options["betas"]]
-
-    def update(self, weights: list[Tensor], gradients: list[Tensor], state: list[Any], *moving: Tensor) -> None:
-        """The function behind torch's optimizer."""
-        options, update = self.options, cast(Any, adam)
-        update(
-            weights, gradients, *state, foreach=False, capturable=False, differentiable=False, fused=False,
-            has_complex=False, amsgrad=options["amsgrad"], lr=moving[0], beta1=moving[1], beta2=moving[2],
-            weight_decay=options["weight_decay"], eps=options["eps"], maximize=options["maximize"],
-            decoupled_weight_decay=options["decoupled_weight_decay"])
-
-
-class SGDGroup(Group):
-    """SGD, with or without momentum."""
-
-    def __init__(self, group: dict[str, Any], optimizer: Any, names: dict[int, str]) -> None:
-        super().__init__(group, optimizer, names, lists=1)
-
-    def moving(self, options: dict[str, Any]) -> list[float]:
-        """The learning rate; a momentum that moves would be another graph."""
-        return [options["lr"]]
-
-    def update(self, weights: list[Tensor], gradients: list[Tensor], state: list[Any], *moving: Tensor) -> None:
-        """The function behind torch's optimizer."""
-        options, update = self.options, cast(Any, sgd)
-        update(
-            weights, gradients, *state, foreach=True, fused=False, weight_decay=options["weight_decay"],
-            momentum=options["momentum"], lr=moving[0], dampening=options["dampening"], nesterov=options["nesterov"],
-            maximize=options["maximize"], has_sparse_grad=False)
-
-
-UPDATES: dict[type, Any] = {torch.optim.Adam: AdamGroup, torch.optim.AdamW: AdamGroup, torch.optim.SGD: SGDGroup}
