@@ -343,9 +343,9 @@ class KerasModel(nn.Module):
         return Tools(metrics, optimizer, step_scheduler, epoch_scheduler)
 
     def learners(self) -> list[nn.Module]:
-        """The modules whose weights belong to a run: the net, and a loss that has weights."""
-        with_weights = isinstance(self.loss_fn, nn.Module) and any(True for _ in self.loss_fn.parameters())
-        return [self.net, self.loss_fn] if with_weights else [self.net]
+        """The modules whose weights and buffers belong to a run: the net; a loss and step objects that have some."""
+        others = [one for one in (self.loss_fn, *self.step_objects.values()) if isinstance(one, nn.Module)]
+        return [self.net, *(one for one in others if any(True for _ in (*one.parameters(), *one.buffers())))]
 
     def higher_is_better(self, column: str) -> bool | None:
         """What a metric says of its own direction."""
@@ -420,7 +420,7 @@ class KerasModel(nn.Module):
                   together=together, tools=Tools({"val": metrics}))
         with together.watching(), hardware.placed(accelerator.device, self.net, self.loss_fn, *metrics.values(),
                                                   optimizer=self.optimizer):
-            hardware.same_weights(together, self.net, self.loss_fn)
+            hardware.same_weights(together, *self.learners())
             row = loop.measure_pass(self, run, CallbackList([], self), "val", data)
             same_stream(together)
         found = run.facts["val"].found
@@ -491,7 +491,7 @@ class KerasModel(nn.Module):
                   together=together, tools=Tools({"val": self.metrics_dict}))
         with together.watching(), hardware.placed(accelerator.device, self.net, self.loss_fn,
                                                   optimizer=self.optimizer):
-            hardware.same_weights(together, self.net, self.loss_fn)
+            hardware.same_weights(together, *self.learners())
             data.share_between(together, divide=False)
             predictor = Predictor(self, run)
             own = (prepared(predictor(batch), self, output, stream, with_labels) for batch in data)

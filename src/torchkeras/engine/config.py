@@ -85,9 +85,6 @@ class FitConfig:
         if self.keeps_state and self.ckpt_path is None:
             raise bad_value("ckpt_path", received="None with resume or save_every", expected="a path",
                             fix="The run's state is kept in the folder <ckpt_path>.state.")
-        if self.keeps_state and self.fsdp:
-            raise bad_value("fsdp", received="True with resume or save_every", expected="False there",
-                            fix="The state of a divided net cannot be kept yet.")
 
     @property
     def keeps_state(self) -> bool:

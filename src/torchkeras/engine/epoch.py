@@ -275,6 +275,7 @@ class Watched:
         self.step, self.run, self.callbacks = step, run, callbacks
         self.together, self.idle = run.together, False
         self.learning = run.stage == "train" and run.epoch > 0  # epoch 0 measures
+        self.shared = self.learning or run.tools.shards.divided is not None  # all processes do each step together
         self.steers = run.pilot.step if run.pilot is not None and self.learning else None
         hardware.place_in_pass(run.accelerator, 0)
 
@@ -287,7 +288,7 @@ class Watched:
     def __call__(self, batch: Any) -> StepOutput:
         """Run the step, count it, tell of it."""
         run, learning = self.run, self.learning
-        if (request := run.together.gate(shared=learning)) is not None:
+        if (request := run.together.gate(shared=self.shared)) is not None:
             raise run.ended_by(request)
         if run.stage == "train" and run.step + 1 == run.steps:
             hardware.close_window(run.accelerator)
@@ -307,7 +308,7 @@ class Watched:
 
     def finish(self) -> None:
         """The batches of a pass are over in this process; one that measures ends early in all of them or in none."""
-        if not self.learning and (request := self.together.finished(True)) is not None:
+        if not self.shared and (request := self.together.finished(True)) is not None:
             raise self.run.ended_by(request)
 
     def ordinary(self, batch: Any) -> Any:

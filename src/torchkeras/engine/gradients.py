@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -107,9 +107,8 @@ class Replica(DistributedDataParallel):
         return len(self.module)
 
 
-def replicas(net: Any, loss_fn: Any, *, find_unused_parameters: bool = False) -> dict[str, Any]:
-    """Net and loss as several processes train them; one that has nothing to learn stays as it is."""
-    given = {"net": net, "loss_fn": loss_fn}
+def replicas(given: Mapping[str, Any], *, find_unused_parameters: bool = False) -> dict[str, Any]:
+    """Net, loss and others as several processes train them; one that has nothing to learn stays as it is."""
     return {name: Replica(one, find_unused_parameters) if learns(one) else one for name, one in given.items()}
 
 
@@ -163,10 +162,8 @@ def added_up(step: Any, count: Any) -> float:
 
 
 def replicas_of(step: Any) -> Iterator[Replica]:
-    """The modules of a step that share their gradients."""
-    for module in (step.net, getattr(step, "loss_fn", None)):
-        if isinstance(module, Replica):
-            yield module
+    """The modules that a step was given which share their gradients, wherever it keeps them."""
+    yield from step.replicas
 
 
 def spoil(step: Any) -> None:

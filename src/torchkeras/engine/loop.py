@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from torchkeras.data import Batches, OutOfData
-from torchkeras.engine import divergence, hardware, schedule
+from torchkeras.engine import divergence, gradients, hardware, schedule
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.checkpoint import Best
 from torchkeras.engine.ending import NonFiniteLoss, PassEnded, Request
@@ -43,6 +43,7 @@ def fit(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batche
             run.diverged = isinstance(end, NonFiniteLoss)
             run.heed(Request(where(model, run, end, train)))
             run.keeper.stopped()
+            run.tools.settle()
     if best.kept or run.diverged:
         best.restore()
     callbacks.announce("on_fit_end")
@@ -117,11 +118,13 @@ def one_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, data: 
 def build_step(model: Any, run: Run, stage: Stage, learning: bool, argument: str) -> Any:
     """A step for one pass, ours or the user's: the keywords are a contract with steps that users have written."""
     tools = run.tools
-    parts = {"net": model.net, "loss_fn": model.loss_fn, **(tools.replicas() if learning or run.config.fsdp else {})}
+    parts = {**model.step_objects, "net": model.net, "loss_fn": model.loss_fn,
+             **(tools.replicas() if learning or run.config.fsdp else {})}
     accelerator = run.accelerator if run.together.world == 1 else hardware.InAStep(run.accelerator)
     step = model.StepRunner(**parts, accelerator=accelerator, stage=stage,
                             metrics_dict=tools.metrics[stage], optimizer=tools.optimizer if learning else None,
-                            lr_scheduler=tools.step_scheduler if learning else None, **model.step_objects)
+                            lr_scheduler=tools.step_scheduler if learning else None)
+    step.replicas = [one for one in parts.values() if isinstance(one, gradients.Replica)]
     if isinstance(step, StepRunner):
         step.config, step.together, step.facts, step.notes = run.config, run.together, run.facts[stage], run.notes
         step.rehearsing = learning and run.trained == 0

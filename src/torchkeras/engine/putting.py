@@ -137,8 +137,15 @@ def put_array(array: Any, values: Any) -> None:
         np.copyto(array, values)
 
 
+def is_freed(tensor: Tensor) -> bool:
+    """Tell whether the memory of a tensor was given back, as FSDP does with weights between their uses."""
+    return tensor.numel() > 0 and tensor.untyped_storage().nbytes() == 0
+
+
 def put_numbers(tensor: Tensor, values: Tensor) -> None:
     """Give a tensor its numbers back; NaN is not equal to itself and is written again."""
+    if is_freed(tensor):
+        return
     if tensor.shape != values.shape or tensor.dtype != values.dtype or tensor.device != values.device:
         tensor.data = values
     elif not torch.equal(tensor, values):

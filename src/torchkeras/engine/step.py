@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,7 @@ class StepRunner:
     argument = "train_data"  # what errors call the data
     waiting: list[tuple[Any, Any]] | None = None  # of metrics, until it is known which labels the loss leaves out
     trouble: Exception | None = None  # what is wrong with the validation data, found before the first update
+    replicas: Sequence[Any] = ()  # the modules that share their gradients with other processes
 
     def __init__(self, net: nn.Module, loss_fn: Any, accelerator: Accelerator, stage: Stage = "train",
                  metrics_dict: Mapping[str, Any] | None = None, optimizer: Any = None,
