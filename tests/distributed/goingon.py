@@ -5,12 +5,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from tests.distributed.cases import OWN, case
-from tests.distributed.parts import WIDTH, LearnedScale, classes, face, features, fitted
+from tests.distributed.cases import OWN, REFUSED, WORLD, case, refused
+from tests.distributed.parts import WIDTH, LearnedScale, classes, face, features, fitted, flat, mlp
 from torch import nn
 from torch.optim import lr_scheduler as schedules
 
-from torchkeras import Callback
+from torchkeras import Callback, StepRunner
 from torchkeras.engine.snapshot import optimizer_state, weights_in
 
 
@@ -132,6 +132,17 @@ def divided_and_stopped(name, seed):
     return result | found
 
 
+@case(("with", "without", None), ("without", "with", None), ("with", "without", ("train", 1, 3)), worlds=(2,))
+def divided_in_a_part_of_a_run(first, then, stop, seed):
+    """A state is of one kind: what FSDP wrote is gone on with without it, and the other way around."""
+    data, make = samples(seed), partial(built, "AdamW in groups", seed)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "best.pt"
+        run(make, data, path, stop, epochs=1, resume=True, fsdp=first == "with")
+        model, result = run(make, data, path, resume=True, fsdp=then == "with")
+    return result | {"left": left(model), "told": any("resume: fsdp has changed" in note for note in model.run.notes)}
+
+
 class Centred(nn.Module):
     """A loss with a moving centre of what it saw in training, as self-distillation has one."""
 
@@ -164,3 +175,78 @@ def buffers_of_net_and_loss(fsdp, seed):
     first = whole[0].loss_fn.seen
     return result | found | {"own_seen": first, "centre": model.loss_fn.centre, "mean": model.net[1].running_mean,
                              **model.evaluate((x, y), batch_size=5)}
+
+
+class Adversarial(StepRunner):
+    """Two nets and two optimizers that learn against each other."""
+
+    def __init__(self, *args, critic, critic_optimizer, seldom=1, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.both, self.critic_optimizer = [critic], critic_optimizer
+        self.seldom, self.done = seldom, 0
+
+    def judged(self, x, real):
+        scores = self.both[0](x)
+        return self.loss_fn(scores, torch.full_like(scores, real))
+
+    def __call__(self, batch):
+        x, y = batch
+        if self.training:
+            self.accelerator.backward(self.judged(x[:, :3], 1.0) + self.judged(self.net(x).detach(), 0.0))
+            if self.accelerator.sync_gradients:
+                self.critic_optimizer.step()
+                self.critic_optimizer.zero_grad()
+        self.done += 1
+        loss = self.judged(self.net(x), 1.0)
+        if self.training and self.done % self.seldom == 0:
+            self.accelerator.backward(loss)
+            if self.accelerator.sync_gradients:
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+                self.critic_optimizer.zero_grad()
+        return {f"{self.stage}_loss": loss.detach()}, {}
+
+
+def adversarial(seed, seldom=1):
+    net, critic = mlp(seed), mlp(seed + 7, outputs=1, inputs=3)
+    made = torch.optim.Adam(critic.parameters(), lr=0.02)
+    return face(net, nn.BCEWithLogitsLoss(), optimizer=torch.optim.Adam(net.parameters(), lr=0.02), step=Adversarial,
+                critic=critic, critic_optimizer=made, seldom=seldom)
+
+
+@case((1, 1, False), (3, 1, False), (1, 2, False), (1, 1, True), worlds=(2,))
+def two_nets_and_two_optimizers(steps, seldom, fsdp, seed):
+    """A net given to a step of one's own shares its gradients too, over parts of unequal size."""
+    model = adversarial(seed, seldom)
+    x, y = features(15, seed), classes(15, seed)
+    result = fitted(model, (x, y), (x, y), batch_size=7, epochs=2, gradient_accumulation_steps=steps, fsdp=fsdp)
+    state = model.step_objects["critic_optimizer"].state_dict()["state"]
+    return result | {"critic": flat(model.step_objects["critic"]), "state": [one["exp_avg"] for one in state.values()]}
+
+
+class Hasty(Adversarial):
+    """The same, which updates with local gradients."""
+
+    def __call__(self, batch):
+        if self.training:
+            self.critic_optimizer.step()
+        return super().__call__(batch)
+
+
+class Around(Adversarial):
+    """The same, which calls the parts of the critic."""
+
+    def judged(self, x, real):
+        for part in self.both[0].children():
+            x = part(x)
+        return self.loss_fn(x, torch.full_like(x, real))
+
+
+@case("hasty", "around", "part", among=REFUSED, worlds=(2,))
+def a_second_net_that_cannot_be_shared(how, seed):
+    model, x, y = adversarial(seed), features(15, seed), classes(15, seed)
+    if how == "part":
+        model.step_objects["critic"] = model.net[0]
+        return refused(model, (x, y)) if WORLD > 1 else {"error": None}
+    model.StepRunner = Hasty if how == "hasty" else Around
+    return refused(model, (x, y), batch_size=5, gradient_accumulation_steps=3 if how == "hasty" else 1)

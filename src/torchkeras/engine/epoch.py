@@ -293,7 +293,7 @@ class Watched:
         if run.stage == "train" and run.step + 1 == run.steps:
             hardware.close_window(run.accelerator)
         losses, metrics = self.ordinary(batch) if self.steers is None else self.steers(self.step, batch)
-        if learning and run.updates == 0 and self.together.world > 1 and run.accelerator.sync_gradients:
+        if learning and self.together.world > 1 and run.accelerator.sync_gradients:
             gradients.check_shared(self.step)
         run.step += 1
         run.trained += learning

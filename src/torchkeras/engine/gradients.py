@@ -29,6 +29,7 @@ class Rider:
         self.spoiled: float = 0.0  # 1 where this process's loss is not finite
         self.sums: Tensor | None = None  # weight and spoiled, over all processes
         self.sent: list[Sent] = []  # the buckets of this step that are on their way
+        self.due = False  # whether a parameter has got a gradient
 
     def reduce(self, bucket: Any) -> Future[Tensor]:
         """The gradients of a bucket, over all processes: what DistributedDataParallel asks a communication hook for.
@@ -91,6 +92,20 @@ class Replica(DistributedDataParallel):
         self.rider = Rider(distributed.get_world_size())
         rider = self.rider  # a hook that held the replica itself would keep both alive for ever
         self.register_comm_hook(None, lambda state, bucket: rider.reduce(bucket))
+        self.watching = [weight.register_post_accumulate_grad_hook(lambda _: setattr(rider, "due", True))
+                         for weight in module.parameters() if weight.requires_grad]
+
+    def prove(self) -> None:
+        """Refuse gradients that did not pass through this wrapper; once some did, no more is looked at."""
+        if not self.watching or not self.rider.due or not self.require_backward_grad_sync:
+            return
+        if self.rider.sums is None:
+            raise bad_value("StepRunner", received="a step whose gradients did not pass through the wrapper of a module that "
+                            f"it was given, {type(self.module).__name__}", expected="a call of the module itself, such "
+                            "as self.net(...) or self.loss_fn(...), in several processes",
+                            fix="Call it itself, not its parts; give it a forward that does what you need.")
+        while self.watching:
+            self.watching.pop().remove()
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -181,12 +196,9 @@ def check_sound(step: Any) -> None:
 
 
 def check_shared(step: Any) -> None:
-    """After the first step: it has called the net itself, without which nothing is shared and nobody notices."""
+    """After an update: the step has called its modules themselves, else nothing is shared and nobody notices."""
     for replica in replicas_of(step):
-        if replica.rider.sums is None and replica.require_backward_grad_sync:
-            raise bad_value("StepRunner", received="a step whose gradients did not pass through the net's wrapper",
-                            expected="a call of self.net(...) or self.loss_fn(...) in several processes",
-                            fix="Call self.net itself, not its parts; give it a forward that does what you need.")
+        replica.prove()
 
 
 def check_reached(step: Any, loss: Tensor) -> None:

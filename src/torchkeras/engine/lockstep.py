@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
 
 from torchkeras.data import Batches
 from torchkeras.data.fingerprint import content
@@ -31,8 +32,9 @@ def lockstep(model: Any, run: Run, train: Batches, val: Batches | None) -> Itera
     check_same(model, run, train, val)
     hardware.same_weights(run.together, *model.learners())
     run.notes.append(f"processes: {run.together.world}, which share every batch")
+    check_apart(parts_of(model))
     with (synchronised(model.learners(), run) if run.config.sync_batchnorm else each_its_own(model.learners(), run),
-          sharded(model, run) if run.config.fsdp else replicated(model, run)):
+          whole_windows(model, run), sharded(model, run) if run.config.fsdp else replicated(model, run)):
         yield
     run.tools = run.tools._replace(replicas=dict, settle=nothing, shards=Undivided())
 
@@ -60,6 +62,34 @@ def parts_of(model: Any) -> dict[str, Any]:
     """What a step is given that may learn: net, loss, and modules among the objects of the user's own step."""
     return {"net": model.net, "loss_fn": model.loss_fn, **{
         name: one for name, one in model.step_objects.items() if isinstance(one, nn.Module)}}
+
+
+def check_apart(parts: Mapping[str, Any]) -> None:
+    """Refuse modules that share parameters which learn: their gradients would be added up once for each module."""
+    owners: dict[int, str] = {}
+    for name, part in parts.items():
+        for weight in part.parameters() if isinstance(part, nn.Module) else ():
+            if weight.requires_grad and owners.setdefault(id(weight), name) != name:
+                raise bad_value(name, received=f"a module that shares parameters with {owners[id(weight)]}",
+                                expected="modules that have their parameters for themselves, in several processes",
+                                fix=f"Leave {name} out, and reach it through {owners[id(weight)]}'s forward.")
+
+
+@contextmanager
+def whole_windows(model: Any, run: Run) -> Iterator[None]:
+    """Refuse an update by an optimizer of the user's own step where the gradients are each process's own still."""
+    def check(optimizer: Any, *_: Any) -> None:
+        if not run.accelerator.sync_gradients:
+            raise bad_value("StepRunner", received="a step that updates with an optimizer of its own in the middle of "
+                            "an accumulation window", expected="updates where a window ends: in several processes "
+                            "gradients are shared there", fix="Ask self.accelerator.sync_gradients before its step().")
+
+    hooks = [one.register_step_pre_hook(check) for one in model.step_objects.values() if isinstance(one, Optimizer)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager
