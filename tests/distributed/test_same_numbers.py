@@ -67,7 +67,7 @@ REASONS = {
     "an unused parameter": r"ValueError: net: received 2 parameters that get no gradient: spare.weight, spare.bias",
     "a second net that cannot be shared: hasty": r"ValueError: StepRunner: received a step that updates with an optim",
     "a second net that cannot be shared: around": r"ValueError: StepRunner: received a step whose gradients did not",
-    "a second net that cannot be shared: part": r"ValueError: critic: received a module that shares parameters with net",
+    "a second net that cannot be shared: part": r"ValueError: critic: received a module that shares parameters",
     "a step that calls the parts of a net": r"ValueError: StepRunner: received a step whose gradients did not pass",
     "older pass of ones own": r"TypeError: EpochRunner: received one with a __call__ of its own",
     "a sampler that divides": r"ValueError: train_data: received a DataLoader with a DistributedSampler",

@@ -29,6 +29,7 @@ FULL: dict[str, Callable[[], dict[str, Any]]] = {
     "two runs in one folder": places.locked,
     "200 saves, 20 resumes": lambda: growth.growth(200, 20),
     "2 processes, one killed": lambda: processes.killed(2),
+    "2 processes with FSDP, one killed": lambda: processes.killed(2, fsdp=True),
 }
 QUICK: dict[str, Callable[[], dict[str, Any]]] = {
     "kill -9 at random": lambda: kills.kills(12),

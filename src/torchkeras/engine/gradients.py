@@ -100,10 +100,9 @@ class Replica(DistributedDataParallel):
         if not self.watching or not self.rider.due or not self.require_backward_grad_sync:
             return
         if self.rider.sums is None:
-            raise bad_value("StepRunner", received="a step whose gradients did not pass through the wrapper of a module that "
-                            f"it was given, {type(self.module).__name__}", expected="a call of the module itself, such "
-                            "as self.net(...) or self.loss_fn(...), in several processes",
-                            fix="Call it itself, not its parts; give it a forward that does what you need.")
+            raise bad_value("StepRunner", received="a step whose gradients did not pass through the wrapper of its "
+                            f"{type(self.module).__name__}", expected="a call of the module that it was given, such as "
+                            "self.net(...) or self.loss_fn(...), in several processes", fix="Call it itself, not its parts; give it a forward that does what you need.")
         while self.watching:
             self.watching.pop().remove()
 
