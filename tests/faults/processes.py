@@ -50,8 +50,8 @@ def launched(folder: Path, victim: int, fsdp: bool = False) -> dict[str, str]:
                    "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2",
-         "-m", "tests.faults.processes", str(folder), str(victim), "fsdp" * fsdp], env=environment, capture_output=True, text=True,
-        timeout=300, cwd=folder)
+         "-m", "tests.faults.processes", str(folder), str(victim), "fsdp" * fsdp],
+        env=environment, capture_output=True, text=True, timeout=300, cwd=folder)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     return json.loads((folder / "found").read_text())

@@ -102,7 +102,8 @@ class Replica(DistributedDataParallel):
         if self.rider.sums is None:
             raise bad_value("StepRunner", received="a step whose gradients did not pass through the wrapper of its "
                             f"{type(self.module).__name__}", expected="a call of the module that it was given, such as "
-                            "self.net(...) or self.loss_fn(...), in several processes", fix="Call it itself, not its parts; give it a forward that does what you need.")
+                            "self.net(...) or self.loss_fn(...), in several processes",
+                            fix="Call it itself, not its parts; give it a forward that does what you need.")
         while self.watching:
             self.watching.pop().remove()
 
