@@ -250,3 +250,48 @@ def a_second_net_that_cannot_be_shared(how, seed):
         return refused(model, (x, y)) if WORLD > 1 else {"error": None}
     model.StepRunner = Hasty if how == "hasty" else Around
     return refused(model, (x, y), batch_size=5, gradient_accumulation_steps=3 if how == "hasty" else 1)
+
+
+class Measuring(Callback):
+    """Measures and predicts in the middle of an epoch, on batches for which nothing is drawn."""
+
+    def __init__(self, data):
+        self.data, self.found = data, []
+
+    def on_step_end(self, model):
+        if model.run.stage == "train" and model.run.step == 2:
+            self.found += [model.evaluate(self.data)["val_loss"], model.predict(self.data)]
+
+
+@case(None, 2, worlds=(2,))
+def divided_and_looked_at(stop, seed):
+    """With FSDP a callback measures what was learned so far; a run that ends in its first epoch leaves that."""
+    make = partial(built, "AdamW in groups", seed)
+    (x, y), val = samples(seed)
+    measuring, model = Measuring([(x[:8], y[:8]), (x[8:11], y[8:11])]), make()
+    result = fitted(model, (x, y), val, batch_size=4, epochs=2, fsdp=True, callbacks=[
+        measuring, *([] if stop is None else [Stop("train", 1, stop)])])
+    return result | {"found": measuring.found, "left": left(model)}
+
+
+class Freezing(Callback):
+    """Freezes a layer when the run has begun."""
+
+    def on_epoch_start(self, model):
+        model.net[0].requires_grad_(False)
+
+
+REFUSALS = {
+    "freezing": lambda net: {"callbacks": [Freezing()]},
+    "Adafactor": lambda net: {"optimizer": torch.optim.Adafactor(net.parameters())},
+    "a number": lambda net: net.register_parameter("factor", nn.Parameter(torch.ones(()))) or {},
+}
+
+
+@case(*REFUSALS, among=REFUSED, worlds=(2,))
+def undividable(what, seed):
+    net = mlp(seed)
+    options = REFUSALS[what](net)
+    net.register_forward_hook(lambda module, given, out: out * getattr(module, "factor", 1))
+    model = face(net, "cross_entropy", optimizer=options.pop("optimizer", None))
+    return refused(model, (features(8, seed), classes(8, seed)), fsdp=True, **options)

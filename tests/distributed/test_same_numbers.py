@@ -65,6 +65,9 @@ def test_batchnorm_measures_with_the_statistics_of_process_0(world):
 
 REASONS = {
     "an unused parameter": r"ValueError: net: received 2 parameters that get no gradient: spare.weight, spare.bias",
+    "undividable: freezing": r"ValueError: fsdp: received True, and 0.weight, 0.bias frozen or thawed",
+    "undividable: Adafactor": r"ValueError: optimizer: received Adafactor with fsdp=True",
+    "undividable: a number": r"ValueError: fsdp: received True for a net with parameters without dimensions: factor",
     "a second net that cannot be shared: hasty": r"ValueError: StepRunner: received a step that updates with an optim",
     "a second net that cannot be shared: around": r"ValueError: StepRunner: received a step whose gradients did not",
     "a second net that cannot be shared: part": r"ValueError: critic: received a module that shares parameters",

@@ -288,7 +288,7 @@ class Watched:
     def __call__(self, batch: Any) -> StepOutput:
         """Run the step, count it, tell of it."""
         run, learning = self.run, self.learning
-        if (request := run.together.gate(shared=self.shared)) is not None:
+        if (request := run.together.gate(self.shared, self.left())) is not None:
             raise run.ended_by(request)
         if run.stage == "train" and run.step + 1 == run.steps:
             hardware.close_window(run.accelerator)
@@ -305,6 +305,14 @@ class Watched:
                 (run.pilot and run.pilot.way.waiting) or run.keeper.ends_passes):
             raise PassEnded
         return StepOutput(losses, metrics)
+
+    def left(self) -> tuple[int, int]:
+        """How many steps a window of accumulated gradients needs to its end, now and after one more step."""
+        size, done, steps = self.run.config.gradient_accumulation_steps, self.run.step, self.run.steps
+        if size == 1 or not self.learning:
+            return 0, 0
+        now, then = -done % size, -(done + 1) % size
+        return (now, then) if steps is None else (min(now, steps - done), min(then, max(steps - done - 1, 0)))
 
     def finish(self) -> None:
         """The batches of a pass are over in this process; one that measures ends early in all of them or in none."""
