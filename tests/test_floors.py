@@ -15,11 +15,11 @@ FLOORS = [  # a file imports from its own floor and those below; the first match
      "display.screen display.svg display.html display.samples display.figures display.targets display.png "
      "display.classes display.page display.boxed", 1),
     ("engine.when engine.config engine.history engine.monitor engine.run engine.modes engine.denominator "
-     "engine.pieces engine.components", 2),
+     "engine.pieces engine.components engine.shards", 2),
     ("engine.weighing engine.means engine.recognition engine.interrupt engine.joining "
      "engine.explain engine.families engine.divergence engine.nextlabels", 3),
     ("engine.schedule engine.step engine.epoch engine.callback engine.hardware engine.checkpoint engine.session "
-     "engine.gradients engine.lockstep engine.shards engine.fast engine.ways engine.wholestep engine.wholeblock "
+     "engine.gradients engine.lockstep engine.fast engine.ways engine.wholestep engine.wholeblock "
      "engine.forms engine.updates engine.trial engine.hooks engine.sameness engine.vault engine.snapshot "
      "engine.packing engine.archive engine.keeper engine.keeping "
      "engine.inexact engine.examination engine.metricstate engine.generators engine.preflight engine.broadcast "

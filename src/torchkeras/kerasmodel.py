@@ -32,9 +32,9 @@ from torchkeras.data.arrays import wide_dtype
 from torchkeras.engine import checkpoint, examination, hardware, known, loop, preflight, schedule
 from torchkeras.engine.archive import archive
 from torchkeras.engine.callback import CallbackList
-from torchkeras.engine.checks import bad_type, mistake, switch
+from torchkeras.engine.checks import bad_type, mistake, one_of, switch
 from torchkeras.engine.components import components_of
-from torchkeras.engine.config import FitConfig
+from torchkeras.engine.config import PRECISIONS, FitConfig
 from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.fast import piloted
 from torchkeras.engine.forms import form
@@ -378,14 +378,15 @@ class KerasModel(nn.Module):
 
     @short_traceback
     def evaluate(self, val_data: Any, *, batch_size: int | None = None, steps: int | None = None,
-                 mixed_precision: str = "no", cpu: bool = False, num_processes: int = 1) -> dict[str, float]:
+                 mixed_precision: str | None = None, cpu: bool = False, num_processes: int = 1) -> dict[str, float]:
         """Measure loss and metrics on data, with the numbers that ``fit`` would report for it.
 
         Args:
             val_data: what ``fit`` takes as data.
             batch_size: samples a batch, for data that is not in batches yet. Default 32; the result is the same at any.
             steps: the number of batches to take. Default: all.
-            mixed_precision: "no", "bf16", or "fp16" on an accelerator.
+            mixed_precision: "no", "bf16", or "fp16" on an accelerator: as in ``fit``, to get its ``val_loss`` again.
+                Default: "no"; in a callback, that of the run.
             cpu: stay on the CPU.
             num_processes: start so many processes to measure with.
 
@@ -432,19 +433,20 @@ class KerasModel(nn.Module):
         """
         return self.evaluate(*args, num_processes=num_processes, **kwargs)
 
-    def measure(self, data: Batches, mixed_precision: str, cpu: bool) -> dict[str, float]:
+    def measure(self, data: Batches, mixed_precision: str | None, cpu: bool) -> dict[str, float]:
         """One pass that measures, outside of any run."""
         check_step_objects(self)
-        config = FitConfig(mixed_precision=mixed_precision, cpu=cpu)
-        accelerator = self.accelerator if self.active else hardware.start(mixed_precision=mixed_precision, cpu=cpu)
+        accelerator = self.measuring_with(mixed_precision, cpu)
+        config = FitConfig(mixed_precision=accelerator.mixed_precision, cpu=cpu)
         data.device = accelerator.device
         together = join_job(accelerator)
         metrics = joinable(copy.deepcopy(self.metrics_dict), together.world)
         run = Run(config=config, accelerator=accelerator, monitor=Monitor("val_loss", "min"),
                   together=together, tools=Tools({"val": metrics}))
         parts = components_of(self)
-        with together.watching(), hardware.placed(accelerator.device, *parts.modules.values(), self.loss_fn,
-                                                  *metrics.values(), optimizers=parts.optimizers.values()):
+        with together.watching(), hardware.placed(
+                accelerator.device, *parts.modules.values(), self.loss_fn, *metrics.values(),
+                optimizers=() if self.active else parts.optimizers.values()):
             hardware.same_weights(together, *parts.modules.values())
             row = loop.measure_pass(self, run, CallbackList([], self), "val", data)
             same_stream(together)
@@ -453,9 +455,23 @@ class KerasModel(nn.Module):
             warnings.warn(examination.DEPENDS, stacklevel=level_of_caller())
         return row
 
+    def measuring_with(self, mixed_precision: str | None, cpu: bool) -> Accelerator:
+        """Return device and precision to measure with: those of a run under way, unless another precision is asked."""
+        if mixed_precision is not None:
+            one_of("mixed_precision", mixed_precision, PRECISIONS)
+        if not self.active:
+            return hardware.start(mixed_precision=mixed_precision or "no", cpu=cpu)
+        if self.run is not None:
+            self.run.tools.shards.refresh()
+        own: Accelerator = self.accelerator
+        if mixed_precision in (None, own.mixed_precision):
+            return own
+        return hardware.start(mixed_precision=str(mixed_precision), cpu=own.device.type == "cpu")
+
     @short_traceback
     def predict(self, data: Any, *, batch_size: int | None = None, output: str = "raw", with_labels: bool = False,
-                as_numpy: bool = False, stream: bool = False, steps: int | None = None, cpu: bool = False) -> Any:
+                as_numpy: bool = False, stream: bool = False, steps: int | None = None,
+                mixed_precision: str | None = None, cpu: bool = False) -> Any:
         """Predict for each sample once, in order, with what ``evaluate`` measures: the same step, in evaluation mode.
 
         Each batch goes through ``StepRunner.predict``, which is ``StepRunner.forward`` unless you override it. Data
@@ -475,13 +491,16 @@ class KerasModel(nn.Module):
             as_numpy: give numpy arrays in place of tensors.
             stream: give a generator, one item a batch, for what does not fit in memory or cannot be joined.
             steps: the number of batches to take. Default: all.
+            mixed_precision: "no", "bf16", or "fp16" on an accelerator: as in ``fit``, to get what it measured with.
+                Default: "no"; in a callback, that of the run.
             cpu: stay on the CPU.
 
         Returns:
             CPU tensors, joined by samples along the first dimension, in the tuples, dicts and dataclasses that the net
             returns (those of transformers too). A list with one item for each sample, such as the boxes of each image,
             becomes one list of all samples. Without ``stream``, a scalar ``loss`` and caches such as
-            ``past_key_values`` in an output are left out: they are not one a sample.
+            ``past_key_values`` in an output are left out: they are not one a sample. What is computed in half precision
+            comes back as float32, which holds it exactly; numpy has no bfloat16.
 
         Raises:
             TypeError: the data is of no known kind.
@@ -498,7 +517,8 @@ class KerasModel(nn.Module):
         for name, value in (("with_labels", with_labels), ("as_numpy", as_numpy), ("stream", stream), ("cpu", cpu)):
             switch(name, value)
         source = batches(data, name="data", batch_size=batch_size, steps=steps, dtype=wide_dtype(self.net))
-        found = self.predictions(source, output, cpu, stream=stream, with_labels=with_labels)
+        accelerator = self.measuring_with(mixed_precision, cpu)
+        found = self.predictions(source, output, accelerator, stream=stream, with_labels=with_labels)
         convert = outputs.to_numpy if as_numpy else outputs.as_is
         items = (convert((one.preds, one.labels) if with_labels else one.preds) for one in found)
         if stream:
@@ -506,17 +526,16 @@ class KerasModel(nn.Module):
         [joined] = items
         return joined
 
-    def predictions(self, data: Batches, output: str, cpu: bool = False, *, stream: bool,
+    def predictions(self, data: Batches, output: str, accelerator: Accelerator, *, stream: bool,
                     with_labels: bool) -> Iterator[Predicted]:
         """Yield outputs and labels in main memory, batch by batch; without ``stream`` once, joined."""
-        accelerator = self.accelerator if self.active else hardware.start(cpu=cpu)
         data.device = accelerator.device
         together = join_job(accelerator)
-        run = Run(config=FitConfig(cpu=cpu), accelerator=accelerator, monitor=Monitor("val_loss", "min"),
-                  together=together, tools=Tools({"val": self.metrics_dict}))
+        run = Run(config=FitConfig(mixed_precision=accelerator.mixed_precision), accelerator=accelerator,
+                  monitor=Monitor("val_loss", "min"), together=together, tools=Tools({"val": self.metrics_dict}))
         parts = components_of(self)
         with together.watching(), hardware.placed(accelerator.device, *parts.modules.values(), self.loss_fn,
-                                                  optimizers=parts.optimizers.values()):
+                                                  optimizers=() if self.active else parts.optimizers.values()):
             hardware.same_weights(together, *parts.modules.values())
             data.share_between(together, divide=False)
             predictor = Predictor(self, run)

@@ -12,6 +12,7 @@ import time
 import warnings
 from pathlib import Path
 
+import tests.distributed.goingon  # noqa: F401 (it adds cases)
 import torch
 from tests.distributed.cases import CASES, OWN, REFUSED, WORLDS
 

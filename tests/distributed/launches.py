@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import tests.distributed.goingon  # noqa: F401 (it adds cases)
 import torch
 from tests.conftest import ROOT
 from tests.distributed.cases import CASES, OWN, REFUSED

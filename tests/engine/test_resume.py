@@ -503,7 +503,6 @@ def test_a_listener_whose_state_cannot_be_saved_is_refused_before_the_first_step
     ({"resume": "best"}, "resume: received 'best'"),
     ({"keep": 0, "resume": True}, "keep: received 0"),
     ({"ckpt_path": None, "resume": True}, "ckpt_path: received None with resume or save_every"),
-    ({"fsdp": True, "resume": True}, "fsdp: received True with resume or save_every"),
 ])
 def test_arguments_that_cannot_be_right_are_refused(tmp_path, options, expected):
     model = KerasModel(nn.Linear(3, 1), "mse")

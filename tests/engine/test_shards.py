@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchkeras import KerasModel
+from torchkeras import Callback, KerasModel
 
 X = torch.randn(53, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.randint(0, 3, (53,), generator=torch.Generator().manual_seed(0))
@@ -92,3 +92,43 @@ def test_fp16_is_refused():
 def test_one_process_has_nothing_to_divide():
     model = KerasModel(nn.Linear(6, 3).double(), nn.CrossEntropyLoss())
     assert len(model.fit((X, Y), epochs=1, fsdp=True, ckpt_path=None, quiet=True)) == 1
+
+
+class Fail(Callback):
+    """Fails in the second process, in the second epoch."""
+
+    def on_step_end(self, model):
+        if model.run.together.rank == 1 and model.run.epoch == 2:
+            raise LookupError("in the second")
+
+
+def test_an_error_in_one_process_ends_all_of_them_and_waits_for_nobody():
+    net = Blocks().double()
+    before = copy.deepcopy(net.state_dict())
+    model = KerasModel(net, nn.CrossEntropyLoss())
+    with pytest.raises(LookupError, match="in the second"):
+        model.fit((X, Y), epochs=2, batch_size=8, quiet=True, cpu=True, ckpt_path=None, fsdp=True, num_processes=2,
+                  callbacks=[Fail()])
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def gone_on_with(path, *starts):
+    """One run in several starts, each in so many processes up to an epoch."""
+    for epochs, options in starts:
+        torch.manual_seed(1)
+        net = Blocks().double()
+        model = KerasModel(net, nn.CrossEntropyLoss(), optimizer=torch.optim.AdamW(net.parameters(), lr=0.01))
+        model.fit((X, Y), (X[:20], Y[:20]), epochs=epochs, batch_size=8, quiet=True, cpu=True, ckpt_path=path, seed=3,
+                  resume=True, **options)
+    return net, model.run.notes
+
+
+def test_one_process_goes_on_with_what_two_wrote_with_fsdp(tmp_path):
+    net, notes = gone_on_with(tmp_path / "two", (1, {"fsdp": True, "num_processes": 2}), (2, {}))
+    one, _ = gone_on_with(tmp_path / "one", (2, {}))
+    for mine, other in zip(one.parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(other, mine, rtol=1e-12, atol=1e-12)
+    assert "resume: world has changed: 2 became 1" in notes
+    assert "resume: fsdp has changed: True became False" in notes
+    begun, _ = gone_on_with(tmp_path / "control", (1, {}))
+    assert not torch.allclose(begun.head.weight, one.head.weight, atol=1e-6)

@@ -31,6 +31,7 @@ FULL: dict[str, Callable[[], dict[str, Any]]] = {
     "200 saves, 20 resumes": lambda: growth.growth(200, 20),
     "2 processes, one killed": lambda: processes.killed(2),
     "loggers in runs that are killed": lambda: logs.loggers_killed(20),
+    "2 processes with FSDP, one killed": lambda: processes.killed(2, fsdp=True),
 }
 QUICK: dict[str, Callable[[], dict[str, Any]]] = {
     "kill -9 at random": lambda: kills.kills(12),

@@ -33,16 +33,16 @@ class Die(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def job(folder: Path, victim: int) -> None:
+def job(folder: Path, victim: int, fsdp: bool) -> None:
     """What each process does."""
     torch.set_num_threads(1)
     callbacks = [Die(victim, 19, folder)] if victim >= 0 else []
-    found = runs.run(folder / "best", callbacks, noise=False, resume=True, save_every=2)
+    found = runs.run(folder / "best", callbacks, noise=False, resume=True, save_every=2, fsdp=fsdp)
     if RANK == 0:
         (folder / "found").write_text(json.dumps(found))
 
 
-def launched(folder: Path, victim: int) -> dict[str, str]:
+def launched(folder: Path, victim: int, fsdp: bool = False) -> dict[str, str]:
     """The job under torchrun, started again when a process dies; no victim with -1."""
     folder.mkdir()
     root = Path(__file__).parents[2]
@@ -50,22 +50,22 @@ def launched(folder: Path, victim: int) -> dict[str, str]:
                    "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2",
-         "-m", "tests.faults.processes", str(folder), str(victim)], env=environment, capture_output=True, text=True,
-        timeout=300, cwd=folder)
+         "-m", "tests.faults.processes", str(folder), str(victim), "fsdp" * fsdp],
+        env=environment, capture_output=True, text=True, timeout=300, cwd=folder)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     return json.loads((folder / "found").read_text())
 
 
-def killed(count: int) -> dict[str, Any]:
+def killed(count: int, fsdp: bool = False) -> dict[str, Any]:
     """Kill the second process, then the first one, which writes the states."""
     same, seconds, different = 0, [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        reference = launched(folder / "whole", -1)
+        reference = launched(folder / "whole", -1, fsdp)
         for victim in range(count):
             began = time.perf_counter()
-            found = launched(folder / f"without-{victim}", victim)
+            found = launched(folder / f"without-{victim}", victim, fsdp)
             seconds.append(round(time.perf_counter() - began))
             died = (folder / f"without-{victim}" / "has-died").exists()
             unlike = [what for what, value in reference.items() if found[what] != value]
@@ -75,4 +75,4 @@ def killed(count: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    job(Path(sys.argv[1]), int(sys.argv[2]))
+    job(Path(sys.argv[1]), int(sys.argv[2]), bool(sys.argv[3]))

@@ -83,7 +83,11 @@ def judge(model: Any, data: Any, most: int = 12) -> Judged | None:
         return None
     recorded = Recorded(batches(data, name="val_data", dtype=wide_dtype(model.net)), model.net)
     counts, worst = torch.zeros(0, 0, dtype=torch.int64), list[Wrong]()
-    for found in model.predictions(batches(recorded, name="val_data"), "raw", stream=True, with_labels=True):
+    run = model.run  # what it measured is measured again as it was
+    accelerator = model.measuring_with(*((None, False) if run is None else (
+        run.config.mixed_precision, run.config.cpu)))
+    for found in model.predictions(batches(recorded, name="val_data"), "raw", accelerator, stream=True,
+                                   with_labels=True):
         features = recorded.features.popleft()
         pair = one_class(probabilities_of(found.preds, model), found.judged_by)
         if pair is None:

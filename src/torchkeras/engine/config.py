@@ -63,7 +63,8 @@ class FitConfig:
         one_of("mixed_precision", self.mixed_precision, PRECISIONS)
         if self.fsdp and self.mixed_precision == "fp16":
             raise bad_value("mixed_precision", received="'fp16' with fsdp=True", expected="'no' or 'bf16' there",
-                            fix="torch scales fp16 gradients for whole tensors only.")
+                            fix="'bf16' needs no scaling of the loss, which with divided gradients was never tried on "
+                                "several accelerators.")
         if self.initial_epoch >= self.epochs:
             raise bad_value("initial_epoch", received=f"{self.initial_epoch} with epochs={self.epochs}",
                             expected="fewer finished epochs than epochs", fix="Pass a larger epochs.")
@@ -88,9 +89,6 @@ class FitConfig:
         if self.keeps_state and self.ckpt_path is None:
             raise bad_value("ckpt_path", received="None with resume or save_every", expected="a path",
                             fix="The run's state is kept in the folder <ckpt_path>.state.")
-        if self.keeps_state and self.fsdp:
-            raise bad_value("fsdp", received="True with resume or save_every", expected="False there",
-                            fix="The state of a divided net cannot be kept yet.")
 
     @property
     def keeps_state(self) -> bool:

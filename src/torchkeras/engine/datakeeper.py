@@ -64,7 +64,7 @@ class DataKeeper:
     def kept_tensor(self, one: Any, always: bool = False) -> Iterable[Any]:
         """Take down the numbers of a tensor."""
         if type(one) not in (Tensor, nn.Parameter) or one.layout != torch.strided or one.is_nested or (
-                one.is_meta or one.is_inference()):
+                one.is_meta or one.is_inference() or putting.is_freed(one)):
             return ()
         if always or self.fits("weights" if type(one) is nn.Parameter else "numbers", one.numel(), NUMBERS):
             self.back.append(partial(putting.put_numbers, one, one.detach().clone()))

@@ -275,6 +275,7 @@ class Watched:
         self.step, self.run, self.callbacks = step, run, callbacks
         self.together, self.idle = run.together, False
         self.learning = run.stage == "train" and run.epoch > 0  # epoch 0 measures
+        self.shared = self.learning or run.tools.shards.divided is not None  # all processes do each step together
         self.steers = run.pilot.step if run.pilot is not None and self.learning else None
         hardware.place_in_pass(run.accelerator, 0)
 
@@ -287,12 +288,12 @@ class Watched:
     def __call__(self, batch: Any) -> StepOutput:
         """Run the step, count it, tell of it."""
         run, learning = self.run, self.learning
-        if (request := run.together.gate(shared=learning)) is not None:
+        if (request := run.together.gate(self.shared, self.left())) is not None:
             raise run.ended_by(request)
         if run.stage == "train" and run.step + 1 == run.steps:
             hardware.close_window(run.accelerator)
         losses, metrics = self.ordinary(batch) if self.steers is None else self.steers(self.step, batch)
-        if learning and run.updates == 0 and self.together.world > 1 and run.accelerator.sync_gradients:
+        if learning and self.together.world > 1 and run.accelerator.sync_gradients:
             gradients.check_shared(self.step)
         run.step += 1
         run.trained += learning
@@ -305,9 +306,17 @@ class Watched:
             raise PassEnded
         return StepOutput(losses, metrics)
 
+    def left(self) -> tuple[int, int]:
+        """How many steps a window of accumulated gradients needs to its end, now and after one more step."""
+        size, done, steps = self.run.config.gradient_accumulation_steps, self.run.step, self.run.steps
+        if size == 1 or not self.learning:
+            return 0, 0
+        now, then = -done % size, -(done + 1) % size
+        return (now, then) if steps is None else (min(now, steps - done), min(then, max(steps - done - 1, 0)))
+
     def finish(self) -> None:
         """The batches of a pass are over in this process; one that measures ends early in all of them or in none."""
-        if not self.learning and (request := self.together.finished(True)) is not None:
+        if not self.shared and (request := self.together.finished(True)) is not None:
             raise self.run.ended_by(request)
 
     def ordinary(self, batch: Any) -> Any:

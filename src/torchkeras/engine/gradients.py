@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -29,6 +29,7 @@ class Rider:
         self.spoiled: float = 0.0  # 1 where this process's loss is not finite
         self.sums: Tensor | None = None  # weight and spoiled, over all processes
         self.sent: list[Sent] = []  # the buckets of this step that are on their way
+        self.due = False  # whether a parameter has got a gradient
 
     def reduce(self, bucket: Any) -> Future[Tensor]:
         """The gradients of a bucket, over all processes: what DistributedDataParallel asks a communication hook for.
@@ -91,6 +92,20 @@ class Replica(DistributedDataParallel):
         self.rider = Rider(distributed.get_world_size())
         rider = self.rider  # a hook that held the replica itself would keep both alive for ever
         self.register_comm_hook(None, lambda state, bucket: rider.reduce(bucket))
+        self.watching = [weight.register_post_accumulate_grad_hook(lambda _: setattr(rider, "due", True))
+                         for weight in module.parameters() if weight.requires_grad]
+
+    def prove(self) -> None:
+        """Refuse gradients that did not pass through this wrapper; once some did, no more is looked at."""
+        if not self.watching or not self.rider.due or not self.require_backward_grad_sync:
+            return
+        if self.rider.sums is None:
+            raise bad_value("StepRunner", received="a step whose gradients did not pass through the wrapper of its "
+                            f"{type(self.module).__name__}", expected="a call of the module that it was given, such as "
+                            "self.net(...) or self.loss_fn(...), in several processes",
+                            fix="Call it itself, not its parts; give it a forward that does what you need.")
+        while self.watching:
+            self.watching.pop().remove()
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -107,9 +122,8 @@ class Replica(DistributedDataParallel):
         return len(self.module)
 
 
-def replicas(net: Any, loss_fn: Any, *, find_unused_parameters: bool = False) -> dict[str, Any]:
-    """Net and loss as several processes train them; one that has nothing to learn stays as it is."""
-    given = {"net": net, "loss_fn": loss_fn}
+def replicas(given: Mapping[str, Any], *, find_unused_parameters: bool = False) -> dict[str, Any]:
+    """Net, loss and others as several processes train them; one that has nothing to learn stays as it is."""
     return {name: Replica(one, find_unused_parameters) if learns(one) else one for name, one in given.items()}
 
 
@@ -163,10 +177,8 @@ def added_up(step: Any, count: Any) -> float:
 
 
 def replicas_of(step: Any) -> Iterator[Replica]:
-    """The modules of a step that share their gradients."""
-    for module in (step.net, getattr(step, "loss_fn", None)):
-        if isinstance(module, Replica):
-            yield module
+    """The modules that a step was given which share their gradients, wherever it keeps them."""
+    yield from step.replicas
 
 
 def spoil(step: Any) -> None:
@@ -184,12 +196,9 @@ def check_sound(step: Any) -> None:
 
 
 def check_shared(step: Any) -> None:
-    """After the first step: it has called the net itself, without which nothing is shared and nobody notices."""
+    """After an update: the step has called its modules themselves, else nothing is shared and nobody notices."""
     for replica in replicas_of(step):
-        if replica.rider.sums is None and replica.require_backward_grad_sync:
-            raise bad_value("StepRunner", received="a step whose gradients did not pass through the net's wrapper",
-                            expected="a call of self.net(...) or self.loss_fn(...) in several processes",
-                            fix="Call self.net itself, not its parts; give it a forward that does what you need.")
+        replica.prove()
 
 
 def check_reached(step: Any, loss: Tensor) -> None:

@@ -173,10 +173,10 @@ def same_weights(together: Alone, *modules: Any) -> None:
                 torch.distributed.broadcast(value.detach(), src=0)
 
 
-def same_buffers(together: Alone, net: nn.Module) -> None:
-    """The buffers of process 0 in every process, such as the running means of BatchNorm."""
-    if together.world > 1:
-        for buffer in net.buffers():
+def same_buffers(together: Alone, *modules: nn.Module) -> None:
+    """The buffers of process 0 in every process, such as the running means of BatchNorm or the centre of a loss."""
+    for module in modules if together.world > 1 else ():
+        for buffer in module.buffers():
             torch.distributed.broadcast(buffer.detach(), src=0)
 
 

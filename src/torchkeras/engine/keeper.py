@@ -65,9 +65,10 @@ class Keeper(Keeps):
         self.unsaved = unsaved_metrics(self.run.tools.metrics["train"])
         self.groups = self.groups or {"run": counts_of_groups(self.model), "epoch": counts_of_groups(self.model)}
         position = {"phase": "epoch", "epoch": 1, "step": 0, "row": {}}
-        part = [self.own_part("epoch")]
-        Packer().pack({**whole(self.model, self.run, self.best, self.train, self.val, position, part), "best": None},
-                      "the state of the run")
+        with self.run.tools.shards.taking():
+            part = [self.own_part("epoch")]
+            Packer().pack({**whole(self.model, self.run, self.best, self.train, self.val, position, part),
+                           "best": None}, "the state of the run")
         self.run.notes += [f"save_every: {text}" for text in (*self.unsaved, *inexact(self.train), *self.lost())]
         if fresh and self.vault is not None and self.vault.numbers():
             self.vault.forget = True
@@ -91,7 +92,8 @@ class Keeper(Keeps):
         if self.saved is None:
             self.groups["epoch"] = counts_of_groups(self.model)
             return
-        put_whole(self.model, self.run, self.best, self.saved, history=False, groups=self.groups.get("epoch"))
+        with self.run.tools.shards.putting():
+            put_whole(self.model, self.run, self.best, self.saved, history=False, groups=self.groups.get("epoch"))
         self.put_own(self.own_of(self.saved))
         if not self.stopped_inside:
             self.saved.clear()  # lets go of the files
@@ -182,15 +184,17 @@ class Keeper(Keeps):
 
     def save(self, phase: str, epoch: int) -> None:
         """Take down the state of this moment, or of the boundary that is kept in ``here``, and write it."""
-        run = self.run
-        ranks = run.together.gather(self.own_part(phase))
-        self.wait()
-        if self.vault is not None:
-            step = run.step if phase == "train" else 0
-            position = {"phase": phase, "epoch": epoch, "step": step, "row": self.row if phase == "validation" else {}}
-            state = whole(self.model, run, self.best, self.train, self.val, position, ranks)
-            state["groups"] = self.groups
-            self.write(self.vault, *files(state, self.vault))
+        run, step = self.run, self.run.step if phase == "train" else 0
+        position = {"phase": phase, "epoch": epoch, "step": step, "row": self.row if phase == "validation" else {}}
+        with run.tools.shards.taking():
+            ranks = run.together.gather(self.own_part(phase))
+            self.wait()
+            content = None
+            if self.vault is not None:
+                state = whole(self.model, run, self.best, self.train, self.val, position, ranks)
+                content = files({**state, "groups": self.groups}, self.vault)
+        if self.vault is not None and content is not None:
+            self.write(self.vault, *content)
         self.when.done(run.trained)
 
     def own_part(self, phase: str) -> dict[str, Any]:
@@ -205,7 +209,8 @@ class Keeper(Keeps):
                             "counted": list(runner.counted),
                             "last": {name: number(name, value) for name, value in runner.last.items()},
                             "metrics": {name: counted(metric) for name, metric in runner.metrics_dict.items()}}
-            part["buffers"] = dict(self.model.net.named_buffers()) if self.run.together.world > 1 else {}
+            part["buffers"] = [dict(one.named_buffers()) for one in self.model.learners()] if (
+                self.run.together.world > 1) else []
         return part
 
     def remembered(self) -> list[Any]:
@@ -244,7 +249,8 @@ class Keeper(Keeps):
         self.saved, self.epoch, self.stopped_inside = saved, position["epoch"], position["phase"] != "epoch"
         own = self.own_of(saved)
         self.groups = {name: dict(counts) for name, counts in saved["groups"].items()}
-        put_whole(self.model, run, self.best, saved, groups=self.groups.get("run"))
+        with run.tools.shards.putting():
+            put_whole(self.model, run, self.best, saved, groups=self.groups.get("run"))
         for (stage, _), step in run.step_runners.items():
             if (state := run.step_states.pop(stage, None)) is not None:
                 put_own_state(step, self.model, state)
@@ -255,6 +261,8 @@ class Keeper(Keeps):
             self.val.go_on(saved["data"]["val"], 0, rewinding(self.val.source), nothing)
         self.put_own(own)
         self.when.done(run.trained)
+        if run.updates:
+            self.model.optimizer._opt_called = True  # else torch warns where only a validation is left of an epoch
         if run.monitor.exhausted:
             run.stop_reason = f"{run.monitor.name} without improvement in {run.monitor.misses} epoch, early stopping"
 
@@ -277,7 +285,9 @@ class Keeper(Keeps):
         """The epoch that was stopped has begun again, and its data is where it was: so is everything else."""
         run, own = self.run, self.own_of(self.saved)
         self.stopped_inside = False
-        put_whole(self.model, run, self.best, self.saved, history=False)
+        with run.tools.shards.putting():
+            put_whole(self.model, run, self.best, self.saved, history=False)
+            self.put_buffers(own.get("buffers") or [])
         self.put_own(own)
         run.step = self.saved["position"]["step"]
         hardware.place_in_pass(run.accelerator, run.step)
@@ -293,8 +303,12 @@ class Keeper(Keeps):
         runner.counted, runner.last = list(sums["counted"]), dict(sums["last"])
         for name, metric in runner.metrics_dict.items():
             put_counted(metric, sums["metrics"][name])
-        for name, buffer in self.model.net.named_buffers() if own["buffers"] else ():
-            buffer.copy_(own["buffers"][name])
+
+    def put_buffers(self, saved: Any) -> None:
+        """Put back this process's own buffers; older states have those of the net only."""
+        for module, buffers in zip(self.model.learners(), [saved] if isinstance(saved, dict) else saved, strict=False):
+            for name, buffer in module.named_buffers():
+                buffer.data = buffers[name].to(buffer.device, copy=True)
 
 
 def kept_sums(means: Means) -> dict[str, Any]:

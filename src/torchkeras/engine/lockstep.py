@@ -9,14 +9,16 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
 
 from torchkeras.data import Batches
 from torchkeras.data.fingerprint import content
 from torchkeras.engine import gradients, hardware
 from torchkeras.engine.checks import bad_type, bad_value
+from torchkeras.engine.components import components_of
 from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.run import Run, nothing
-from torchkeras.engine.shards import Shards
+from torchkeras.engine.shards import Shards, Undivided, check_divisible
 
 
 @contextmanager
@@ -29,12 +31,14 @@ def lockstep(model: Any, run: Run, train: Batches, val: Batches | None) -> Itera
         raise bad_type("EpochRunner", received="one with a __call__ of its own", expected="torchkeras' own in several "
                        "processes, which joins what they counted", fix="Override a StepRunner instead.")
     check_same(model, run, train, val)
-    hardware.same_weights(run.together, model.net, model.loss_fn)
+    hardware.same_weights(run.together, *model.learners())
     run.notes.append(f"processes: {run.together.world}, which share every batch")
-    with (synchronised(model.net, run) if run.config.sync_batchnorm else each_its_own(model.net, run),
-          sharded(model, run) if run.config.fsdp else replicated(model, run)):
+    check_apart(parts_of(model))
+    check_reachable(model, parts_of(model))
+    with (synchronised(model.learners(), run) if run.config.sync_batchnorm else each_its_own(model.learners(), run),
+          whole_windows(model, run), sharded(model, run) if run.config.fsdp else replicated(model, run)):
         yield
-    run.tools = run.tools._replace(replicas=dict, settle=nothing)
+    run.tools = run.tools._replace(replicas=dict, settle=nothing, shards=Undivided())
 
 
 @contextmanager
@@ -47,22 +51,83 @@ def replicated(model: Any, run: Run) -> Iterator[None]:
         learning = tuple(weight.requires_grad for module in model.learners() for weight in module.parameters())
         if learning not in made:
             made.clear()
-            made[learning] = gradients.replicas(model.net, model.loss_fn,
+            made[learning] = gradients.replicas(parts_of(model),
                                                 find_unused_parameters=run.config.find_unused_parameters)
         return made[learning]
 
     run.tools = run.tools._replace(replicas=replicas,
-                                   settle=lambda: hardware.same_buffers(run.together, model.net))
+                                   settle=lambda: hardware.same_buffers(run.together, *model.learners()))
     yield
+
+
+def parts_of(model: Any) -> dict[str, Any]:
+    """What a step is given that may learn: net, loss, and modules among the objects of the user's own step."""
+    return {"net": model.net, "loss_fn": model.loss_fn, **{
+        name: one for name, one in model.step_objects.items() if isinstance(one, nn.Module)}}
+
+
+def check_reachable(model: Any, parts: Mapping[str, Any]) -> None:
+    """Refuse parameters that learn where their gradients would be each process's own: in no module of a step."""
+    shared = {id(weight) for part in parts.values() if isinstance(part, nn.Module) for weight in part.parameters()}
+    found = components_of(model)
+    names = {id(weight): f"{name}.{path}" for name, module in found.modules.items()
+             for path, weight in module.named_parameters()}
+    alone = [names.get(id(weight), f"some in {name}") for name, one in found.optimizers.items()
+             for group in one.param_groups for weight in group["params"]
+             if weight.requires_grad and id(weight) not in shared]
+    if alone:
+        raise bad_value("KerasModel", received=f"parameters that learn outside of the modules that a step is given: "
+                        f"{', '.join(alone[:5])}", expected="parameters of the net, of a loss that is a module itself, "
+                        "or of modules given as step objects, in several processes",
+                        fix="Put them into one of these; a functools.partial of a loss may become a module.")
+
+
+def check_apart(parts: Mapping[str, Any]) -> None:
+    """Refuse modules that share parameters which learn: their gradients would be added up once for each module."""
+    owners: dict[int, str] = {}
+    for name, part in parts.items():
+        for weight in part.parameters() if isinstance(part, nn.Module) else ():
+            if weight.requires_grad and owners.setdefault(id(weight), name) != name:
+                raise bad_value(name, received=f"a module that shares parameters with {owners[id(weight)]}",
+                                expected="modules that have their parameters for themselves, in several processes",
+                                fix=f"Leave {name} out, and reach it through {owners[id(weight)]}'s forward.")
+
+
+@contextmanager
+def whole_windows(model: Any, run: Run) -> Iterator[None]:
+    """Refuse an update by an optimizer of the user's own step where the gradients are each process's own still."""
+    def check(optimizer: Any, *_: Any) -> None:
+        if not run.accelerator.sync_gradients:
+            raise bad_value("StepRunner", received="a step that updates with an optimizer of its own in the middle of "
+                            "an accumulation window", expected="updates where a window ends: in several processes "
+                            "gradients are shared there", fix="Ask self.accelerator.sync_gradients before its step().")
+
+    hooks = [one.register_step_pre_hook(check) for one in model.step_objects.values() if isinstance(one, Optimizer)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager
 def sharded(model: Any, run: Run) -> Iterator[None]:
     """Every process has a part of the weights: FSDP."""
-    shards = Shards(model.net, model.optimizer, run.accelerator.device)
-    parts = {"net": shards.divided, "loss_fn": gradients.replicas(None, model.loss_fn)["loss_fn"]}
+    check_divisible(model.net, {"optimizer": model.optimizer, **model.step_objects})
+    shards = Shards(model.net, run, model.optimizer)
+    others = [one for one in model.learners() if one is not model.net]
+    parts = gradients.replicas({**parts_of(model), "net": None}) | {"net": shards.divided}
+
+    def replicas() -> Mapping[str, Any]:
+        shards.check_learning()
+        return parts
+
+    def settle() -> None:
+        hardware.same_buffers(run.together, shards.divided, *others)
+        shards.gather()
+
     run.notes.append("fsdp: the weights are divided between the processes")
-    run.tools = run.tools._replace(replicas=lambda: parts, settle=shards.gather)
+    run.tools = run.tools._replace(replicas=replicas, settle=settle, shards=shards)
     with shards.learning():
         yield
 
@@ -95,21 +160,23 @@ def shortened(text: str) -> str:
 
 
 @contextmanager
-def each_its_own(net: nn.Module, run: Run) -> Iterator[None]:
+def each_its_own(learners: list[nn.Module], run: Run) -> Iterator[None]:
     """BatchNorm as it is: every process normalises its own part of a batch."""
-    if any(isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm) for module in net.modules()):
+    if any(isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
+           for one in learners for module in one.modules()):
         run.notes.append("BatchNorm: each process normalises its own part of a batch; "
                          "sync_batchnorm=True takes the whole batch")
     yield
 
 
 @contextmanager
-def synchronised(net: nn.Module, run: Run) -> Iterator[None]:
+def synchronised(learners: list[nn.Module], run: Run) -> Iterator[None]:
     """BatchNorm over the parts of all processes, with the same weights and buffers; afterwards as it was."""
     if run.accelerator.device.type == "cpu":
         raise bad_value("sync_batchnorm", received="True on the CPU", expected="False there",
                         fix="torch has SyncBatchNorm for accelerators only.")
-    places = [(parent, name, child) for parent in net.modules() for name, child in parent.named_children()
+    places = [(parent, name, child) for one in learners for parent in one.modules()
+              for name, child in parent.named_children()
               if isinstance(child, _BatchNorm) and not isinstance(child, nn.SyncBatchNorm)]
     for parent, name, child in places:
         setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))

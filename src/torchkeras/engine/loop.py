@@ -47,6 +47,7 @@ def fit(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batche
             run.diverged = isinstance(end, NonFiniteLoss)
             run.heed(Request(where(model, run, end, train)))
             run.keeper.stopped()
+            run.tools.settle()
     best.finish(run.diverged)
     callbacks.announce("on_fit_end")
 

@@ -172,8 +172,15 @@ def put_array(array: Any, values: Any) -> bool:
     return True
 
 
+def is_freed(tensor: Tensor) -> bool:
+    """Tell whether the memory of a tensor was given back, as FSDP does with weights between their uses."""
+    return tensor.numel() > 0 and tensor.untyped_storage().nbytes() == 0
+
+
 def put_numbers(tensor: Tensor, values: Tensor) -> bool:
     """Give a tensor its numbers back; NaN is not equal to itself and is written again."""
+    if is_freed(tensor):
+        return False
     if tensor.shape != values.shape or tensor.dtype != values.dtype or tensor.device != values.device:
         tensor.data = values
         return True

@@ -12,6 +12,7 @@ from torchkeras.engine.denominator import LossFacts
 from torchkeras.engine.ending import PassEnded, Request
 from torchkeras.engine.history import History
 from torchkeras.engine.monitor import Monitor
+from torchkeras.engine.shards import Undivided
 from torchkeras.engine.together import Alone
 from torchkeras.engine.words import Logs, Stage
 
@@ -64,6 +65,7 @@ class Tools(NamedTuple):
     own_step: bool = False  # whether the user's own step says when a schedule moves
     replicas: Callable[[], Mapping[str, Any]] = dict  # net and loss as they learn, where several processes share work
     settle: Callable[[], None] = nothing  # after a training pass: brings the net itself up to date with them
+    shards: Undivided = Undivided()  # with FSDP: the parts of the net
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,7 @@ class StepRunner:
     waiting: list[tuple[Any, Any]] | None = None  # of metrics, until it is known which labels the loss leaves out
     measured_by: modes.UnchangedBuffers | None = None  # the buffers of the loss, as a pass that measures found them
     trouble: Exception | None = None  # what is wrong with the validation data, found before the first update
+    replicas: Sequence[Any] = ()  # the modules that share their gradients with other processes
 
     def __init__(self, net: nn.Module, loss_fn: Any, accelerator: Accelerator, stage: Stage = "train",
                  metrics_dict: Mapping[str, Any] | None = None, optimizer: Any = None,

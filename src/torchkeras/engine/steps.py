@@ -14,6 +14,7 @@ from torchkeras.engine import hardware
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.components import PLAIN, Components, add, components_of
 from torchkeras.engine.generators import put_state, state_of
+from torchkeras.engine.gradients import Replica
 from torchkeras.engine.optimizerstate import optimizer_state, put_optimizer
 from torchkeras.engine.packing import Packer
 from torchkeras.engine.run import Run
@@ -33,9 +34,11 @@ def step_of(model: Any, run: Run, stage: Stage, learning: bool, argument: str) -
         if (saved := run.step_states.pop(stage, None)) is not None:
             put_own_state(step, model, saved)
         return step
-    for name, part in parts_of_step(model, run, learning).items():
+    parts = parts_of_step(model, run, learning)
+    for name, part in parts.items():
         if name in vars(step) or name in ("net", "loss_fn"):
             setattr(step, name, part)
+    step.replicas = [one for one in parts.values() if isinstance(one, Replica)]
     make_ready(step, run, stage, learning, argument)
     return step
 
@@ -48,12 +51,13 @@ def parts_of_step(model: Any, run: Run, learning: bool) -> dict[str, Any]:
 
 def build_step(model: Any, run: Run, stage: Stage, learning: bool, argument: str) -> Any:
     """A step for one pass, ours or the user's: the keywords are a contract with steps that users have written."""
-    tools = run.tools
+    tools, parts = run.tools, parts_of_step(model, run, learning)
     accelerator = run.accelerator if run.together.world == 1 else hardware.InAStep(run.accelerator)
     step = model.StepRunner(accelerator=accelerator, stage=stage, metrics_dict=tools.metrics[stage],
                             optimizer=tools.optimizer if learning else None,
                             lr_scheduler=tools.given_scheduler if learning else None,
-                            **parts_of_step(model, run, learning))
+                            **parts)
+    step.replicas = [one for one in parts.values() if isinstance(one, Replica)]
     make_ready(step, run, stage, learning, argument)
     return step
 
@@ -79,7 +83,8 @@ PER_PASS = ("bound", "grown", "gradient_norm", "known", "weighed", "labelled", "
 def own_attributes(step: Any, model: Any) -> Iterator[tuple[str, Any]]:
     """Yield what a step keeps beside the parts that it was given."""
     given = {id(one) for one in (model.net, model.loss_fn, model.optimizer, *model.step_objects.values())}
-    named = {"net", "loss_fn", "accelerator", "stage", "metrics_dict", "optimizer", "lr_scheduler", "whole_numbers"} | (
+    named = {"net", "loss_fn", "accelerator", "stage", "metrics_dict", "optimizer", "lr_scheduler",
+             "whole_numbers", "replicas"} | (
         OURS if isinstance(step, StepRunner) else set())
     yield from ((name, value) for name, value in vars(step).items()
                 if name not in named and name not in model.step_objects and id(value) not in given)

@@ -52,11 +52,12 @@ class Alone:
         """An error in one process is raised in all."""
         yield
 
-    def gate(self, shared: bool = True) -> Request | None:
+    def gate(self, shared: bool = True, left: tuple[int, int] = (0, 0)) -> Request | None:
         """Before each step: the request to end here, once all processes have agreed on it.
 
         Steps that are not shared, those that measure, are not the same number in all processes: there a process leaves
-        as soon as it hears of a request, and the others where they are; all meet in :meth:`finished`.
+        as soon as it hears of a request, and the others where they are; all meet in :meth:`finished`. ``left`` is how
+        many steps a window of accumulated gradients needs to its end, now and after one more step: it is not broken.
         """
         return None
 
@@ -92,6 +93,7 @@ class Together(Alone):
                                              distributed.distributed_c10d._get_default_store())
         self.lock = threading.Lock()
         self.position = 0  # steps begun
+        self.left = 0  # of the window that the last of them is in
         self.promise: int | None = None
         self.request: Request | None = None
         self.failure: str | None = None  # of another process
@@ -154,16 +156,17 @@ class Together(Alone):
                 other.add_note(f"Raised in process {rank} of {self.world}.")
                 raise other
 
-    def gate(self, shared: bool = True) -> Request | None:
+    def gate(self, shared: bool = True, left: tuple[int, int] = (0, 0)) -> Request | None:
         """Before each step: the request to end here, once all processes have agreed on it."""
         if not shared:
             if self.failure is not None:
                 raise ProcessFailed(self.failure)
             return self.finished(False) if self.heard else None
         with self.lock:
-            if self.request is None and self.promise is None:
-                self.position += 1
-                return None
+            heard = self.request is not None or self.promise is not None
+            self.position, self.left = (self.position, left[0]) if heard else (self.position + 1, left[1])
+        if not heard:
+            return None
         self.promise_and_tell()
         if self.failure is not None:
             raise ProcessFailed(self.failure)
@@ -192,7 +195,7 @@ class Together(Alone):
                 return
             if self.request is not None:
                 self.store.compare_set("stop", "", json.dumps(self.request))
-            self.promise = self.position
+            self.promise = self.position + self.left
             self.store.set(f"at/{self.rank}", str(self.promise))
 
     def furthest(self) -> int:
