@@ -308,11 +308,9 @@ class Watched:
 
     def left(self) -> tuple[int, int]:
         """How many steps a window of accumulated gradients needs to its end, now and after one more step."""
-        size, done, steps = self.run.config.gradient_accumulation_steps, self.run.step, self.run.steps
-        if size == 1 or not self.learning:
-            return 0, 0
-        now, then = -done % size, -(done + 1) % size
-        return (now, then) if steps is None else (min(now, steps - done), min(then, max(steps - done - 1, 0)))
+        size, done = self.run.config.gradient_accumulation_steps if self.learning else 1, self.run.step
+        end = math.inf if self.run.steps is None else self.run.steps
+        return int(min(-done % size, end - done)), int(min(-(done + 1) % size, max(end - done - 1, 0)))
 
     def finish(self) -> None:
         """The batches of a pass are over in this process; one that measures ends early in all of them or in none."""
