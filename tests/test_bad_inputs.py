@@ -138,7 +138,7 @@ CASES = {  # what is wrong: how the call differs from a good one, the error, and
         ["lr_scheduler", "1 of 1 steps left", "the 2 updates", "total_steps=2"]),
     "an optimizer that needs a closure, on parts of batches": (
         {"net": (closure_net := nn.Linear(4, 3)), "optimizer": torch.optim.LBFGS(closure_net.parameters()),
-         "gradient_accumulation_steps": 2}, ValueError,
+         "options": {"gradient_accumulation_steps": 2}}, ValueError,
         ["optimizer", "LBFGS", "gradient_accumulation_steps=2", "larger batches"]),
     "another optimizer's scheduler": (
         {"scheduler": torch.optim.lr_scheduler.StepLR(torch.optim.SGD(other().parameters(), lr=1.0), 1)}, ValueError,
