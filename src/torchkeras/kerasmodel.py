@@ -6,6 +6,7 @@ import copy
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -308,13 +309,14 @@ class KerasModel(nn.Module):
         train.device = accelerator.device
         if val is not None:
             val.device = accelerator.device
+        checkpoint.check_held(self, config.ckpt_path)
         before = Untouched(*self.learners())
         best = checkpoint.Best(self, config.ckpt_path, before.weights)
         callbacks = CallbackList(listeners, self, together.main)
         with (archive(self, run, train, val) as (vault, saved),
               session(self, run, callbacks, before, train.last_batch), lockstep(self, run, train, val),
               kept(self, run, callbacks, best, train, val, vault, saved), form(run, self.optimizer),
-              piloted(run, self, callbacks, train)):
+              closing(best), piloted(run, self, callbacks, train)):
             self.optimizer.zero_grad()
             loop.fit(self, run, callbacks, best, train, val)
         self.from_scratch = True

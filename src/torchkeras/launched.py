@@ -14,6 +14,7 @@ from torchkeras.arguments import warn_of_divergence
 from torchkeras.data import Batches
 from torchkeras.engine import launch
 from torchkeras.engine.config import FitConfig
+from torchkeras.engine.netstate import hidden_buffers, put_buffers, put_weights, weights_in
 from torchkeras.engine.run import Keeps, Tools
 from torchkeras.engine.state import put_random_states, random_states
 from torchkeras.engine.together import Alone
@@ -30,8 +31,9 @@ def fit(model: KerasModel, num_processes: int, config: FitConfig, callbacks: lis
     launch.check_count(num_processes, config.cpu)
     result = start(num_processes, fitted, model, {"callbacks": callbacks, "train_data": train, "val_data": val},
                    {"config": config})
-    for module, weights in zip(model.learners(), result["weights"], strict=True):
-        module.load_state_dict(weights)
+    for module, weights, hidden in zip(model.learners(), result["weights"], result["hidden"], strict=True):
+        put_weights(module, weights)
+        put_buffers(module, hidden)
     for part, state in ((model.optimizer, result["optimizer"]), (model.lr_scheduler, result["lr_scheduler"])):
         if part is not None:
             part.load_state_dict(state)
@@ -52,7 +54,8 @@ def fitted(model: KerasModel, config: FitConfig, callbacks: list[Any], train_dat
     bare: Any = dataclasses.replace(run, accelerator=device, tools=Tools({}), together=Alone(), keeper=Keeps(),
                                     running=dict, logs={})
     states = [part.state_dict() if part is not None else None for part in (model.optimizer, model.lr_scheduler)]
-    return {"frame": frame, "run": bare, "weights": [module.state_dict() for module in model.learners()],
+    return {"frame": frame, "run": bare, "weights": [weights_in(module) for module in model.learners()],
+            "hidden": [hidden_buffers(module) for module in model.learners()],
             "optimizer": states[0], "lr_scheduler": states[1], "callbacks": [kept(one) for one in callbacks]}
 
 

@@ -17,7 +17,8 @@ from torchkeras.data import batches
 from torchkeras.engine.callback import Callback
 from torchkeras.engine.checks import bad_type, whole_number
 from torchkeras.engine.generators import drawn, put_drawn
-from torchkeras.engine.snapshot import optimizer_state, weights_in
+from torchkeras.engine.netstate import weights_in
+from torchkeras.engine.snapshot import optimizer_state
 
 if TYPE_CHECKING:
     from torchkeras.kerasmodel import KerasModel

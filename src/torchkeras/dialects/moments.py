@@ -13,7 +13,7 @@ from torchkeras.engine.checks import bad_type
 from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.moments import MOMENTS
 from torchkeras.engine.monitor import Monitor
-from torchkeras.engine.state import Weights
+from torchkeras.engine.weights import Weights
 
 KERAS_MOMENTS = ("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end", "on_train_batch_begin",
                  "on_train_batch_end", "on_batch_begin", "on_batch_end", "on_test_begin", "on_test_end",

@@ -1,175 +1,23 @@
-"""Weights to a file, whole or not at all; the best weights of a run."""
+"""The best weights of a run."""
 
 from __future__ import annotations
 
-import copy
 import os
-import secrets
 import tempfile
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from torchkeras.engine import hardware
-from torchkeras.engine.checks import bad_type, bad_value, mistake
-from torchkeras.engine.state import Weights
-
-WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel, DDP and torch.compile put before a name
-
-
-def plain(net: nn.Module) -> nn.Module:
-    """The net itself, without the wrappers of DataParallel, DDP or torch.compile."""
-    wrapped = getattr(net, "_orig_mod", None)
-    if wrapped is None and isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        wrapped = net.module
-    return net if wrapped is None else plain(wrapped)
-
-
-def save_weights(net: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write a net's weights to one file that plain torch can load; safetensors when the name ends so."""
-    write_weights({name: value for name, value in plain(net).state_dict().items() if isinstance(value, Tensor)}, path)
-
-
-def write_weights(weights: dict[str, Tensor], path: str | os.PathLike[str]) -> None:
-    """Write named weights to such a file."""
-    target = Path(path).expanduser()
-    if target.suffix == ".safetensors":
-        from safetensors.torch import save
-
-        aliases, unique = split_shared(weights)
-        write_whole(target, lambda temporary: temporary.write_bytes(save(unique, metadata=aliases)))
-    else:
-        write_whole(target, lambda temporary: torch.save(weights, temporary))
-
-
-def split_shared(weights: dict[str, Tensor]) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Tied weights once, and which name stands for which: safetensors refuses two names for one memory."""
-    aliases: dict[str, str] = {}
-    unique: dict[str, Tensor] = {}
-    owners: dict[tuple[Any, ...], str] = {}
-    for name, value in weights.items():
-        owner = owners.setdefault((value.data_ptr(), value.shape, value.stride(), value.dtype), name)
-        if owner == name or not value.numel():
-            unique[name] = value.contiguous()
-        else:
-            aliases[name] = owner
-    return aliases, unique
-
-
-def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read a weights file, torch's or safetensors'; tensors only, so that loading cannot run code."""
-    source = existing_file(path, "ckpt_path", "a weights file")
-    try:
-        weights = read_safetensors(source) if source.suffix == ".safetensors" else read_torch(source)
-    except OSError:
-        raise  # the disk, not the file: Python names both
-    except Exception as error:  # readers meet a file that is none of theirs in many ways
-        raise bad_value("ckpt_path", received=f"{str(path)!r}, which cannot be read ({in_short(error)})",
-                        expected="a file of weights, as save_ckpt or torch.save(net.state_dict(), path) writes it",
-                        fix=guess(source)) from None  # what the reader said fills a screen; it is in __context__
-    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
-        kind = f"a {type(weights).__name__}" + (" whose keys are no names" if isinstance(weights, dict) else "")
-        raise bad_value("ckpt_path", received=f"{str(path)!r}, a file that holds {kind}",
-                        expected="a state dict: names and tensors")
-    return weights
-
-
-def read_safetensors(source: Path) -> dict[str, Tensor]:
-    """Read a file of safetensors; tied weights are in it once."""
-    from safetensors import safe_open
-
-    with safe_open(source, "pt") as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-        return weights | {name: weights[owner] for name, owner in (file.metadata() or {}).items() if owner in weights}
-
-
-def read_torch(source: Path) -> Any:
-    """Read a file of torch's; what torch warns of in a file that is none does not matter."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.load(source, map_location="cpu", weights_only=True)
-
-
-def existing_file(path: Any, argument: str, expected: str) -> Path:
-    """Return the path of a file that is there; refuse a folder, and a name without a file."""
-    source = Path(path).expanduser()
-    if source.is_dir():
-        raise bad_value(argument, received=f"the folder {str(path)!r}", expected=f"{expected} in it",
-                        fix=beside(source / "file"))
-    if not source.is_file():
-        raise mistake(FileNotFoundError(
-            f"{argument}: received {str(path)!r}; expected {expected}. {beside(source)}"))
-    return source
-
-
-def in_short(error: Exception) -> str:
-    """Return the kind of an error, and what it says where that is one line."""
-    text = str(error).strip()
-    return type(error).__name__ + (f": {text}" if text and len(text) <= 120 and "\n" not in text else "")
-
-
-def guess(source: Path) -> str:
-    """Return what a file that cannot be read may be, judged by its size and its first bytes."""
-    with source.open("rb") as file:
-        start = file.read(512)
-    if not start:
-        return "The file is empty: was it cut short while it was written or copied?"
-    if start.startswith(b"PK") and source.suffix == ".safetensors":
-        return "It begins like one of torch's: name it .pt to read it."
-    if start.startswith(b"PK"):
-        return "It is a torch or zip file that was cut short or damaged, or holds objects other than weights: only " \
-               "names and tensors are read, so that no code can run."
-    if start.startswith(b"version https://git-lfs"):
-        return "It is a pointer of Git LFS: fetch the file itself with git lfs pull."
-    if start.lstrip()[:1] == b"<":
-        return "It is a web page: the download gave an error page in place of the file."
-    if source.suffix != ".safetensors" and start[8:9] == b"{":
-        return "It begins like one of safetensors: name it .safetensors to read it."
-    if start.startswith(b"\x80"):
-        return "It is a pickle: only names and tensors are read, so that no code can run."
-    return "It is damaged, or of another kind."
-
-
-def beside(missing: Path) -> str:
-    """What is in the folder where a file was expected."""
-    if not missing.parent.is_dir():
-        return f"The folder {str(missing.parent)!r} does not exist."
-    names = sorted(child.name for child in missing.parent.iterdir())[:8]
-    return f"The folder holds: {', '.join(names) or 'nothing'}."
-
-
-def shape_of(value: Any) -> Any:
-    """A tensor's shape; "missing" for a name that is not there."""
-    return "missing" if value is None else tuple(getattr(value, "shape", ()))
-
-
-def write_whole(target: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that it is there whole or not at all: beside it, flushed to disk, then renamed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        write(temporary)
-        flush_to_disk(temporary)
-        os.replace(temporary, target)
-        flush_to_disk(target.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def flush_to_disk(path: str | os.PathLike[str]) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
-    if os.name == "nt" and os.path.isdir(path):
-        return  # Windows does not open folders
-    descriptor = os.open(path, os.O_RDWR if os.path.isfile(path) else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+from torchkeras.engine.bestfile import BestFile, merge, stamp_of
+from torchkeras.engine.checks import bad_type, bad_value
+from torchkeras.engine.weightfile import check_loadable
+from torchkeras.engine.weightfile import flush_to_disk as flush_to_disk
+from torchkeras.engine.weightfile import read_weights as read_weights
+from torchkeras.engine.weightfile import save_weights as save_weights
+from torchkeras.engine.weightfile import write_weights as write_weights
+from torchkeras.engine.weightfile import write_whole as write_whole
+from torchkeras.engine.weights import Weights
+from torchkeras.engine.wrappers import plain as plain
 
 
 def check_writable(path: Any) -> str | None:
@@ -196,6 +44,17 @@ def check_writable(path: Any) -> str | None:
     return str(target)
 
 
+def check_held(model: Any, path: str | None) -> None:
+    """Refuse before any work a net of which something could not be kept in the file."""
+    if path is not None and not by_user(model.save_ckpt):
+        check_loadable(model.net, path)
+
+
+def by_user(method: Any) -> bool:
+    """Return whether a method of a model is not this library's."""
+    return not method.__module__.startswith("torchkeras.")
+
+
 class Best:
     """The best weights of a run, in memory and in ``ckpt_path``; it begins with the weights the run began with.
 
@@ -206,41 +65,108 @@ class Best:
     def __init__(self, model: Any, path: str | None, weights: Weights) -> None:
         self.model, self.path, self.weights = model, path, weights
         self.kept = False
+        self.start = weights  # to which a run goes back that fails before its first update
+        self.file = None if path is None or by_user(model.save_ckpt) else BestFile(path)
 
     def keep(self) -> None:
         """The weights of this moment are the best: copy them, and write them through the model's ``save_ckpt``."""
         if not self.loads_itself:
-            self.weights = Weights(*self.weights.modules)
+            self.copy()
         together = self.model.run.together
         with together.same_fate():
             if self.path is not None and together.main:
-                self.model.save_ckpt(self.path, accelerator=self.model.accelerator)
+                self.write()
         self.kept = True
+
+    def copy(self) -> None:
+        """Take the weights of this moment down; over the copies of the best before, once nobody needs these."""
+        if self.model.run.updates:
+            self.weights.take()
+        else:
+            self.weights = self.weights.twin()
+            self.weights.take(fresh=True)
+
+    def write(self) -> None:
+        """Write the weights of this moment through the model's ``save_ckpt``, or only those that are no longer so."""
+        def whole() -> None:
+            self.model.save_ckpt(self.path, accelerator=self.model.accelerator)
+
+        if self.file is None or self.loads_itself:
+            whole()
+        else:
+            self.file.write(self.weights, whole)
+
+    def hold(self) -> None:
+        """An epoch begins: copy frozen weights that are about to learn; those of the start are needed no more."""
+        self.weights.hold()
+        if self.model.run.updates and self.start is not self.weights:
+            self.start.forget()
+
+    def close(self) -> None:
+        """The run is over, however it ended: the file becomes whole."""
+        if self.file is not None and self.model.run.together.main:
+            self.file.close()
 
     def restore(self) -> None:
         """Put the best weights back into the net."""
         together = self.model.run.together
         if not (self.kept and self.loads_itself):
+            self.tell_lost(self.recover())
             self.weights.restore()
         elif together.main:  # the file may be on the disk of process 0 only
             self.model.load_ckpt(self.path)
         hardware.same_weights(together, *self.weights.modules)
 
-    def named(self) -> list[dict[str, Any]]:
-        """The best weights under the names that they have in bare modules."""
-        return [dict(zip(plain(module).state_dict(), copies.values(), strict=True))
-                for module, copies in zip(self.weights.modules, self.weights.copies, strict=True)]
+    def recover(self) -> list[str]:
+        """Find frozen weights that were changed by other means in the file; return the names of those that are lost."""
+        lost: list[str] = []
+        for number in range(len(self.weights.modules)):
+            moved = self.weights.moved(number)
+            on_disk = self.on_disk() if moved and number == 0 else {}
+            lost += [bare for name, bare in moved.items()
+                     if bare not in on_disk or not self.weights.adopt(number, name, on_disk[bare])]
+        return lost
 
-    def take(self, saved: list[dict[str, Any]], kept: bool) -> None:
+    def on_disk(self) -> dict[str, Any]:
+        """Return the weights in the file, if this run wrote it."""
+        if self.file is None or not self.file.stamp or not self.kept or self.file.stamp != stamp_of(self.file.path):
+            return {}
+        return read_weights(self.file.path, mapped=True)
+
+    def tell_lost(self, names: list[str]) -> None:
+        """Say which weights are not those of the best moment."""
+        if names:
+            since = "the best weights were kept" if self.kept else "the run began"
+            text = (f"weights: {', '.join(names[:5])}{' and others' if names[5:] else ''} did not learn and changed by "
+                    f"other means after {since}; there is no copy of them, so they stay as they are now")
+            notes = self.model.run.notes
+            notes += [text] if text not in notes else []
+
+    def named(self) -> dict[str, list[Any]]:
+        """The best weights under the names that they have in bare modules, and buffers that state dicts leave out."""
+        numbers = range(len(self.weights.modules))
+        return {"weights": [self.weights.state(number) for number in numbers],
+                "hidden": [self.weights.hidden(number) for number in numbers]}
+
+    def take(self, saved: Any, kept: bool) -> None:
         """Those of a run that goes on; their file is written again if it is gone."""
-        for number, (module, weights) in enumerate(zip(self.weights.modules, saved, strict=True)):
-            bare = zip(module.state_dict(), plain(module).state_dict(), strict=True)
-            self.weights.copies[number] = {name: copy.deepcopy(weights[own]) for name, own in bare}
+        if isinstance(saved, list):  # 5.0.0a1 left out buffers that state dicts leave out
+            saved = {"weights": saved, "hidden": [{} for _ in saved]}
+        self.weights = self.weights.twin()
+        for number, (weights, hidden) in enumerate(zip(saved["weights"], saved["hidden"], strict=True)):
+            self.weights.set(number, weights, hidden)
         self.kept = kept
-        if kept and self.path is not None and self.model.run.together.main and not Path(self.path).exists():
-            write_weights({name: value for name, value in saved[0].items() if isinstance(value, Tensor)}, self.path)
+        if kept and self.path is not None and self.model.run.together.main:
+            self.file_again(saved["weights"][0])
+
+    def file_again(self, weights: Any) -> None:
+        """Make the file whole, if the run was killed; write it if it is gone."""
+        if self.path is not None and not Path(self.path).exists():
+            write_weights(weights, self.path)
+        elif self.path is not None and (text := merge(self.path)):
+            self.model.run.notes.append(f"resume: {self.path}: {text}")
 
     @property
     def loads_itself(self) -> bool:
         """Whether the model brings its own ``load_ckpt``."""
-        return self.path is not None and not self.model.load_ckpt.__module__.startswith("torchkeras.")
+        return self.path is not None and by_user(self.model.load_ckpt)

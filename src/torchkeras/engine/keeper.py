@@ -18,6 +18,7 @@ from torchkeras.engine.generators import drawn, put_drawn
 from torchkeras.engine.inexact import inexact, unsaved_metrics
 from torchkeras.engine.means import Means, number
 from torchkeras.engine.metricstate import counted, put_counted
+from torchkeras.engine.netstate import own_buffers, put_buffers
 from torchkeras.engine.packing import Packer
 from torchkeras.engine.run import Keeps, Run
 from torchkeras.engine.snapshot import put_whole, whole
@@ -62,8 +63,8 @@ class Keeper(Keeps):
         self.unsaved = unsaved_metrics(self.run.tools.metrics["train"])
         position = {"phase": "epoch", "epoch": 1, "step": 0, "row": {}}
         part = [self.own_part("epoch")]
-        Packer().pack({**whole(self.model, self.run, self.best, self.train, self.val, position, part), "best": None},
-                      "the state of the run")
+        state = whole(self.model, self.run, self.best, self.train, self.val, position, part)
+        Packer(copy=False).pack({**state, "best": None}, "the state of the run")
         self.run.notes += [f"save_every: {text}" for text in (*self.unsaved, *inexact(self.train))]
         if fresh and self.vault is not None and self.vault.numbers():
             self.vault.forget = True
@@ -179,7 +180,7 @@ class Keeper(Keeps):
                             "counted": list(runner.counted),
                             "last": {name: number(name, value) for name, value in runner.last.items()},
                             "metrics": {name: counted(metric) for name, metric in runner.metrics_dict.items()}}
-            part["buffers"] = dict(self.model.net.named_buffers()) if self.run.together.world > 1 else {}
+            part["buffers"] = own_buffers(self.model.net) if self.run.together.world > 1 else {}
         return part
 
     def remembered(self) -> list[Any]:
@@ -263,8 +264,7 @@ class Keeper(Keeps):
         runner.counted, runner.last = list(sums["counted"]), dict(sums["last"])
         for name, metric in runner.metrics_dict.items():
             put_counted(metric, sums["metrics"][name])
-        for name, buffer in self.model.net.named_buffers() if own["buffers"] else ():
-            buffer.copy_(own["buffers"][name])
+        put_buffers(self.model.net, own["buffers"])
 
 
 def kept_sums(means: Means) -> dict[str, Any]:

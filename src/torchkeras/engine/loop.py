@@ -51,6 +51,7 @@ def fit(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batche
 def one_epoch(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batches, val: Batches | None) -> None:
     """Train, validate, judge."""
     callbacks.announce("on_epoch_start")
+    best.hold()
     if run.stop_reason is not None:
         raise PassEnded
     row = run.keeper.row_of_training()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,21 @@ ALLOWED = "None, bools, numbers, text, tensors, arrays, and lists, tuples and di
 class Packer:
     """Takes values apart into what JSON can say and copies of the tensors in them.
 
+    Args:
+        known: tensors that are kept elsewhere, by where they are in memory, and their names there.
+        copy: False finds out whether all can be saved, and copies nothing.
+
     Example:
         >>> packer = Packer()
         >>> packer.pack({"lr": 0.1, "betas": (0.9, 0.99)}, "options")
         {'dict': [['lr', 0.1], ['betas', {'tuple': [0.9, 0.99]}]]}
     """
 
-    def __init__(self) -> None:
+    def __init__(self, known: Mapping[tuple[Any, ...], str] | None = None, copy: bool = True) -> None:
         self.tensors: dict[str, Tensor] = {}
-        self.owners: dict[tuple[Any, ...], str] = {}
+        self.owners: dict[tuple[Any, ...], str] = dict(known or {})
+        self.taken = set(self.owners.values())
+        self.copy = copy
         self.held: list[Tensor] = []
 
     def pack(self, value: Any, name: str) -> Any:
@@ -63,12 +70,12 @@ class Packer:
 
     def keep(self, tensor: Tensor, name: str) -> str:
         """Copy a tensor, unless the same memory was met under another name."""
-        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        place = place_of(tensor)
         if tensor.numel() and place in self.owners:
             return self.owners[place]
-        while name in self.tensors:
+        while name in self.tensors or name in self.taken:
             name += "'"
-        self.tensors[name] = tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
+        self.tensors[name] = tensor.to("cpu", copy=True, memory_format=torch.contiguous_format) if self.copy else tensor
         self.owners[place] = name
         self.held.append(tensor)  # else another could come to lie where it lay
         return name
@@ -80,6 +87,11 @@ class Packer:
         if type(key) is tuple:
             return {"tuple": [self.key(one, name) for one in key]}
         raise bad_type(name, received=f"a key of type {type(key).__name__}", expected="keys of text or numbers")
+
+
+def place_of(tensor: Tensor) -> tuple[Any, ...]:
+    """Return where the numbers of a tensor are, and how they lie there."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
 def under(name: str, key: Any) -> str:

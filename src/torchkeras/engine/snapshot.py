@@ -11,29 +11,22 @@ from torch import Tensor, nn
 
 from torchkeras.data import Batches
 from torchkeras.data.fingerprint import content
-from torchkeras.engine.checkpoint import plain
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.config import FitConfig
+from torchkeras.engine.netstate import growing_names, hidden_buffers, put_buffers
+from torchkeras.engine.netstate import put_weights as put_weights
+from torchkeras.engine.netstate import weights_in as weights_in
+from torchkeras.engine.wrappers import bare_parameters
 
 CHOSEN = ("foreach", "fused", "capturable", "differentiable", "params")  # how an optimizer computes, not what
 FREE = ("epochs", "ckpt_path", "seed", "initial_epoch", "patience", "resume", "save_every", "keep")
 SHOWN = 5  # differences that an error lists
 
 
-def weights_in(module: nn.Module) -> dict[str, Any]:
-    """Weights, buffers and extra state under the names that they have in the bare net."""
-    return dict(plain(module).state_dict())
-
-
-def put_weights(module: nn.Module, saved: Mapping[str, Any]) -> None:
-    """Put them back."""
-    plain(module).load_state_dict(dict(saved), assign=False)
-
-
 def names_of(modules: list[nn.Module]) -> dict[int, str]:
     """The name of every parameter, by its identity."""
     return {id(weight): f"{number}.{name}" for number, module in enumerate(modules)
-            for name, weight in plain(module).named_parameters()}
+            for name, weight in bare_parameters(module)}
 
 
 def optimizer_state(optimizer: Any, modules: list[nn.Module]) -> dict[str, Any]:
@@ -83,9 +76,10 @@ def facts(model: Any, config: FitConfig, train: Batches, val: Batches | None, wo
 
 
 def signature(module: nn.Module) -> dict[str, str]:
-    """Names, shapes and types of a module's weights."""
-    return {name: f"{list(value.shape)} {value.dtype}" if isinstance(value, Tensor) else "other"
-            for name, value in weights_in(module).items()}
+    """Names, shapes and types of a module's weights; the shapes of some buffers follow the data."""
+    found = {name: f"{list(value.shape)} {value.dtype}" if isinstance(value, Tensor) else "other"
+             for name, value in weights_in(module).items()}
+    return found | dict.fromkeys(growing_names(module), "buffer")
 
 
 def told(data: Batches | None) -> dict[str, Any]:
@@ -156,6 +150,7 @@ def whole(model: Any, run: Any, best: Any, train: Batches, val: Batches | None, 
         "history": {name: torch.tensor(column[:rows], dtype=torch.float64) for name, column in run.history.items()},
         "monitor": {name: getattr(monitor, name) for name in ("best", "best_epoch", "misses", "improved")},
         "kept": best.kept, "best": best, "net": [weights_in(module) for module in modules],
+        "hidden": [hidden_buffers(module) for module in modules],  # no state dict has them
         "learning": learning(modules), "optimizer": optimizer_state(model.optimizer, modules),
         "lr_scheduler": None if scheduler is None else scheduler.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
@@ -165,8 +160,9 @@ def whole(model: Any, run: Any, best: Any, train: Batches, val: Batches | None, 
 def put_whole(model: Any, run: Any, best: Any, saved: dict[str, Any], history: bool = True) -> None:
     """Put everything back that does not belong to one process, or to the data."""
     modules = model.learners()
-    for module, weights in zip(modules, saved["net"], strict=True):
+    for module, weights, hidden in zip(modules, saved["net"], saved.get("hidden", [{} for _ in modules]), strict=True):
         put_weights(module, weights)
+        put_buffers(module, hidden)
     for weight, learns in zip((one for module in modules for one in module.parameters()), saved["learning"],
                               strict=True):
         weight.requires_grad_(learns)
