@@ -72,8 +72,10 @@ def make_room(net: nn.Module, state: Mapping[str, Any], exact: bool) -> None:
 
 
 def alike(one: Tensor, other: Tensor, exact: bool = True) -> bool:
-    """Return whether one tensor can take the numbers of another."""
-    return not is_lazy(one) and one.shape == other.shape and one.layout == other.layout and (
+    """Return whether one tensor can take the numbers of another, each in a place of its own."""
+    expanded = any(step == 0 and size > 1 for step, size in zip(one.stride(), one.shape, strict=True)) if (
+        not is_lazy(one) and one.layout == torch.strided) else False
+    return not is_lazy(one) and not expanded and one.shape == other.shape and one.layout == other.layout and (
         not exact or one.dtype == other.dtype)
 
 

@@ -12,8 +12,11 @@ from torch import Tensor
 
 from torchkeras.engine.checks import bad_type
 from torchkeras.engine.ending import CheckpointCorruptError
+from torchkeras.engine.weightfile import code_of
 
 ALLOWED = "None, bools, numbers, text, tensors, arrays, and lists, tuples and dicts of these"
+
+WITHOUT = "Without resume and save_every no state is kept."
 
 
 class Packer:
@@ -50,7 +53,7 @@ class Packer:
             tag = "counter" if isinstance(value, Counter) else "dict"
             return {tag: [[self.key(key, name), self.pack(one, under(name, key))] for key, one in value.items()]}
         raise bad_type(name, received=f"a {type(value).__name__}", expected=f"what can be saved: {ALLOWED}",
-                       fix="Leave it out of the state_dict, or turn it into one of these.")
+                       fix=f"Leave it out of the state_dict, or turn it into one of these. {WITHOUT}")
 
     def pack_numbers(self, value: Any, name: str) -> Any:
         """Tensors, arrays and bytes: a copy, and where it is."""
@@ -60,7 +63,7 @@ class Packer:
         if isinstance(value, Tensor):
             if type(value) not in (Tensor, torch.nn.Parameter) or value.layout != torch.strided or value.is_quantized:
                 raise bad_type(name, received=f"a {type(value).__name__} of layout {value.layout}",
-                               expected="an ordinary tensor")
+                               expected="an ordinary tensor", fix=WITHOUT)
             return {"tensor": self.keep(value.detach(), name)}
         array = np.asarray(value)
         if array.dtype.kind not in "biufc":
@@ -73,6 +76,9 @@ class Packer:
         place = place_of(tensor)
         if tensor.numel() and place in self.owners:
             return self.owners[place]
+        if code_of(tensor.dtype) is None:
+            raise bad_type(name, received=f"a tensor of {tensor.dtype}", expected="a type that safetensors holds",
+                           fix=WITHOUT)
         while name in self.tensors or name in self.taken:
             name += "'"
         self.tensors[name] = tensor.to("cpu", copy=True, memory_format=torch.contiguous_format) if self.copy else tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -19,9 +20,9 @@ from torchkeras.engine.checks import bad_value, mistake
 from torchkeras.engine.netstate import metadata_of, takes_extra, weights_in
 from torchkeras.engine.wrappers import plain
 
+PIECE = 1 << 24  # bytes that are written at once
 VERSIONS = "torchkeras.versions"  # in the header of a safetensors file: of the net's modules, as torch keeps them
-WAYS = ("Pass ckpt_path=None to keep the best weights in memory only, or give the model a save_ckpt and load_ckpt of "
-        "your own.")
+WAYS = "ckpt_path=None keeps the best weights in memory; a save_ckpt and load_ckpt of the model's own may write others."
 
 
 def save_weights(net: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -63,14 +64,19 @@ def check_state(weights: Mapping[str, Any], path: Path) -> None:
     """Refuse a state of which something cannot be kept in a file, or could not be loaded again without running code."""
     safe = path.suffix == ".safetensors"
     for name, value in [*weights.items(), ("_metadata", dict(metadata_of(weights)))]:
-        if ordinary(value) or (as_json(value) if name == "_metadata" and safe else not safe and loads(value)):
+        if held_by_safetensors(name, value) if safe else ordinary(value) or loads(value):
             continue
         kind = type(value).__name__
         what = f"a tensor of {value.dtype}, {value.layout}" if type(value) is Tensor else f"a {kind}"
         raise bad_value("ckpt_path", received=f"{str(path)!r} for a net whose {name} is {what}",
                         expected="tensors, which are all that safetensors holds" if safe else
                         "what torch.load(..., weights_only=True) reads, so that loading runs no code",
-                        fix=f"Name the file .pt: {path.stem}.pt. {WAYS}" if safe and loads(value) else WAYS)
+                        fix=f"Name the file {path.stem}.pt. Or: {WAYS}" if safe and loads(value) else WAYS)
+
+
+def held_by_safetensors(name: str, value: Any) -> bool:
+    """Return whether a file of safetensors holds a value; versions of modules are in its header."""
+    return as_json(value) if name == "_metadata" else ordinary(value) and code_of(value.dtype) is not None
 
 
 def ordinary(value: Any) -> bool:
@@ -118,14 +124,21 @@ def safetensors_chunks(tensors: Mapping[str, Tensor], about: Mapping[str, str] |
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
     for name in names:
-        yield tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        flat = tensors[name].detach().contiguous().reshape(-1).view(torch.uint8)
+        for start in range(0, flat.numel(), PIECE):
+            # a copy: torch never again changes the size of a tensor that numpy has looked into
+            yield flat[start:start + PIECE].to("cpu", copy=True).numpy().data
 
 
-def code_of(dtype: torch.dtype) -> str:
-    """Return what safetensors calls a type."""
+@functools.cache
+def code_of(dtype: torch.dtype) -> str | None:
+    """Return what safetensors calls a type; None for one that it does not hold."""
     from safetensors.torch import save
 
-    written = save({"x": torch.empty(0, dtype=dtype)})
+    try:
+        written = save({"x": torch.empty(0, dtype=dtype)})
+    except (KeyError, ValueError, RuntimeError):
+        return None
     return str(json.loads(written[8:8 + int.from_bytes(written[:8], "little")])["x"]["dtype"])
 
 
