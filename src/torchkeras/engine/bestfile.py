@@ -46,17 +46,21 @@ class BestFile:
         self.stamp: tuple[int, ...] = ()
         self.beside = False  # whether what learns is in a file of its own
 
-    def close(self) -> None:
-        """Make the file whole; where somebody else wrote it meanwhile, what lies beside it belongs to nothing."""
-        if self.beside and self.stamp == stamp_of(self.path):
+    def close(self, whole: Callable[[], object] | None = None) -> None:
+        """Make the file whole; where somebody else wrote it meanwhile, what lies beside it belongs to nothing.
+
+        Args:
+            whole: writes all of the best weights, where the net holds them again; else both files are read.
+        """
+        beside, self.beside = self.beside, False
+        if beside and self.stamp == stamp_of(self.path):
             try:
-                merge(self.path)
+                merge(self.path) if whole is None else whole()
             except OSError as error:  # a full disk: both files are sound, and are read together
                 warnings.warn(f"{learning_beside(self.path)} could not be taken into {self.path.name} ({error}): keep "
                               "both, load_ckpt reads them together", RuntimeWarning, stacklevel=2)
-        elif self.beside:
+        elif beside:
             learning_beside(self.path).unlink(missing_ok=True)
-        self.beside = False
 
     def write(self, weights: Weights, whole: Callable[[], object]) -> None:
         """Write the net's weights of this moment, which were just taken down; ``whole`` writes all of them."""

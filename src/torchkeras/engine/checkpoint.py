@@ -88,13 +88,14 @@ class Best:
 
     def write(self) -> None:
         """Write the weights of this moment through the model's ``save_ckpt``, or only those that are no longer so."""
-        def whole() -> None:
-            self.model.save_ckpt(self.path, accelerator=self.model.accelerator)
-
         if self.file is None or self.loads_itself:
-            whole()
+            self.whole()
         else:
-            self.file.write(self.weights, whole)
+            self.file.write(self.weights, self.whole)
+
+    def whole(self) -> None:
+        """Write all weights of this moment."""
+        self.model.save_ckpt(self.path, accelerator=self.model.accelerator)
 
     def hold(self) -> None:
         """An epoch begins: copy frozen weights that are about to learn; those of the start are needed no more."""
@@ -111,8 +112,10 @@ class Best:
         """Put the best weights back into the net."""
         together = self.model.run.together
         if not (self.kept and self.loads_itself):
-            self.tell_lost(self.recover())
+            self.tell_lost(lost := self.recover())
             self.weights.restore()
+            if self.kept and not lost and together.main and self.file is not None:
+                self.file.close(self.whole)  # the net holds them all: no need to read the file
         elif together.main:  # the file may be on the disk of process 0 only
             self.model.load_ckpt(self.path)
         hardware.same_weights(together, *self.weights.modules)
@@ -157,14 +160,20 @@ class Best:
             self.weights.set(number, weights, hidden)
         self.kept = kept
         if kept and self.path is not None and self.model.run.together.main:
-            self.file_again(saved["weights"][0])
+            self.file_again(self.path, saved["weights"][0])
 
-    def file_again(self, weights: Any) -> None:
+    def file_again(self, path: str, weights: Any) -> None:
         """Make the file whole, if the run was killed; write it if it is gone."""
-        if self.path is not None and not Path(self.path).exists():
-            write_weights(weights, self.path)
-        elif self.path is not None and (text := merge(self.path)):
-            self.model.run.notes.append(f"resume: {self.path}: {text}")
+        if not Path(path).exists():
+            write_weights(weights, path)
+            return
+        try:
+            text = merge(path)
+        except ValueError as error:  # what lies beside it is damaged
+            write_weights(weights, path)
+            text = f"written again ({error})"
+        if text:
+            self.model.run.notes.append(f"resume: {path}: {text}")
 
     @property
     def loads_itself(self) -> bool:
