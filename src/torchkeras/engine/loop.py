@@ -29,7 +29,7 @@ def fit(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batche
     epochs = range(first_epoch(model, run), run.config.epochs + 1)
     if val is not None and epochs and run.stop_reason is None:
         make = functools.partial(build_step, model, run, "val", False, val.name)
-        run.trouble = rehearse(run, model.StepRunner, make, train, val, best.weights)
+        run.trouble = rehearse(run, model.StepRunner, make, train, val)
     for epoch in epochs:
         if run.stop_reason is not None:
             break

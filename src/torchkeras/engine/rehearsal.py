@@ -22,11 +22,9 @@ from torchkeras.engine.peek import Unread, first_batch
 from torchkeras.engine.run import Run
 from torchkeras.engine.state import put_random_states, random_states
 from torchkeras.engine.step import StepRunner
-from torchkeras.engine.weights import Weights
 
 
-def rehearse(run: Run, kind: type, make: Callable[[], Any], train: Batches, val: Batches,
-             weights: Weights) -> Exception | None:
+def rehearse(run: Run, kind: type, make: Callable[[], Any], train: Batches, val: Batches) -> Exception | None:
     """Take the first validation batch through net, loss and metrics, and leave no trace.
 
     Weights, buffers, modes, gradients, random state, metrics, the data and the attributes of net and loss are as they
@@ -38,7 +36,6 @@ def rehearse(run: Run, kind: type, make: Callable[[], Any], train: Batches, val:
         make: builds the step of a validation pass.
         train: the training data.
         val: the validation data.
-        weights: those of the start of the run, whose copies need not be made again.
 
     Returns:
         What is wrong with it, to be raised once the first training batch was found to be right: an error of the net
@@ -48,7 +45,7 @@ def rehearse(run: Run, kind: type, make: Callable[[], Any], train: Batches, val:
         return None
     step = make()
     try:
-        with untouched(step, weights):
+        with untouched(step):
             return tried(run, step, val)
     except Unread as why:
         run.notes.append(f"val_data: looked at when its turn comes: {why}")
@@ -127,7 +124,7 @@ def layout(batch: Any) -> str:
 
 
 @contextmanager
-def untouched(step: StepRunner, weights: Weights | None = None) -> Iterator[None]:
+def untouched(step: StepRunner) -> Iterator[None]:
     """Evaluate within; afterwards net, loss and random state are bit for bit as they were.
 
     Raises:
@@ -137,11 +134,10 @@ def untouched(step: StepRunner, weights: Weights | None = None) -> Iterator[None
     states, memento = random_states(), memento_of(*vars(step).values(), type(step))
     if memento.once:
         raise Unread("the net, the loss or a metric holds what can be read only once")
-    copies = {} if weights is None else weights.by_identity()
-    kept = [(value, copy_of(value, copies.get(id(value)))) for value in changeable(modules)]
-    every = [weight for module in modules for weight in module.parameters()]
-    homes = [(weight, weight.data) for weight in every if type(weight.data) is Tensor]
-    bare = [weight for weight in every if weight.grad is None]
+    kept = [(value, value.detach().clone()) for value in changeable(modules)]
+    weights = [weight for module in modules for weight in module.parameters()]
+    homes = [(weight, weight.data) for weight in weights if type(weight.data) is Tensor]
+    bare = [weight for weight in weights if weight.grad is None]
     try:
         with memento, evaluating(step.net), eager():
             yield
@@ -155,13 +151,6 @@ def untouched(step: StepRunner, weights: Weights | None = None) -> Iterator[None
         for weight in bare:
             weight.grad = None
         put_random_states(states)
-
-
-def copy_of(value: Tensor, copy: Tensor | None) -> Tensor:
-    """Return a copy of a tensor: the one that there is, unless the tensor was changed since."""
-    if copy is not None and copy.shape == value.shape and torch.equal(copy.to(value.device), value.detach()):
-        return copy
-    return value.detach().clone()
 
 
 def changeable(modules: list[nn.Module]) -> list[Tensor]:

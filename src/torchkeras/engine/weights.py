@@ -115,11 +115,6 @@ class Weights:
         marks = {name: self.marks[number].get(first.setdefault(id(weight), name)) for name, weight in every}
         return {names.bare(name): mark for name, mark in marks.items() if mark is not None}
 
-    def by_identity(self) -> dict[int, Tensor]:
-        """Return the copies by the identities of the parameters that they are copies of."""
-        return {id(weight): self.copies[number][name] for number in range(len(self.modules))
-                for name, weight in self.parameters(number).items() if name in self.copies[number]}
-
     def frozen_now(self, number: int) -> dict[str, tuple[Tensor, str]]:
         """Return what is frozen and as it was, tied weights once, by the names in the bare net; and the checksums."""
         now, names = self.parameters(number) if self.marks[number] else {}, BareNames(plain(self.modules[number]))
