@@ -1,5 +1,6 @@
 """What a run keeps: all of a net's state, buffers of any shape, names of the bare net, frozen weights once."""
 
+import gc
 import os
 import signal
 from collections import Counter
@@ -464,6 +465,7 @@ def test_frozen_weights_are_copied_by_nobody_during_a_run():
     most = []
 
     def look(model):
+        gc.collect()
         own = {one.data_ptr() for one in model.net.parameters()}
         found = copies_of(model.net, own)
         most.append(max(found.values(), default=0))
@@ -474,8 +476,6 @@ def test_frozen_weights_are_copied_by_nobody_during_a_run():
 
 def copies_of(net, own):
     """Return how many tensors other than the net's have the shape of each large frozen weight."""
-    import gc
-
     shapes = {tuple(weight.shape) for weight in net.body.parameters() if weight.numel() > 100}
     return Counter(tuple(one.shape) for one in gc.get_objects() if type(one) in (torch.Tensor, nn.Parameter)
                    and tuple(one.shape) in shapes and one.data_ptr() not in own)
