@@ -10,7 +10,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "torchkeras"
 FLOORS = [  # a file imports from its own floor and those below; the first match counts
     ("engine.checks engine.keywords engine.tracebacks engine.moments engine.allocator engine.attempt engine.words "
-     "engine.ending engine.forking engine.together engine.optimizers engine.known engine.leftover", 0),
+     "engine.ending engine.forking engine.together engine.optimizers engine.known engine.leftover "
+     "engine.wrappers engine.netstate engine.weights", 0),
     ("engine.state data metrics losses names outputs joined task functional summary display.text display.plot "
      "display.screen display.svg display.html display.samples display.figures display.targets display.png "
      "display.classes display.page display.boxed", 1),
@@ -24,7 +25,8 @@ FLOORS = [  # a file imports from its own floor and those below; the first match
      "engine.packing engine.archive engine.keeper engine.keeping "
      "engine.inexact engine.examination engine.metricstate engine.generators engine.preflight engine.broadcast "
      "engine.metriccheck engine.memento engine.datakeeper engine.putting engine.iterators engine.reach "
-     "engine.leftalone engine.peek engine.rehearsal engine.optimizerstate engine.steps engine.threshold", 4),
+     "engine.leftalone engine.peek engine.rehearsal engine.optimizerstate engine.steps engine.threshold "
+     "engine.weightfile engine.bestfile engine.olderstate engine.best", 4),
     ("engine.loop", 5),
     ("engine.predicting", 6),
     ("callbacks display.live display.notebook display.progress display.report display.stopwatch display.epochlines "

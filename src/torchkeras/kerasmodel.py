@@ -6,6 +6,7 @@ import copy
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from torchkeras.data import Batches, batches
 from torchkeras.data.arrays import wide_dtype
 from torchkeras.engine import checkpoint, examination, hardware, known, loop, preflight, schedule
 from torchkeras.engine.archive import archive
+from torchkeras.engine.best import Best
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.checks import bad_type, mistake, one_of, switch
 from torchkeras.engine.components import components_of
@@ -331,13 +333,14 @@ class KerasModel(nn.Module):
         if val is not None:
             val.device = accelerator.device
         preflight.check_closure(None if is_own(self.StepRunner) else self.optimizer, config, together.world)
+        checkpoint.check_held(self, config.ckpt_path)
         before = Untouched(*self.learners())
-        best = checkpoint.Best(self, config.ckpt_path, before.weights)
+        best = Best(self, config.ckpt_path, before.weights)
         callbacks = CallbackList(listeners, self, together.main)
         with (archive(self, run, train, val) as (vault, saved),
               session(self, run, callbacks, before, train.last_batch), lockstep(self, run, train, val),
               kept(self, run, callbacks, best, train, val, vault, saved), form(run, self.optimizer),
-              piloted(run, self, callbacks, train)):
+              closing(best), piloted(run, self, callbacks, train)):
             self.optimizer.zero_grad()
             loop.fit(self, run, callbacks, best, train, val)
         self.from_scratch = True

@@ -14,10 +14,11 @@ import torch
 from torchkeras.arguments import warn_of_divergence
 from torchkeras.data import Batches
 from torchkeras.engine import launch
-from torchkeras.engine.checkpoint import UNWRITTEN
+from torchkeras.engine.best import UNWRITTEN
 from torchkeras.engine.components import components_of
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.known import files_of
+from torchkeras.engine.netstate import hidden_buffers, put_buffers, put_weights, weights_in
 from torchkeras.engine.run import Keeps, Tools
 from torchkeras.engine.snapshot import put_parts, states_of
 from torchkeras.engine.state import put_random_states, random_states
@@ -37,8 +38,9 @@ def fit(model: KerasModel, num_processes: int, config: FitConfig, callbacks: lis
     result = start(num_processes, fitted, model, {"callbacks": callbacks, "train_data": train, "val_data": val},
                    {"config": config})
     parts = components_of(model)
-    for module, weights in zip(parts.modules.values(), result["weights"], strict=True):
-        module.load_state_dict(weights)
+    for module, weights, hidden in zip(parts.modules.values(), result["weights"], result["hidden"], strict=True):
+        put_weights(module, weights)
+        put_buffers(module, hidden)
     put_parts(parts, result["parts"], list(parts.modules.values()), {})
     for callback, state in zip(callbacks, result["callbacks"], strict=True):
         vars(callback).update(state)
@@ -61,8 +63,10 @@ def fitted(model: KerasModel, config: FitConfig, callbacks: list[Any], train_dat
     bare: Any = dataclasses.replace(run, accelerator=device, tools=Tools({}), together=Alone(), keeper=Keeps(),
                                     running=dict, logs={})
     parts = components_of(model)
-    return {"frame": frame, "run": bare, "weights": [module.state_dict() for module in parts.modules.values()],
-            "parts": states_of(parts), "callbacks": [kept(one) for one in callbacks], "known_files": files_of(model)}
+    modules = parts.modules.values()
+    return {"frame": frame, "run": bare, "weights": [weights_in(module) for module in modules],
+            "hidden": [hidden_buffers(module) for module in modules], "parts": states_of(parts),
+            "callbacks": [kept(one) for one in callbacks], "known_files": files_of(model)}
 
 
 def kept(callback: Any) -> dict[str, Any]:

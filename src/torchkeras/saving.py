@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,24 +13,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from torchkeras.engine.checkpoint import (
-    WRAPPERS,
-    existing_file,
-    guess,
-    in_short,
-    plain,
-    read_weights,
-    shape_of,
-    write_whole,
-)
+from torchkeras.engine.bestfile import read_best
 from torchkeras.engine.checks import bad_type, bad_value
 from torchkeras.engine.ending import CheckpointCorruptError
+from torchkeras.engine.netstate import growing_names, live_names, metadata_of, put_weights, weights_in
 from torchkeras.engine.optimizerstate import optimizer_state, put_optimizer
 from torchkeras.engine.packing import Packer, unpack
-from torchkeras.engine.snapshot import check_optimizer, put_weights, weights_in
+from torchkeras.engine.snapshot import check_optimizer
 from torchkeras.engine.tracebacks import short_traceback
 from torchkeras.engine.vault import FACTS_LIMIT, HEADER_LIMIT, parsed
+from torchkeras.engine.weightfile import existing_file, guess, in_short, shape_of, write_whole
+from torchkeras.engine.weights import all_or_nothing
+from torchkeras.engine.wrappers import without_wrappers
 
 FORMAT = "torchkeras-checkpoint 1"
 SHOWN = 5  # names of a kind that a report lists
@@ -44,6 +41,7 @@ class LoadReport:
     missing: list[str]
     unexpected: list[str]
     unlike: list[str]  # of another shape, with both shapes
+    note: str = ""  # what else there is to say
 
     def __str__(self) -> str:
         lines = [f"{len(self.loaded)} of {len(self.loaded) + len(self.missing) + len(self.unlike)} weights loaded"]
@@ -51,6 +49,7 @@ class LoadReport:
             names = getattr(self, kind)
             more = f" ... and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             lines += [f"{kind}: {', '.join(names[:SHOWN])}{more}"] if names else []
+        lines += [self.note] if self.note else []
         return "\n  ".join(lines)
 
 
@@ -87,31 +86,53 @@ def load_weights(net: nn.Module, source: str | os.PathLike[str] | Mapping[str, T
 
 def put_matching(net: nn.Module, source: Any, strict: bool, rename: Rename | None, argument: str) -> LoadReport:
     """The same under the name that the argument has for whoever called."""
-    given = read_weights(source) if isinstance(source, (str, os.PathLike)) else source
+    given, note = read_best(source) if isinstance(source, (str, os.PathLike)) else (source, "")
     if not isinstance(given, Mapping):
         raise bad_type(argument, received=f"a {type(given).__name__}", expected="a weights file, or names and tensors")
-    own = plain(net).state_dict()
-    named = renamed(unwrapped(given, own), rename)
-    alike = {name: value for name, value in named.items() if name in own and shape_of(value) == shape_of(own[name])}
+    own, free = weights_in(net), growing_names(net)
+    named, versions = in_net(given, {*own, *free}, rename)
+    code = own.keys() - live_names(net)  # what code of the net's puts there, and takes back
+    alike = {name: value for name, value in named.items() if name in code or (name in free and is_tensor(value))
+             or (name in own and fits(value, own[name]))}
     report = LoadReport(
-        sorted(alike), sorted(own.keys() - named.keys()), sorted(named.keys() - own.keys()),
-        [f"{name}: {list(shape_of(named[name]))} in the source, {list(shape_of(own[name]))} in the net"
-         for name in sorted(named.keys() & own.keys() - alike.keys())])
+        sorted(alike), sorted(own.keys() - named.keys()), sorted(named.keys() - own.keys() - free),
+        [f"{name}: {told(named[name])} in the source, {told(own.get(name))} in the net"
+         for name in sorted(named.keys() & {*own, *free} - alike.keys())], note)
     if not alike or (strict and (report.missing or report.unexpected or report.unlike)):
         place = f" in {str(source)!r}" if isinstance(source, (str, os.PathLike)) else ""
         raise bad_value(argument, received=f"weights of another net{place}: {report}",
                         expected="the names and shapes of the net's",
                         fix="Pass strict=False to take what matches, or rename=... for other names.")
-    plain(net).load_state_dict({**own, **alike})
+    state = OrderedDict({**own, **alike})
+    state._metadata = versions  # type: ignore[attr-defined]  # torch's place for them
+    with all_or_nothing(net):
+        put_weights(net, state, exact=False)
     return report
 
 
-def unwrapped(weights: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Weights without the prefixes that wrappers put before all names; a net's own part may be called so too."""
-    forms = [dict(weights)]
-    while weights and (shared := [one for one in WRAPPERS if all(name.startswith(one) for name in forms[-1])]):
-        forms.append({name.removeprefix(shared[0]): value for name, value in forms[-1].items()})
-    return max(reversed(forms), key=lambda form: len(form.keys() & own.keys()))
+def in_net(given: Mapping[str, Any], wanted: set[str], rename: Rename | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return weights under the names of the bare net, and the versions of their modules."""
+    first = without_wrappers(list(given), wanted)
+    named = renamed({first[name]: value for name, value in given.items()}, rename)
+    then = without_wrappers(list(named), wanted)
+    modules = {name.rpartition(".")[0]: then.get(form, form).rpartition(".")[0] for name, form in first.items()}
+    versions = {modules.get(name, name): one for name, one in metadata_of(given).items()}
+    return {then[name]: value for name, value in named.items()}, versions
+
+
+def fits(value: Any, own: Any) -> bool:
+    """Return whether a weight can take a value: of the same shape, or without one yet."""
+    return is_tensor(value) == is_tensor(own) and (is_lazy(own) or shape_of(value) == shape_of(own))
+
+
+def is_tensor(value: Any) -> bool:
+    """Return whether a value is a tensor."""
+    return isinstance(value, Tensor)
+
+
+def told(value: Any) -> Any:
+    """Return the shape of a tensor, or what a value is."""
+    return list(shape_of(value)) if is_tensor(value) and not is_lazy(value) else f"a {type(value).__name__}"
 
 
 def renamed(weights: Mapping[str, Tensor], rename: Rename | None) -> dict[str, Tensor]:
@@ -231,8 +252,9 @@ def state_of(part: Any, modules: list[nn.Module]) -> Any:
 def check_fits(name: str, part: Any, state: Any, modules: list[nn.Module]) -> None:
     """Refuse what does not fit before anything is put back."""
     if isinstance(part, nn.Module):
-        own = {key: shape_of(value) for key, value in weights_in(part).items()}
-        wrong = [key for key in {**own, **state} if own.get(key) != shape_of(state.get(key))]
+        own, free = weights_in(part), growing_names(part)
+        wrong = [key for key in {**own, **state} if key not in free and (key not in own or key not in state or (
+            is_tensor(own[key]) and shape_of(own[key]) != shape_of(state[key])))]
         if wrong:
             raise bad_value(name, received=f"a net that differs in {', '.join(wrong[:SHOWN])}",
                             expected="the names and shapes that were kept")

@@ -18,8 +18,8 @@ from torchkeras.engine.callback import Callback
 from torchkeras.engine.checks import bad_type, whole_number
 from torchkeras.engine.components import components_of
 from torchkeras.engine.generators import drawn, put_drawn
+from torchkeras.engine.netstate import weights_in
 from torchkeras.engine.optimizerstate import optimizer_state
-from torchkeras.engine.snapshot import weights_in
 
 if TYPE_CHECKING:
     from torchkeras.kerasmodel import KerasModel

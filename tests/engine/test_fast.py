@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchkeras import KerasModel, StepRunner
 from torchkeras.data import memory
 from torchkeras.engine import fast, hardware, wholeblock
-from torchkeras.engine.checkpoint import Best
+from torchkeras.engine.best import Best
 from torchkeras.engine.ending import NonFiniteLoss
 from torchkeras.engine.ways import CompiledNet, compiled
 from torchkeras.engine.wholestep import WholeStep

@@ -217,7 +217,7 @@ def manifests(folder: Path, state: Path) -> Iterator[tuple[str, Callable[[], Non
     yield "an absolute name", lambda: saying(lambda found: found.update({str(outside): digest}))
     yield "a name too many", lambda: saying(lambda found: found.update({"state.pkl": digest}))
     yield "a name too few", lambda: saying(lambda found: found.pop(vault.FACTS))
-    yield "another format", lambda: saying(lambda found: None, "torchkeras-state 2")
+    yield "another format", lambda: saying(lambda found: None, "torchkeras-state 3")
     yield "a size of 10 GB", lambda: saying(lambda found: found.update({vault.FACTS: (digest[0], 10 << 30)}))
     yield "a pickle as manifest", lambda: (state / vault.MANIFEST).write_bytes(  # type: ignore[func-returns-value]
         payloads(folder)["eval"])

@@ -13,7 +13,8 @@ from torchkeras.data import Batches
 from torchkeras.engine import snapshot
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.ending import CheckpointCorruptError
-from torchkeras.engine.packing import Packer, unpack
+from torchkeras.engine.olderstate import in_own_names
+from torchkeras.engine.packing import Packer, place_of, unpack
 from torchkeras.engine.run import Run
 from torchkeras.engine.vault import Saved, Vault
 
@@ -59,9 +60,11 @@ def found(vault: Vault, run: Run) -> Any:
 def opened(saved: Saved) -> dict[str, Any]:
     """A state as values and tensors; of another make, it is refused."""
     try:
-        state: dict[str, Any] = unpack(saved.facts["state"], saved.tensors["state.safetensors"])
-        state["net"] = [unpack(saved.facts["weights"], saved.tensors["weights.safetensors"]), *state["net"]]
-        state["best"] = unpack(saved.facts["best"], saved.tensors["best.safetensors"])
+        weights, best, rest = ({**saved.tensors.get("frozen.safetensors", {}), **saved.tensors[f"{name}.safetensors"]}
+                               for name in ("weights", "best", "state"))
+        state: dict[str, Any] = unpack(saved.facts["state"], rest)
+        state["net"] = [unpack(saved.facts["weights"], weights), *state["net"]]
+        state["best"] = unpack(saved.facts["best"], best)
         state = snapshot.upgraded({**state, "number": saved.number})
         if not {"position", "facts", "ranks", "data", "history"} <= set(state):
             raise CheckpointCorruptError("parts are missing")
@@ -73,6 +76,7 @@ def opened(saved: Saved) -> dict[str, Any]:
 def checked(model: Any, run: Run, train: Batches, val: Batches | None, state: dict[str, Any]) -> list[str]:
     """Compare a state with the run that is to go on from it; what is worth saying."""
     position, inside = state["position"], state["position"]["phase"] == "train"
+    in_own_names(state, model.learners())
     now = snapshot.facts(model, run.config, train, val, run.together.world)
     snapshot.check_parts(state["facts"], now)
     notes = snapshot.check_components(model, state)
@@ -101,13 +105,22 @@ def check_schedule(state: dict[str, Any], run: Run, train: Batches) -> None:
 
 
 def files(state: dict[str, Any], vault: Vault) -> tuple[Any, dict[str, Any], Any]:
-    """A state as JSON and the tensors of each file; and whose the best weights are, where they are not written yet."""
-    weights, best, rest = Packer(), Packer(), Packer()
+    """A state as JSON and the tensors of each file; and whose the best weights are, where they are not written yet.
+
+    What is frozen and was so when the best weights were taken is in a file that is written once.
+    """
     owner = state["best"]
-    new = vault.best_owner is not owner.weights or not vault.best_is_there()
+    owner.tell_lost(owner.recover())
+    known = {f"{number}:{name}": one for number in range(len(owner.weights.modules))
+             for name, one in owner.weights.frozen_now(number).items()}
+    vault.frozen.write(known)
+    places = {place_of(weight): name for name, (weight, _) in known.items()}
+    weights, best, rest = Packer(places), Packer(places), Packer(places)
+    new = (vault.best_owner is not owner.weights.moment or vault.best_frozen != vault.frozen.marks
+           or not vault.best_is_there())
     others = {name: value for name, value in state.items() if name != "best"}
     facts = {"weights": weights.pack(state["net"][0], ""),
              "best": best.pack(owner.named(), "best") if new else vault.best_facts,
              "state": rest.pack({**others, "net": state["net"][1:]}, "")}
     return facts, {"weights.safetensors": weights.tensors, "best.safetensors": best.tensors,
-                   "state.safetensors": rest.tensors}, owner.weights if new else None
+                   "state.safetensors": rest.tensors}, owner.weights.moment if new else None

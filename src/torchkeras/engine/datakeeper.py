@@ -29,7 +29,7 @@ class DataKeeper:
 
     Attributes:
         once: whether there is a thing that cannot be put back.
-        lost: whether a tensor of which there is no copy was written to.
+        versions: tensors of which there is no copy, and the numbers by which torch counts what is written to them.
         back: puts everything back.
         left: how much more there is room for.
         roomy: whether the object in hand may use that room.
@@ -37,7 +37,7 @@ class DataKeeper:
     """
 
     once: bool
-    lost: bool
+    versions: list[tuple[Tensor, int]]
     iterators: bool
     roomy: bool
     back: list[Callable[[], bool]]
@@ -69,13 +69,8 @@ class DataKeeper:
         if always or self.fits("weights" if type(one) is nn.Parameter else "numbers", one.numel(), NUMBERS):
             self.back.append(partial(putting.put_numbers, one, one.detach().clone()))
         elif self.roomy:
-            self.back.append(partial(self.check_version, one, one._version))
+            self.versions.append((one, one._version))
         return ()
-
-    def check_version(self, one: Tensor, version: int) -> bool:
-        """See whether a tensor was written to."""
-        self.lost = self.lost or one._version != version
-        return one._version != version
 
     def kept_array(self, one: Any) -> Iterable[Any]:
         """Take down an array; one in a file is written by whoever writes it."""

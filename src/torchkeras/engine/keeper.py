@@ -10,8 +10,8 @@ from typing import Any
 from torchkeras.data import Batches
 from torchkeras.engine import hardware
 from torchkeras.engine.archive import files
+from torchkeras.engine.best import Best
 from torchkeras.engine.callback import CallbackList
-from torchkeras.engine.checkpoint import Best
 from torchkeras.engine.components import components_of, shortened, unkept
 from torchkeras.engine.ending import PassEnded
 from torchkeras.engine.epoch import EpochRunner
@@ -19,6 +19,7 @@ from torchkeras.engine.generators import drawn, put_drawn
 from torchkeras.engine.inexact import inexact, unsaved_metrics
 from torchkeras.engine.means import Means, number
 from torchkeras.engine.metricstate import counted, put_counted
+from torchkeras.engine.netstate import own_buffers, put_buffers
 from torchkeras.engine.packing import Packer
 from torchkeras.engine.run import Keeps, Run
 from torchkeras.engine.snapshot import put_whole, whole
@@ -67,8 +68,8 @@ class Keeper(Keeps):
         position = {"phase": "epoch", "epoch": 1, "step": 0, "row": {}}
         with self.run.tools.shards.taking():
             part = [self.own_part("epoch")]
-            Packer().pack({**whole(self.model, self.run, self.best, self.train, self.val, position, part),
-                           "best": None}, "the state of the run")
+            state = whole(self.model, self.run, self.best, self.train, self.val, position, part)
+            Packer(copy=False).pack({**state, "best": None}, "the state of the run")
         self.run.notes += [f"save_every: {text}" for text in (*self.unsaved, *inexact(self.train), *self.lost())]
         if fresh and self.vault is not None and self.vault.numbers():
             self.vault.forget = True
@@ -209,7 +210,7 @@ class Keeper(Keeps):
                             "counted": list(runner.counted),
                             "last": {name: number(name, value) for name, value in runner.last.items()},
                             "metrics": {name: counted(metric) for name, metric in runner.metrics_dict.items()}}
-            part["buffers"] = [dict(one.named_buffers()) for one in self.model.learners()] if (
+            part["buffers"] = [own_buffers(one) for one in self.model.learners()] if (
                 self.run.together.world > 1) else []
         return part
 
@@ -307,8 +308,7 @@ class Keeper(Keeps):
     def put_buffers(self, saved: Any) -> None:
         """Put back this process's own buffers; older states have those of the net only."""
         for module, buffers in zip(self.model.learners(), [saved] if isinstance(saved, dict) else saved, strict=False):
-            for name, buffer in module.named_buffers():
-                buffer.data = buffers[name].to(buffer.device, copy=True)
+            put_buffers(module, buffers)
 
 
 def kept_sums(means: Means) -> dict[str, Any]:

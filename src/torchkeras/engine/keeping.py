@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from torchkeras.data import Batches
+from torchkeras.engine.best import Best
 from torchkeras.engine.callback import CallbackList
-from torchkeras.engine.checkpoint import Best
 from torchkeras.engine.components import components_of
 from torchkeras.engine.ending import CheckpointCorruptError
 from torchkeras.engine.keeper import Keeper

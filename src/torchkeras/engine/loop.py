@@ -10,8 +10,8 @@ import torch
 
 from torchkeras.data import Batches, OutOfData
 from torchkeras.engine import divergence, schedule
+from torchkeras.engine.best import Best
 from torchkeras.engine.callback import CallbackList
-from torchkeras.engine.checkpoint import Best
 from torchkeras.engine.components import loss_modules, modules_of
 from torchkeras.engine.ending import NonFiniteLoss, PassEnded, Request
 from torchkeras.engine.epoch import Watched
@@ -65,6 +65,7 @@ def before_training(model: Any, run: Run, best: Best, train: Batches, val: Batch
 def one_epoch(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batches, val: Batches | None) -> None:
     """Train, validate, judge."""
     callbacks.announce("on_epoch_start")
+    best.hold()
     if run.stop_reason is not None:
         raise PassEnded
     row = run.keeper.row_of_training()

@@ -85,6 +85,7 @@ class Memento(DataKeeper):
         self.once = self.lost = self.changed = False
         self.iterators = iterators
         self.back: list[Callable[[], bool]] = []
+        self.versions: list[tuple[Tensor, int]] = []
         self.lend: list[Callable[[], bool]] = []  # puts copies of iterators in their places
         self.empty: list[dict[Any, Any]] = []
         self.copies: dict[int, Any] = {}
@@ -101,6 +102,7 @@ class Memento(DataKeeper):
                     self.held[id(one)] = one
                     if found := way(one):
                         self.waiting.append((found, self.roomy and not issubclass(type(one), DATA)))
+        self.ways.clear()  # they hold this object, and it them
 
     def __enter__(self) -> Memento:
         """Let what is called within read copies of iterators."""
@@ -119,6 +121,10 @@ class Memento(DataKeeper):
                 self.changed = True
         for put in self.back:
             self.changed |= put()
+        self.lost = self.lost or any(one._version != version for one, version in self.versions)
+        self.changed |= self.lost
+        for some in (self.back, self.lend, self.empty, self.held, self.copies, self.versions):
+            some.clear()  # copies of weights are not to wait for the garbage collector
 
     def way(self, kind: type) -> Callable[[Any], Iterable[Any]]:
         """Return what takes down objects of a type."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torchkeras.engine.checkpoint import plain
+from torchkeras.engine.wrappers import bare_parameters
 
 CHOSEN = ("foreach", "fused", "capturable", "differentiable", "params")  # how an optimizer computes, not what
 
@@ -15,7 +15,7 @@ CHOSEN = ("foreach", "fused", "capturable", "differentiable", "params")  # how a
 def names_of(modules: list[nn.Module]) -> dict[int, str]:
     """Return the name of every parameter, by its identity."""
     return {id(weight): f"{number}.{name}" for number, module in enumerate(modules)
-            for name, weight in plain(module).named_parameters()}
+            for name, weight in bare_parameters(module)}
 
 
 def groups_of(optimizer: Any, modules: list[nn.Module]) -> list[list[str]]:
@@ -75,7 +75,7 @@ def in_order(optimizer: Any, numbered: Mapping[int, Any]) -> list[Any]:
 def with_groups(optimizer: Any, saved: Mapping[str, Any], modules: list[nn.Module], count: int) -> None:
     """Add parameter groups that a callback had added when the state was saved, until there are so many."""
     names = names_of(modules)
-    named = {names[id(weight)]: weight for module in modules for weight in plain(module).parameters()}
+    named = {names[id(weight)]: weight for module in modules for _, weight in bare_parameters(module)}
     for number in range(len(optimizer.param_groups), min(count, len(saved["order"]))):
         optimizer.add_param_group({"params": [named[name] for name in saved["order"][number]],
                                    **saved["groups"][number]})

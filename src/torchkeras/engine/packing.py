@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,19 @@ from torch import Tensor
 
 from torchkeras.engine.checks import bad_type
 from torchkeras.engine.ending import CheckpointCorruptError
+from torchkeras.engine.weightfile import code_of
 
 ALLOWED = "None, bools, numbers, text, tensors, arrays, and lists, tuples, dicts and deques of these"
+
+WITHOUT = "Without resume and save_every no state is kept."
 
 
 class Packer:
     """Takes values apart into what JSON can say and copies of the tensors in them.
+
+    Args:
+        known: tensors that are kept elsewhere, by where they are in memory, and their names there.
+        copy: False finds out whether all can be saved, and copies nothing.
 
     Example:
         >>> packer = Packer()
@@ -24,9 +32,11 @@ class Packer:
         {'dict': [['lr', 0.1], ['betas', {'tuple': [0.9, 0.99]}]]}
     """
 
-    def __init__(self) -> None:
+    def __init__(self, known: Mapping[tuple[Any, ...], str] | None = None, copy: bool = True) -> None:
         self.tensors: dict[str, Tensor] = {}
-        self.owners: dict[tuple[Any, ...], str] = {}
+        self.owners: dict[tuple[Any, ...], str] = dict(known or {})
+        self.taken = set(self.owners.values())
+        self.copy = copy
         self.held: list[Tensor] = []
 
     def pack(self, value: Any, name: str) -> Any:
@@ -45,7 +55,7 @@ class Packer:
             tag = "counter" if isinstance(value, Counter) else "dict"
             return {tag: [[self.key(key, name), self.pack(one, under(name, key))] for key, one in value.items()]}
         raise bad_type(name, received=f"a {type(value).__name__}", expected=f"what can be saved: {ALLOWED}",
-                       fix="Leave it out of the state_dict, or turn it into one of these.")
+                       fix=f"Leave it out of the state_dict, or turn it into one of these. {WITHOUT}")
 
     def pack_numbers(self, value: Any, name: str) -> Any:
         """Tensors, arrays and bytes: a copy, and where it is."""
@@ -55,7 +65,7 @@ class Packer:
         if isinstance(value, Tensor):
             if type(value) not in (Tensor, torch.nn.Parameter) or value.layout != torch.strided or value.is_quantized:
                 raise bad_type(name, received=f"a {type(value).__name__} of layout {value.layout}",
-                               expected="an ordinary tensor")
+                               expected="an ordinary tensor", fix=WITHOUT)
             return {"tensor": self.keep(value.detach(), name)}
         array = np.asarray(value)
         if array.dtype.kind not in "biufc":
@@ -65,12 +75,15 @@ class Packer:
 
     def keep(self, tensor: Tensor, name: str) -> str:
         """Copy a tensor, unless the same memory was met under another name."""
-        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        place = place_of(tensor)
         if tensor.numel() and place in self.owners:
             return self.owners[place]
-        while name in self.tensors:
+        if code_of(tensor.dtype) is None:
+            raise bad_type(name, received=f"a tensor of {tensor.dtype}", expected="a type that safetensors holds",
+                           fix=WITHOUT)
+        while name in self.tensors or name in self.taken:
             name += "'"
-        self.tensors[name] = tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
+        self.tensors[name] = tensor.to("cpu", copy=True, memory_format=torch.contiguous_format) if self.copy else tensor
         self.owners[place] = name
         self.held.append(tensor)  # else another could come to lie where it lay
         return name
@@ -82,6 +95,11 @@ class Packer:
         if type(key) is tuple:
             return {"tuple": [self.key(one, name) for one in key]}
         raise bad_type(name, received=f"a key of type {type(key).__name__}", expected="keys of text or numbers")
+
+
+def place_of(tensor: Tensor) -> tuple[Any, ...]:
+    """Return where the numbers of a tensor are, and how they lie there."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
 def under(name: str, key: Any) -> str:

@@ -37,7 +37,9 @@ def session(model: Any, run: Run, callbacks: CallbackList, before: Untouched,
         except BaseException as error:
             tell(callbacks, error)
             if run.updates == 0:
-                before.restore()
+                if changed := before.restore():
+                    error.add_note("Weights that do not learn were changed by other means, and are not as they were "
+                                   f"before fit: {', '.join(changed[:5])}")
                 model.run = previous
             raise
         finally:

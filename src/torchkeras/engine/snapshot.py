@@ -13,10 +13,12 @@ from torchkeras.data import Batches
 from torchkeras.data.contents import contents, order_of
 from torchkeras.data.fingerprint import content
 from torchkeras.data.named import described, simple
-from torchkeras.engine.checkpoint import plain
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.components import Components, components_of
 from torchkeras.engine.config import FitConfig
+from torchkeras.engine.netstate import growing_names, hidden_buffers, put_buffers
+from torchkeras.engine.netstate import put_weights as put_weights
+from torchkeras.engine.netstate import weights_in as weights_in
 from torchkeras.engine.optimizers import each_of, kind_of, titled
 from torchkeras.engine.optimizerstate import (
     CHOSEN,
@@ -32,14 +34,6 @@ FREE = ("epochs", "ckpt_path", "seed", "initial_epoch", "patience", "resume", "s
 SHOWN = 5  # differences that an error lists
 
 
-def weights_in(module: nn.Module) -> dict[str, Any]:
-    """Weights, buffers and extra state under the names that they have in the bare net."""
-    return dict(plain(module).state_dict())
-
-
-def put_weights(module: nn.Module, saved: Mapping[str, Any]) -> None:
-    """Put them back."""
-    plain(module).load_state_dict(dict(saved), assign=False)
 
 
 def learning(modules: list[nn.Module]) -> list[bool]:
@@ -98,9 +92,10 @@ def schedule_options(scheduler: Any) -> dict[str, str]:
 
 
 def signature(module: nn.Module) -> dict[str, str]:
-    """Names, shapes and types of a module's weights."""
-    return {name: f"{list(value.shape)} {value.dtype}" if isinstance(value, Tensor) else "other"
-            for name, value in weights_in(module).items()}
+    """Names, shapes and types of a module's weights; the shapes of some buffers follow the data."""
+    found = {name: f"{list(value.shape)} {value.dtype}" if isinstance(value, Tensor) else "other"
+             for name, value in weights_in(module).items()}
+    return found | dict.fromkeys(growing_names(module), "buffer")
 
 
 def told(data: Batches | None) -> dict[str, Any]:
@@ -252,6 +247,7 @@ def whole(model: Any, run: Any, best: Any, train: Batches, val: Batches | None, 
         "history": {name: torch.tensor(column[:rows], dtype=torch.float64) for name, column in run.history.items()},
         "monitor": {name: getattr(monitor, name) for name in ("best", "best_epoch", "reference", "misses", "improved")},
         "kept": best.kept, "best": best, "net": [weights_in(module) for module in modules],
+        "hidden": [hidden_buffers(module) for module in modules],  # no state dict has them
         "learning": learning(modules), **states_of(parts),
         "steps": {stage: own_state(step, model) for (stage, learns), step in run.step_runners.items()
                   if learns == (stage == "train")},
@@ -281,8 +277,10 @@ def put_whole(model: Any, run: Any, best: Any, saved: dict[str, Any], history: b
     """
     parts = components_of(model)
     modules = list(parts.modules.values())
-    for module, weights in zip(modules, saved["net"], strict=False):
+    hidden = saved.get("hidden", [{} for _ in modules])
+    for module, weights, buffers in zip(modules, saved["net"], hidden, strict=False):
         put_weights(module, weights)
+        put_buffers(module, buffers)
     every = (one for module in modules[:len(saved["net"])] for one in module.parameters())
     for weight, learns in zip(every, saved["learning"], strict=True):
         weight.requires_grad_(learns)
@@ -298,7 +296,7 @@ def put_whole(model: Any, run: Any, best: Any, saved: dict[str, Any], history: b
     run.history.clear()
     run.history.update({name: column.tolist() for name, column in saved["history"].items()})
     run.history["epoch"] = [int(epoch) for epoch in run.history.get("epoch", ())]
-    best.take([*saved["best"], *best.named()[len(saved["best"]):]], saved["kept"])
+    best.take(saved["best"], saved["kept"])
 
 
 def put_parts(parts: Components, saved: Mapping[str, Any], modules: list[nn.Module], groups: Mapping[str, int]) -> None:

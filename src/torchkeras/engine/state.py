@@ -10,15 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from torchkeras.engine.together import Alone
-
-
-def weights_of(net: nn.Module) -> dict[str, Tensor]:
-    """A copy of a net's weights and buffers in main memory."""
-    return {name: value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
-            for name, value in net.state_dict().items()}
+from torchkeras.engine.weights import Weights
 
 
 def random_states() -> dict[str, Any]:
@@ -67,28 +62,19 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-class Weights:
-    """The weights of a moment: of the net, and of a loss that has some."""
-
-    def __init__(self, *modules: nn.Module) -> None:
-        self.modules = modules
-        self.copies = [weights_of(module) for module in modules]
-
-    def restore(self) -> None:
-        """Put them back."""
-        for module, weights in zip(self.modules, self.copies, strict=True):
-            module.load_state_dict(weights)
-
-
 class Untouched:
     """How things stood before a run, so that a run which fails before its first update leaves no trace."""
 
     def __init__(self, *modules: nn.Module) -> None:
         self.weights, self.random = Weights(*modules), random_states()
 
-    def restore(self) -> None:
-        """Put weights, buffers and random generators back; a rehearsed backward leaves no gradients."""
+    def restore(self) -> list[str]:
+        """Put weights, buffers and random generators back; a rehearsed backward leaves no gradients.
+
+        Frozen weights that a step changed by other means than learning are not copied: their names are returned.
+        """
         self.weights.restore()
         for module in self.weights.modules:
             module.zero_grad()
         put_random_states(self.random)
+        return [name for number in range(len(self.weights.modules)) for name in self.weights.moved(number).values()]

@@ -15,6 +15,7 @@ from torchkeras.engine.checks import bad_value
 from torchkeras.engine.components import PLAIN, Components, add, components_of
 from torchkeras.engine.generators import put_state, state_of
 from torchkeras.engine.gradients import Replica
+from torchkeras.engine.netstate import put_weights, weights_in
 from torchkeras.engine.optimizerstate import optimizer_state, put_optimizer
 from torchkeras.engine.packing import Packer
 from torchkeras.engine.run import Run
@@ -147,6 +148,8 @@ def state_of_object(one: Any, modules: list[nn.Module]) -> Any:
     """Return the state of an object of any kind that has one."""
     if isinstance(one, torch.optim.Optimizer):
         return optimizer_state(one, modules)
+    if isinstance(one, nn.Module):
+        return weights_in(one)
     return one.state_dict() if hasattr(one, "state_dict") else state_of(one)
 
 
@@ -154,6 +157,8 @@ def put_object(one: Any, state: Any) -> None:
     """Put the state of an object back."""
     if isinstance(one, torch.optim.Optimizer):
         put_optimizer(one, state)
+    elif isinstance(one, nn.Module):
+        put_weights(one, state)
     elif hasattr(one, "load_state_dict"):
         one.load_state_dict(state)
     else:

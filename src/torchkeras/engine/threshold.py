@@ -13,19 +13,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from torchkeras.data import Batches
 from torchkeras.data.start import Start
 from torchkeras.engine import hardware, known
-from torchkeras.engine.checkpoint import Best
+from torchkeras.engine.best import Best
 from torchkeras.engine.ending import PassEnded
 from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.memento import Memento
 from torchkeras.engine.peek import Unread
 from torchkeras.engine.rehearsal import untouched
 from torchkeras.engine.run import Run
-from torchkeras.engine.state import Weights
+from torchkeras.engine.weightfile import read_weights
+from torchkeras.engine.weights import Weights, checksum
 
 PLACE = ("stage", "epoch", "step", "steps", "logs", "running")  # of a run, that a pass changes
 
@@ -103,6 +105,8 @@ def measured(model: Any, run: Run, best: Best, val: Batches, make: Callable[[], 
     """
     modules = best.weights.modules
     step, before, items = make(), Weights(*modules), model.batch_items
+    if not same_frozen(before, str(run.config.ckpt_path), model):
+        before = Weights(*modules, every=True)
     here = {name: getattr(run, name) for name in PLACE}
     try:
         with twin_of(val) as twin, untouched(step), unheard(model):
@@ -110,7 +114,7 @@ def measured(model: Any, run: Run, best: Best, val: Batches, make: Callable[[], 
                 if run.together.main:
                     load(model, str(run.config.ckpt_path), options)
             hardware.same_weights(run.together, *modules)
-            weights = Weights(*modules)
+            weights = Weights(*modules, every=before.every)
             run.epoch = 0
             row = measure(twin)
     finally:
@@ -121,6 +125,21 @@ def measured(model: Any, run: Run, best: Best, val: Batches, make: Callable[[], 
     if run.monitor.name not in row:
         raise Unread(f"no {run.monitor.name} is measured")
     return row[run.monitor.name], weights
+
+
+def same_frozen(before: Weights, path: str, model: Any) -> bool:
+    """Return whether what does not learn is the same in the file and in the net, so that no copy of it is needed."""
+    frozen = before.frozen(0)
+    if not frozen:
+        return True
+    if model_saves_itself(model):
+        return False
+    try:
+        on_disk = read_weights(path, mapped=True)
+    except (ValueError, OSError):
+        return False  # what is wrong with the file, loading it will tell
+    return all(isinstance(on_disk.get(name), Tensor) and checksum(on_disk[name]) == mark
+               for name, mark in frozen.items())
 
 
 @contextmanager

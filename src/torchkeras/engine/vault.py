@@ -17,18 +17,22 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from torchkeras.engine.checkpoint import flush_to_disk
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.ending import CheckpointCorruptError
+from torchkeras.engine.weightfile import flush_to_disk, safetensors_chunks
 
-FIRST_LINE = "torchkeras-state 1"
+VERSION = 2
+FIRST_LINE = f"torchkeras-state {VERSION}"
+OLDER = "torchkeras-state 1"  # in which frozen weights are among the others
 TENSORS = ("weights.safetensors", "best.safetensors", "state.safetensors")
+NEWER = "was written by a newer torchkeras"
+FROZEN = "frozen.safetensors"  # is there if something is frozen
 FACTS, MANIFEST = "state.json", "MANIFEST"
 FACTS_LIMIT = 8 << 20  # bytes of JSON: what Python makes of it takes up to twenty times as much
 HEADER_LIMIT = 16 << 20  # bytes of the list of tensors at the head of a safetensors file
@@ -58,6 +62,8 @@ class Vault:
         self.best_digest: tuple[str, int] | None = None  # of the best weights in the latest state
         self.best_owner: Any = None  # whose weights these are
         self.best_facts: Any = None  # and what the JSON says of them
+        self.frozen = Frozen(folder)
+        self.best_frozen: Any = None  # what was frozen in the latest state, which its best weights leave out
         self.forget = False  # whether the states that are there belong to a run that nobody goes on with
 
     def open(self) -> None:
@@ -86,6 +92,7 @@ class Vault:
 
     def close(self) -> None:
         """Leave the folder to others."""
+        self.frozen.clear()
         if self.lock is not None:
             self.lock.release()
             self.lock = None
@@ -135,8 +142,11 @@ class Vault:
             temporary.mkdir()
             digests = {name: self.write_file(temporary / name, content)
                        for name, content in self.contents(facts, tensors, best_owner is not None)}
+            if (frozen := self.frozen.found()) is not None:
+                digests[FROZEN] = link(frozen, temporary, self.frozen.digest)
             if best_owner is None:
-                digests["best.safetensors"] = self.link_best(temporary)
+                digests["best.safetensors"] = link(self.place(self.latest or 0) / "best.safetensors", temporary,
+                                                   self.best_digest or ("", 0))
             write_flushed(temporary / MANIFEST, manifest(digests))
             flush_to_disk(temporary)
             os.rename(temporary, self.place(number))
@@ -146,6 +156,8 @@ class Vault:
             raise
         self.latest, self.best_digest = number, digests["best.safetensors"]
         self.best_owner, self.best_facts = best_owner or self.best_owner, facts["best"]
+        self.best_frozen = self.frozen.marks
+        self.frozen.lies_in(self.place(number))
         self.drop_old()
         return number
 
@@ -172,16 +184,6 @@ class Vault:
         """Whether the latest state is this process's own, and its best weights can be linked to."""
         return self.latest is not None and (self.place(self.latest) / "best.safetensors").is_file()
 
-    def link_best(self, temporary: Path) -> tuple[str, int]:
-        """Take over the best weights of the latest state."""
-        source = self.place(self.latest or 0) / "best.safetensors"
-        try:
-            os.link(source, temporary / "best.safetensors")
-        except OSError:  # a file system without links
-            shutil.copyfile(source, temporary / "best.safetensors")
-            flush_to_disk(temporary / "best.safetensors")
-        return self.best_digest or ("", 0)
-
     def drop_old(self) -> None:
         """Remove states beyond those to keep; renamed first, so that none is ever half there."""
         keep, self.forget = 1 if self.forget else self.keep, False
@@ -203,14 +205,78 @@ class Vault:
             self.latest, self.best_digest = number, listed(self.place(number))["best.safetensors"]
             return found, [f"{text}; state {number} is used" for text in damaged]
         if damaged:
-            raise CheckpointCorruptError("; ".join(damaged) + f". No sound state is left in {str(self.folder)!r}: "
-                                         "remove the folder to begin anew.")
+            newer = any(NEWER in text for text in damaged)
+            raise CheckpointCorruptError(
+                f"{'; '.join(damaged)}. No {'state that this version reads' if newer else 'sound state'} is left in "
+                f"{str(self.folder)!r}: {'give another ckpt_path' if newer else 'remove the folder'} to begin anew.")
         return None, []
 
 
-def manifest(digests: Mapping[str, tuple[str, int]]) -> bytes:
+class Frozen:
+    """Weights that do not learn: written once, and linked into each state.
+
+    They are written when a state is taken down, one by one: a copy to be written beside the training has no room.
+
+    Args:
+        folder: where the states are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.marks: dict[str, str] | None = None  # their names and checksums
+        self.path: Path | None = None
+        self.digest = ("", 0)
+        self.failure: OSError | None = None
+
+    def write(self, weights: Mapping[str, tuple[Tensor, str]]) -> None:
+        """Write weights, unless they are those that are there; an error waits until a state is to be written."""
+        marks = {name: mark for name, (_, mark) in weights.items()}
+        if marks == self.marks and (self.path is None or self.path.is_file()):
+            return
+        self.clear()
+        self.marks, self.path, self.failure = marks, None, None
+        if not weights:
+            return
+        path = self.folder / f".tmp-{os.getpid()}-{secrets.token_hex(4)}" / FROZEN
+        try:
+            path.parent.mkdir()
+            self.digest = write_pieces(path, safetensors_chunks({name: one for name, (one, _) in weights.items()}))
+        except OSError as error:
+            shutil.rmtree(path.parent, ignore_errors=True)
+            self.failure, self.marks = error, None
+        else:
+            self.path = path
+
+    def found(self) -> Path | None:
+        """Return the file; None where nothing is frozen."""
+        if self.failure is not None:
+            raise self.failure
+        return self.path
+
+    def lies_in(self, state: Path) -> None:
+        """A state has it now."""
+        self.clear()
+        self.path = None if self.path is None else state / FROZEN
+
+    def clear(self) -> None:
+        """Remove a file that is in no state yet."""
+        if self.path is not None and self.path.parent.name.startswith(".tmp-"):
+            shutil.rmtree(self.path.parent, ignore_errors=True)
+
+
+def link(source: Path, folder: Path, digest: tuple[str, int]) -> tuple[str, int]:
+    """Take over a file that has been written, with its checksum and size."""
+    try:
+        os.link(source, folder / source.name)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, folder / source.name)
+        flush_to_disk(folder / source.name)
+    return digest
+
+
+def manifest(digests: Mapping[str, tuple[str, int]], first: str = FIRST_LINE) -> bytes:
     """The text of a manifest: a line a file, then the checksum of the lines."""
-    lines = [FIRST_LINE, *(f"{digest} {size} {name}" for name, (digest, size) in sorted(digests.items()))]
+    lines = [first, *(f"{digest} {size} {name}" for name, (digest, size) in sorted(digests.items()))]
     text = "".join(line + "\n" for line in lines)
     return f"{text}{hashlib.sha256(text.encode()).hexdigest()}\n".encode()
 
@@ -219,12 +285,17 @@ def listed(folder: Path) -> dict[str, tuple[str, int]]:
     """What a manifest says; it must be one, to the last byte, and name the files of a state and no others."""
     text = small_file(folder / MANIFEST, 4096)
     digests = {}
-    for line in text.decode(errors="replace").split("\n")[1:-2]:
+    first, *lines = text.decode(errors="replace").split("\n")
+    if (number := re.fullmatch(r"torchkeras-state ([1-9]\d{0,5})", first)) and int(number[1]) > VERSION:
+        raise CheckpointCorruptError(f"{folder.name} {NEWER} (state format {number[1]}, and "
+                                     f"this one reads up to {VERSION}): update torchkeras to go on from it")
+    for line in lines[:-2]:
         match = re.fullmatch(r"([0-9a-f]{64}) (0|[1-9]\d{0,17}) ([a-z.]{1,40})", line)
         if match is None:
             raise CheckpointCorruptError(f"{where(folder, MANIFEST)} has the line {line[:80]!r}")
         digests[match[3]] = (match[1], int(match[2]))
-    if manifest(digests) != text or set(digests) != {*TENSORS, FACTS}:
+    names = set(digests) - ({FROZEN} if first == FIRST_LINE else set())
+    if first not in (FIRST_LINE, OLDER) or manifest(digests, first) != text or names != {*TENSORS, FACTS}:
         raise CheckpointCorruptError(f"{where(folder, MANIFEST)} is damaged or of another format than "
                                      f"{FIRST_LINE!r}")
     return digests
@@ -241,7 +312,7 @@ def read(folder: Path, number: int) -> Saved:
         for name, (digest, size) in digests.items():
             check_file(folder / name, digest, size)
         facts = parsed(small_file(folder / FACTS, FACTS_LIMIT), where(folder, FACTS))
-        return Saved(number, facts, {name: tensors_of(folder / name) for name in TENSORS})
+        return Saved(number, facts, {name: tensors_of(folder / name) for name in digests if name != FACTS})
     except OSError as error:
         raise CheckpointCorruptError(f"{folder.name} cannot be read: {error.strerror or error}") from error
 
@@ -315,3 +386,16 @@ def write_flushed(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def write_pieces(path: Path, pieces: Iterable[Any]) -> tuple[str, int]:
+    """Write a file piece by piece; return its checksum and size."""
+    found, size = hashlib.sha256(), 0
+    with path.open("xb") as file:
+        for piece in pieces:
+            file.write(piece)
+            found.update(piece)
+            size += len(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    return found.hexdigest(), size
