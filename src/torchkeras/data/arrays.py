@@ -46,10 +46,10 @@ class ArrayDataset(Dataset[Any]):
 
     def __init__(self, tree: Any, *, name: str = "data", dtype: torch.dtype | None = None) -> None:
         self.tree = _tensors(name, tree, torch.get_default_dtype() if dtype is None else dtype)
-        self._length = _common_length(name, self.tree)
+        _check_lengths(name, self.tree)
 
     def __len__(self) -> int:
-        return self._length
+        return len(next(_named_leaves("", self.tree))[1])
 
     def __getitem__(self, index: int) -> Any:
         return map_tree(lambda tensor: tensor[index], self.tree)
@@ -174,7 +174,7 @@ def _mixed_frame(name: str, frame: Any) -> np.ndarray:
                         fix="Fill them with .fillna(...) or drop them with .dropna().") from error
 
 
-def _common_length(name: str, tree: Any) -> int:
+def _check_lengths(name: str, tree: Any) -> None:
     lengths = {path: len(tensor) if tensor.ndim else None for path, tensor in _named_leaves(name, tree)}
     found = ", ".join(f"{path} of length {length}" for path, length in lengths.items())
     if not lengths or None in lengths.values():
@@ -183,11 +183,9 @@ def _common_length(name: str, tree: Any) -> int:
     if len(set(lengths.values())) > 1:
         raise bad_value(name, received=found, expected="one length: row i of each belongs to sample i",
                         fix="Drop or add the same rows everywhere.")
-    length = next(iter(lengths.values())) or 0
-    if length == 0:
+    if 0 in lengths.values():
         raise bad_value(name, received=f"0 samples ({found})", expected="at least one sample",
                         fix="Check the slice or the filter that made it.")
-    return length
 
 
 def _named_leaves(name: str, node: Any) -> Iterator[tuple[str, Tensor]]:
