@@ -29,6 +29,7 @@ from torchkeras.arguments import (
 )
 from torchkeras.data import Batches, batches
 from torchkeras.data.arrays import wide_dtype
+from torchkeras.data.learning import check_learning
 from torchkeras.engine import checkpoint, examination, hardware, loop, preflight
 from torchkeras.engine.archive import archive
 from torchkeras.engine.callback import CallbackList
@@ -221,7 +222,7 @@ class KerasModel(nn.Module):
                         shuffle=shufflable(train_data) if shuffle is None else shuffle, steps=steps_per_epoch)
         val = None if val_data is None else batches(
             val_data, name="val_data", batch_size=batch_size if unbatched(val_data) else None,
-            steps=validation_steps, dtype=dtype)
+            steps=validation_steps, dtype=dtype, draws=False)
         listeners = listening(callbacks, plot=plot, wandb=wandb, quiet=quiet, report=report, val_data=val)
         if starts_others(num_processes):
             return launched.fit(self, num_processes, config, listeners, train, val)
@@ -302,6 +303,7 @@ class KerasModel(nn.Module):
                                      accumulation=config.gradient_accumulation_steps)
         mode, why = direction(config.monitor, config.mode, self.higher_is_better(config.monitor))
         together = join_job(accelerator)
+        notes += check_learning(train.source, train.name, self.optimizer, together.world)
         run = Run(config=config, accelerator=accelerator, monitor=Monitor(config.monitor, mode, config.patience),
                   together=together, tools=self.tools(config, accelerator, together, listeners),
                   notes=[*notes, f"monitor: {config.monitor}, {mode} ({why})"])
@@ -379,7 +381,8 @@ class KerasModel(nn.Module):
             ['val_loss']
         """
         switch("cpu", cpu)
-        data = batches(val_data, name="val_data", batch_size=batch_size, steps=steps, dtype=wide_dtype(self.net))
+        data = batches(val_data, name="val_data", batch_size=batch_size, steps=steps, dtype=wide_dtype(self.net),
+                       draws=False)
         if starts_others(num_processes):
             return launched.evaluate(self, num_processes, data, mixed_precision=mixed_precision, cpu=cpu)
         return self.measure(data, mixed_precision, cpu)
@@ -472,7 +475,8 @@ class KerasModel(nn.Module):
         outputs.check_reading(self.loss_fn, output, self.net)
         for name, value in (("with_labels", with_labels), ("as_numpy", as_numpy), ("stream", stream), ("cpu", cpu)):
             switch(name, value)
-        source = batches(data, name="data", batch_size=batch_size, steps=steps, dtype=wide_dtype(self.net))
+        source = batches(data, name="data", batch_size=batch_size, steps=steps, dtype=wide_dtype(self.net),
+                       draws=False)
         found = self.predictions(source, output, cpu, stream=stream, with_labels=with_labels)
         convert = outputs.to_numpy if as_numpy else outputs.as_is
         items = (convert((one.preds, one.labels) if with_labels else one.preds) for one in found)

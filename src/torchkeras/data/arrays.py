@@ -54,13 +54,15 @@ class ArrayDataset(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         return map_tree(lambda tensor: tensor[index], self.tree)
 
-    def loader(self, batch_size: int, shuffle: bool, drop_last: bool = False) -> DataLoader[Any]:
+    def loader(self, batch_size: int, shuffle: bool, drop_last: bool = False,
+               generator: torch.Generator | None = None) -> DataLoader[Any]:
         """Batches of the same samples, in the same order, as a plain DataLoader over a TensorDataset would give.
 
         Args:
             batch_size: Samples a batch.
             shuffle: A new order every epoch, drawn from torch's global random state.
             drop_last: Leave out a last batch that is not full.
+            generator: What is drawn from in place of torch's global random state.
 
         Returns:
             A DataLoader of ``[x, y]`` for ``(x, y)``, else of batches nested like the data.
@@ -70,7 +72,8 @@ class ArrayDataset(Dataset[Any]):
             >>> list(loader)
             [tensor([0, 1]), tensor([2, 3])]
         """
-        return DataLoader(WholeBatches(self.tree), batch_size, shuffle, drop_last=drop_last, collate_fn=as_it_is)
+        return DataLoader(WholeBatches(self.tree), batch_size, shuffle, drop_last=drop_last, collate_fn=as_it_is,
+                          generator=generator)
 
 
 class WholeBatches(ArrayDataset):

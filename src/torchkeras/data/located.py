@@ -106,7 +106,7 @@ def inside(dataset: Any) -> tuple[Any, list[Subset[Any]]]:
 
 def held_by(dataset: Any) -> tuple[Any, str]:
     """The tensors of a Dataset, and the name of the attribute that holds them."""
-    name = "tensors" if type(dataset) is TensorDataset else "tree"
+    name = "tensors" if isinstance(dataset, TensorDataset) else "tree"
     return getattr(dataset, name), name
 
 

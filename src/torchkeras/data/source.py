@@ -13,6 +13,7 @@ from torchkeras.data.arrays import WholeBatches
 from torchkeras.data.kinds import loader_of
 from torchkeras.data.memory import in_memory, selects
 from torchkeras.data.resident import Mover, fits
+from torchkeras.data.reuse import gives_fresh
 from torchkeras.data.samples import size
 from torchkeras.data.share import Share, Sharing
 from torchkeras.data.start import Start
@@ -21,7 +22,7 @@ from torchkeras.engine.checks import bad_value, message, mistake, whole_number
 
 
 def batches(data: Any, *, name: str, batch_size: int | None = None, shuffle: bool = False, steps: int | None = None,
-            device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batches:
+            device: torch.device | str | None = None, dtype: torch.dtype | None = None, draws: bool = True) -> Batches:
     """Turn whatever the user gave as data into batches, and say at once what is wrong with it.
 
     Args:
@@ -34,6 +35,8 @@ def batches(data: Any, *, name: str, batch_size: int | None = None, shuffle: boo
         steps: Batches an epoch; None means all there are.
         device: Where each batch is moved; None leaves it where it is.
         dtype: What floats of 64 bits in arrays become, other than torch tensors; None means torch's default.
+        draws: False where measuring shall not move torch's global random state: batches that are made here then draw
+            from a generator of their own. A DataLoader of the user's draws as it always does.
 
     Returns:
         The batches, which can be iterated over once an epoch.
@@ -53,7 +56,8 @@ def batches(data: Any, *, name: str, batch_size: int | None = None, shuffle: boo
     whole_number("batch_size", batch_size, least=1, optional=True)
     whole_number("steps", steps, least=1, optional=True)
     size = None if batch_size is None else int(batch_size)  # torch takes no whole number of numpy's
-    loader = loader_of(data, name=name, batch_size=size, shuffle=bool(shuffle), dtype=dtype)
+    loader = loader_of(data, name=name, batch_size=size, shuffle=bool(shuffle), dtype=dtype,
+                       draws=draws)
     return Batches(loader, name=name, steps=steps, device=device)
 
 
@@ -182,7 +186,12 @@ class Batches:
                 found.tensors, device):
             self.near = self.memory.on(device, before)
         if self.near is None or not self.near.lives_on(device):
-            self.mover = Mover(device)
+            self.mover = Mover(device, gives_fresh(self.source))
+
+    @property
+    def fresh(self) -> bool:
+        """Whether each batch stays as it is when the next one is read."""
+        return self.near is not None or (self.mover is None and gives_fresh(self.source))
 
     @property
     def of_arrays(self) -> bool:

@@ -81,7 +81,7 @@ def judge(model: Any, data: Any, most: int = 12) -> Judged | None:
     """
     if not classifies(model) or outputs.problem_type(model.net) == "multi_label_classification":
         return None
-    recorded = Recorded(batches(data, name="val_data", dtype=wide_dtype(model.net)), model.net)
+    recorded = Recorded(batches(data, name="val_data", dtype=wide_dtype(model.net), draws=False), model.net)
     counts, worst = torch.zeros(0, 0, dtype=torch.int64), list[Wrong]()
     for found in model.predictions(batches(recorded, name="val_data"), "raw", stream=True, with_labels=True):
         features = recorded.features.popleft()

@@ -69,7 +69,8 @@ def still(optimizer: Any) -> list[list[Any]]:
 
 def fits(batch: Any) -> bool:
     """Whether a batch is one tensor of features and one of labels."""
-    return isinstance(batch, (list, tuple)) and len(batch) == 2 and all(type(one) is Tensor for one in batch)
+    return isinstance(batch, (list, tuple)) and len(batch) == 2 and all(
+        type(one) is Tensor and not one.requires_grad for one in batch)
 
 
 class OtherNumbers(Exception):
