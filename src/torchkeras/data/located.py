@@ -33,7 +33,7 @@ class Located:
         self.row = sum(one[:1].nbytes for one in self.tensors)
         self.learns = any(one.requires_grad for one in self.tensors)
         self.watched = [one for one in (*self.tensors, chosen) if one is not None]
-        self.marks = [mark(one) for one in self.watched]
+        self.marks = {id(one): (one, one._version, one.data_ptr()) for one in self.watched if not one.is_inference()}
         self.origin: Located | None = None  # of a copy: what it was copied from
 
     def changed(self) -> bool:
@@ -46,7 +46,10 @@ class Located:
         for holder, name, value in self.places:
             if getattr(holder, name, None) is not value:
                 return True
-        return any(mark(one) != before for one, before in zip(self.watched, self.marks, strict=True))
+        for one, version, memory in self.marks.values():  # asked before each batch: written for speed
+            if one._version != version or one.data_ptr() != memory:
+                return True
+        return False
 
     def rows(self, index: Index) -> list[Tensor]:
         """Copies of some samples, which a net may write into."""
@@ -56,18 +59,13 @@ class Located:
     def on(self, device: torch.device, before: Located | None) -> Located:
         """The same on another device: what was copied before is taken from there, unless it may have changed."""
         kept = {} if before is None or before.origin is None else {
-            id(one): copy for one, known, copy in zip(before.origin.watched, before.origin.marks, before.watched,
-                                                      strict=True) if mark(one) == known and marked(one)}
+            id(one): copy for one, copy in zip(before.origin.watched, before.watched, strict=True)
+            if marked(one) and before.origin.marks.get(id(one)) == (one, one._version, one.data_ptr())}
         copies = [kept[id(one)] if id(one) in kept else to_device(one, device) for one in self.watched]
         waiting = iter(copies)
         other = Located(map_tree(lambda _: next(waiting), self.tree), next(waiting, None), [])
         other.origin = self
         return other
-
-
-def mark(tensor: Tensor) -> tuple[int, int]:
-    """What changes as a tensor is written to or given other memory."""
-    return 0 if tensor.is_inference() else tensor._version, tensor.data_ptr()
 
 
 def marked(tensor: Tensor) -> bool:
