@@ -46,7 +46,7 @@ class Located:
         for holder, name, value in self.places:
             if getattr(holder, name, None) is not value:
                 return True
-        for one, version, memory in self.marks.values():  # asked before each batch: written for speed
+        for one, version, memory in self.marks.values():  # noqa: SIM110 (asked before each batch; a loop is faster)
             if one._version != version or one.data_ptr() != memory:
                 return True
         return False
