@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,16 @@ def gives_fresh(source: Any) -> bool:
         return True
     return isinstance(source, DataLoader) and type(source).__iter__ is DataLoader.__iter__ and (
         source.num_workers > 0 or (source.batch_sampler is not None and source.collate_fn is torch_collate))
+
+
+def holder(loader: Any) -> Callable[[Any], Any]:
+    """What holds a batch while the next ones are read: a copy, unless its memory is not used again."""
+    return same if getattr(loader, "fresh", False) else kept
+
+
+def same(batch: Any) -> Any:
+    """The batch itself."""
+    return batch
 
 
 def kept(batch: Any) -> Any:

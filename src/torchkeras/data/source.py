@@ -150,7 +150,7 @@ class Batches:
         if memory is None:
             return
         if not selects(self.source):
-            self.memory = self.sharing = self.settled_on = None
+            self.memory = self.near = self.sharing = self.settled_on = None
         elif self.near is not memory and self.near is not None and memory.found.changed():
             memory.found = memory.located()
             self.settled_on = None

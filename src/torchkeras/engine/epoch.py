@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torchkeras.data.reuse import kept
+from torchkeras.data.reuse import holder, same
 from torchkeras.data.samples import size
 from torchkeras.engine import examination, gradients, hardware, joining, weighing
 from torchkeras.engine.callback import CallbackList
@@ -114,12 +114,11 @@ class EpochRunner:
     def examined(self, loader: Iterable[Any], divided: bool) -> Iterator[Any]:
         """The batches, of which the first is looked at, where it is not known what the loss is a mean over."""
         step, source = self.step_runner, iter(loader)
-        hold = holder(loader)
         if hasattr(step, "facts") and step.facts.found is not None:
             examination.accept(step, step.facts.found, divided)
             self.losses.summed = summed(step)
         elif hasattr(step, "facts") and examination.needed(step, divided):
-            for batch in self.looked_at(source, divided, hold):
+            for batch in self.looked_at(source, divided, holder(loader)):
                 self.losses.summed = summed(step)
                 yield batch
             self.decide()
@@ -128,10 +127,7 @@ class EpochRunner:
         yield from source
 
     def looked_at(self, source: Iterator[Any], divided: bool, hold: Callable[[Any], Any]) -> Iterator[Any]:
-        """The first batch, and more of them as long as all their labels are left out.
-
-        Metrics and losses wait with those batches, so they are held.
-        """
+        """The first batch, and more of them as long as all their labels are left out: those are held, and wait."""
         held: list[Any] = []
         more = True
         while more:
@@ -230,16 +226,6 @@ class EpochRunner:
         cheap = {name: one for name, one in self.metrics_dict.items() if getattr(one, "cheap", False)}
         row = {**self.losses.result(), **metric_values(cheap, self.stage)}
         return row | {name: number(name, value) for name, value in self.last.items() if name not in row}
-
-
-def holder(loader: Any) -> Callable[[Any], Any]:
-    """What holds a batch while the next ones are read: a copy, unless its memory is not used again."""
-    return same if getattr(loader, "fresh", False) else kept
-
-
-def same(batch: Any) -> Any:
-    """The batch itself."""
-    return batch
 
 
 def later(count: Any) -> Any:
