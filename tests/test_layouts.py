@@ -356,7 +356,8 @@ def test_lists_of_as_many_items_as_samples_are_read_as_the_first_sample_alone_te
         both[name] = [tuple(one.shape) for one in found]
     assert both == {"outputs": [(6, 1)] * 3, "samples": [(3, 1)] * 6}
     found = KerasModel(samples, "mse").predict(EVEN, batch_size=3)
-    assert torch.equal(torch.stack(found)[:, 0], outputs(EVEN)[0])
+    # a batch begins where a tensor of its own does, which a view of all samples may not: kernels round differently
+    assert torch.equal(torch.stack(found)[:, 0], torch.cat([outputs(one.clone())[0] for one in EVEN.split(3)]))
 
 
 def test_lists_of_one_item_are_read_as_two_samples_together_tell():

@@ -30,6 +30,7 @@ from torchkeras.arguments import (
 )
 from torchkeras.data import Batches, batches
 from torchkeras.data.arrays import wide_dtype
+from torchkeras.data.learning import check_learning
 from torchkeras.engine import checkpoint, examination, hardware, known, loop, preflight, schedule
 from torchkeras.engine.archive import archive
 from torchkeras.engine.best import Best
@@ -45,7 +46,7 @@ from torchkeras.engine.joining import joinable
 from torchkeras.engine.keeping import kept
 from torchkeras.engine.lockstep import lockstep
 from torchkeras.engine.monitor import Monitor, direction
-from torchkeras.engine.optimizers import Schedulers, gathered, picked
+from torchkeras.engine.optimizers import Optimizers, Schedulers, gathered, picked
 from torchkeras.engine.predicting import Predicted, Predictor, joined, prepared
 from torchkeras.engine.run import Run, Tools
 from torchkeras.engine.session import session
@@ -244,7 +245,7 @@ class KerasModel(nn.Module):
                         shuffle=shufflable(train_data) if shuffle is None else shuffle, steps=steps_per_epoch)
         val = None if val_data is None else batches(
             val_data, name="val_data", batch_size=batch_size if unbatched(val_data) else None,
-            steps=validation_steps, dtype=dtype)
+            steps=validation_steps, dtype=dtype, draws=False)
         listeners = listening(callbacks, plot=plot, wandb=wandb, quiet=quiet, report=report, val_data=val)
         if starts_others(num_processes):
             return launched.fit(self, num_processes, config, listeners, train, val)
@@ -325,6 +326,8 @@ class KerasModel(nn.Module):
                                      accumulation=config.gradient_accumulation_steps)
         mode, why = direction(config.monitor, config.mode, self.higher_is_better(config.monitor))
         together = join_job(accelerator)
+        optimizers = Optimizers(components_of(self).optimizers)
+        notes += check_learning(train.source, train.name, optimizers, together.world)
         run = Run(config=config, accelerator=accelerator,
                   monitor=Monitor(config.monitor, mode, config.patience, config.min_delta), together=together,
                   tools=self.tools(config, accelerator, together, listeners, train),
@@ -407,7 +410,8 @@ class KerasModel(nn.Module):
             ['val_loss']
         """
         switch("cpu", cpu)
-        data = batches(val_data, name="val_data", batch_size=batch_size, steps=steps, dtype=wide_dtype(self.net))
+        data = batches(val_data, name="val_data", batch_size=batch_size, steps=steps, dtype=wide_dtype(self.net),
+                       draws=False)
         if starts_others(num_processes):
             return launched.evaluate(self, num_processes, data, mixed_precision=mixed_precision, cpu=cpu)
         return self.measure(data, mixed_precision, cpu)
@@ -519,7 +523,8 @@ class KerasModel(nn.Module):
         outputs.check_reading(self.loss_fn, output, self.net)
         for name, value in (("with_labels", with_labels), ("as_numpy", as_numpy), ("stream", stream), ("cpu", cpu)):
             switch(name, value)
-        source = batches(data, name="data", batch_size=batch_size, steps=steps, dtype=wide_dtype(self.net))
+        source = batches(data, name="data", batch_size=batch_size, steps=steps, dtype=wide_dtype(self.net),
+                         draws=False)
         accelerator = self.measuring_with(mixed_precision, cpu)
         found = self.predictions(source, output, accelerator, stream=stream, with_labels=with_labels)
         convert = outputs.to_numpy if as_numpy else outputs.as_is

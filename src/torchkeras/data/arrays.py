@@ -46,21 +46,23 @@ class ArrayDataset(Dataset[Any]):
 
     def __init__(self, tree: Any, *, name: str = "data", dtype: torch.dtype | None = None) -> None:
         self.tree = _tensors(name, tree, torch.get_default_dtype() if dtype is None else dtype)
-        self._length = _common_length(name, self.tree)
+        _check_lengths(name, self.tree)
 
     def __len__(self) -> int:
-        return self._length
+        return len(next(_named_leaves("", self.tree))[1])
 
     def __getitem__(self, index: int) -> Any:
         return map_tree(lambda tensor: tensor[index], self.tree)
 
-    def loader(self, batch_size: int, shuffle: bool, drop_last: bool = False) -> DataLoader[Any]:
+    def loader(self, batch_size: int, shuffle: bool, drop_last: bool = False,
+               generator: torch.Generator | None = None) -> DataLoader[Any]:
         """Batches of the same samples, in the same order, as a plain DataLoader over a TensorDataset would give.
 
         Args:
             batch_size: Samples a batch.
             shuffle: A new order every epoch, drawn from torch's global random state.
             drop_last: Leave out a last batch that is not full.
+            generator: What is drawn from in place of torch's global random state.
 
         Returns:
             A DataLoader of ``[x, y]`` for ``(x, y)``, else of batches nested like the data.
@@ -70,7 +72,8 @@ class ArrayDataset(Dataset[Any]):
             >>> list(loader)
             [tensor([0, 1]), tensor([2, 3])]
         """
-        return DataLoader(WholeBatches(self.tree), batch_size, shuffle, drop_last=drop_last, collate_fn=as_it_is)
+        return DataLoader(WholeBatches(self.tree), batch_size, shuffle, drop_last=drop_last, collate_fn=as_it_is,
+                          generator=generator)
 
 
 class WholeBatches(ArrayDataset):
@@ -174,7 +177,7 @@ def _mixed_frame(name: str, frame: Any) -> np.ndarray:
                         fix="Fill them with .fillna(...) or drop them with .dropna().") from error
 
 
-def _common_length(name: str, tree: Any) -> int:
+def _check_lengths(name: str, tree: Any) -> None:
     lengths = {path: len(tensor) if tensor.ndim else None for path, tensor in _named_leaves(name, tree)}
     found = ", ".join(f"{path} of length {length}" for path, length in lengths.items())
     if not lengths or None in lengths.values():
@@ -183,11 +186,9 @@ def _common_length(name: str, tree: Any) -> int:
     if len(set(lengths.values())) > 1:
         raise bad_value(name, received=found, expected="one length: row i of each belongs to sample i",
                         fix="Drop or add the same rows everywhere.")
-    length = next(iter(lengths.values())) or 0
-    if length == 0:
+    if 0 in lengths.values():
         raise bad_value(name, received=f"0 samples ({found})", expected="at least one sample",
                         fix="Check the slice or the filter that made it.")
-    return length
 
 
 def _named_leaves(name: str, node: Any) -> Iterator[tuple[str, Tensor]]:

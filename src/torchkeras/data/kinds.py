@@ -19,17 +19,21 @@ ACCEPTED = ("a DataLoader, a Dataset, arrays of numpy, torch or pandas (one, (x,
 
 
 def loader_of(data: Any, *, name: str, batch_size: int | None, shuffle: bool,
-              dtype: torch.dtype | None = None) -> Iterable[Any]:
-    """The iterable of batches behind any data; ``batch_size`` None means 32 where batches are made here."""
+              dtype: torch.dtype | None = None, draws: bool = True) -> Iterable[Any]:
+    """The iterable of batches behind any data; ``batch_size`` None means 32 where batches are made here.
+
+    A DataLoader draws a seed for its workers in each pass, from torch's global generator unless it has its own.
+    """
+    generator = None if draws else torch.Generator()
     refuse(data, name)
     arrays = array_tree(data)
     if arrays is not None:
-        return ArrayDataset(arrays, name=name, dtype=dtype).loader(batch_size or 32, shuffle)
+        return ArrayDataset(arrays, name=name, dtype=dtype).loader(batch_size or 32, shuffle, generator=generator)
     if isinstance(data, IterableDataset):
-        return _stream_loader(data, name, batch_size, shuffle)
+        return _stream_loader(data, name, batch_size, shuffle, generator)
     if is_map_dataset(data):
         check_samples(data, name)
-        return DataLoader(data, batch_size or 32, shuffle)
+        return DataLoader(data, batch_size or 32, shuffle, generator=generator)
     _refuse_options(data, name, batch_size, shuffle)
     return data
 
@@ -90,11 +94,12 @@ def check_samples(dataset: Any, name: str) -> None:
                         fix="Check the path or the filter that it was made with.")
 
 
-def _stream_loader(data: IterableDataset[Any], name: str, batch_size: int | None, shuffle: bool) -> DataLoader[Any]:
+def _stream_loader(data: IterableDataset[Any], name: str, batch_size: int | None, shuffle: bool,
+                   generator: torch.Generator | None) -> DataLoader[Any]:
     if shuffle:
         raise bad_value("shuffle", received=f"True for {name}, an IterableDataset", expected="False",
                         fix="A stream has its own order: shuffle inside its __iter__.")
-    return DataLoader(data, batch_size or 32)
+    return DataLoader(data, batch_size or 32, generator=generator)
 
 
 def _refuse_options(data: Any, name: str, batch_size: int | None, shuffle: bool) -> None:

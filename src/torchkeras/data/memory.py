@@ -1,8 +1,8 @@
 """The batches of a DataLoader over tensors in memory, without taking them apart and putting them together again.
 
 torch reads a TensorDataset sample by sample and stacks the samples to batches, which costs more than a small net's
-whole training step. One ``index_select`` a tensor gives the same batch. Samples, order, random draws and types are
-those of the loader itself.
+whole training step. One ``index_select`` a tensor gives the same batch. Samples, order, random draws, types and how a
+batch lies in memory are those of the loader itself: kernels are chosen by where a tensor begins, and round differently.
 """
 
 from __future__ import annotations
@@ -13,63 +13,107 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, Subset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 from torch.utils.data import default_collate as torch_collate
 
-from torchkeras.data.arrays import ArrayDataset, WholeBatches, as_it_is
-from torchkeras.data.batch import to_device
-from torchkeras.data.tree import map_tree, rebuild
+from torchkeras.data.arrays import as_it_is
+from torchkeras.data.located import Index, Located, can_be_selected_from, inside, locate
+from torchkeras.data.tree import map_tree
+from torchkeras.engine.checks import bad_value
 
-Index = Tensor | slice
 BATCHES_AT_ONCE, BYTES_AT_ONCE = 8, 1 << 17  # as long as they stay in the processor's cache
+ALIGNED, ALIGNED_ELSEWHERE = 64, 512  # bytes: where torch begins a tensor on a CPU, and on an accelerator
 
 
 class InMemory:
-    """Iterate over a loader's batches by index; made by :func:`in_memory`."""
+    """Iterate over a loader's batches by index; made by :func:`in_memory`.
 
-    def __init__(self, loader: DataLoader[Any], tree: Any, chosen: Tensor | None) -> None:
-        self.loader, self.tree, self.chosen = loader, tree, chosen
-        self.seeded = False
+    Args:
+        loader: over a Dataset whose samples :func:`torchkeras.data.located.locate` finds.
+        device: where its samples are copied to; None leaves them where they are.
+        before: the same before something of it was changed, which has copies already.
+    """
+
+    def __init__(self, loader: DataLoader[Any], device: torch.device | None = None,
+                 before: InMemory | None = None) -> None:
+        self.loader, self.device = loader, device
+        self.seeded: bool = before is not None and before.seeded
         self.block: list[Tensor] | None = None  # what the batch in hand was cut from
+        self.found: Located = self.located(None if before is None else before.found)
+
+    @property
+    def tree(self) -> Any:
+        """The tensors, nested as batches are."""
+        return self.found.tree
+
+    def located(self, before: Located | None = None) -> Located:
+        """The samples as they are now."""
+        if not selects(self.loader):
+            raise bad_value("data", received="other samples in the middle of an epoch, which are no plain tensors",
+                            expected="contiguous tensors that do not require grad, as at its beginning",
+                            fix="Put them in their place as an epoch begins, in on_epoch_start.")
+        found = locate(self.loader.dataset)
+        return found if self.device is None else found.on(self.device, before)
 
     def __iter__(self) -> Iterator[Any]:
         return self.batches(self.loader.batch_sampler)
 
     def batches(self, batch_sampler: Any, skip: int = 0) -> Iterator[Any]:
         """One pass in the order of a batch sampler, from a batch on."""
-        tensors = leaves(self.tree)
+        self.found = self.located(self.found)
         samples: int = len(self.loader.dataset)  # type: ignore[arg-type]
-        row = sum(one[:1].numel() * one.element_size() for one in tensors)
-        blocks = index_blocks(batch_sampler, samples, tensors[0].device, row, skip)
+        blocks = index_blocks(batch_sampler, samples, self.found, skip)
         if not (self.seeded and self.loader.persistent_workers):
             # a loader draws a seed for its workers, whether it has some or not
             torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)
             self.seeded = True
-        flat = type(self.tree) in (tuple, list) and all(isinstance(one, Tensor) for one in self.tree)
         for index, size in blocks:
-            own = index if self.chosen is None else rows(self.chosen, index)
-            self.block = [rows(one, own) for one in tensors]
+            yield from self.cut(index, size)
+
+    def cut(self, index: Index, size: int) -> Iterator[Any]:
+        """The batches of a block, which is fetched anew where its samples change before its last batch is given."""
+        count = index.stop - index.start if isinstance(index, slice) else len(index)
+        done = 0
+        while done < count:
+            if self.found.changed():
+                self.found = self.located(self.found)
+            self.block = self.found.rows(index if done == 0 else rest(index, done))
             for batch in zip(*(parts(one, size) for one in self.block), strict=True):
-                yield list(batch) if flat else filled(self.tree, batch)
+                yield self.filled(batch)
+                done += size
+                if done < count and self.found.changed():
+                    break
+
+    def filled(self, batch: tuple[Tensor, ...]) -> Any:
+        """A batch in the containers of the data."""
+        return list(batch) if self.found.flat else filled(self.found.tree, batch)
 
     def lives_on(self, device: torch.device) -> bool:
         """Whether its batches are on a device already."""
         return all(one.device.type == device.type and device.index in (None, one.device.index)
-                   for one in leaves(self.tree))
+                   for one in self.found.tensors)
 
-    def on(self, device: torch.device) -> InMemory:
+    def on(self, device: torch.device, before: InMemory | None = None) -> InMemory:
         """The same with all samples on another device."""
-        return InMemory(self.loader, to_device(self.tree, device), to_device(self.chosen, device))
+        return InMemory(self.loader, device, before)
 
 
-def rows(tensor: Tensor, index: Index) -> Tensor:
-    """A copy of some rows, which a net may write into."""
-    return tensor[index].clone() if isinstance(index, slice) else tensor.index_select(0, index.to(tensor.device))
+def rest(index: Index, done: int) -> Index:
+    """The positions after so many."""
+    return slice(index.start + done, index.stop) if isinstance(index, slice) else index[done:]
 
 
-def parts(tensor: Tensor, size: int) -> Iterator[Tensor]:
-    """The batches of a block, none of which knows of the others: a net may write its weights into one of them."""
-    return (part.detach() for part in tensor.split(size))
+def parts(block: Tensor, size: int) -> Iterator[Tensor]:
+    """The batches of a block, none of which knows of the others: a net may write its weights into one of them.
+
+    The first begins where the block does. Each other is copied unless it begins where a tensor of its own would.
+    """
+    if block.requires_grad:  # of one batch, connected with the samples that learn
+        yield from block.split(size)
+        return
+    aligned = size * block[:1].nbytes % (ALIGNED if block.is_cpu else ALIGNED_ELSEWHERE) == 0
+    for number, part in enumerate(block.split(size)):
+        yield part.detach() if aligned or not number else part.clone()
 
 
 def filled(tree: Any, tensors: Iterable[Tensor]) -> Any:
@@ -78,21 +122,22 @@ def filled(tree: Any, tensors: Iterable[Tensor]) -> Any:
     return map_tree(lambda _: next(waiting), tree)
 
 
-def index_blocks(batch_sampler: Any, samples: int, device: torch.device, row: int,
-                 skip: int = 0) -> Iterator[tuple[Index, int]]:
+def index_blocks(batch_sampler: Any, samples: int, found: Located, skip: int = 0) -> Iterator[tuple[Index, int]]:
     """The positions of the next batches, as a slice where they follow one another, and the size of a batch.
 
-    Small batches are fetched together, ``row`` bytes a sample: a selection costs more than what it selects.
+    Small batches are fetched together: a selection costs more than what it selects. Samples that learn are fetched
+    batch by batch, after each update.
     """
     sampler: Any = getattr(batch_sampler, "sampler", None)
     sequential, random = type(sampler) is SequentialSampler, type(sampler) is RandomSampler and not sampler.replacement
     if type(batch_sampler) is not BatchSampler or not (sequential or random):
         yield from ((index, len(index)) for index in lists(islice(batch_sampler, skip, None), samples))
         return
-    order = drawn(sampler).to(device) if random else None
+    order = drawn(sampler).to(found.tensors[0].device) if random else None
     size, end = batch_sampler.batch_size, len(sampler)
     end = end // size * size if batch_sampler.drop_last else end
-    step = size * max(min(BATCHES_AT_ONCE, BYTES_AT_ONCE // (size * row or 1)), 1)
+    together = 1 if found.learns else min(BATCHES_AT_ONCE, BYTES_AT_ONCE // (size * found.row or 1))
+    step = size * max(together, 1)
     for begin in range(skip * size, end, step):
         block = slice(begin, min(begin + step, end))
         yield block if order is None else order[block], size
@@ -120,36 +165,13 @@ def lists(given: Iterable[Any], samples: int) -> Iterator[Tensor]:
 
 def in_memory(source: Any) -> InMemory | None:
     """The fast way through a source; None where it does more than select from tensors."""
+    return InMemory(source) if selects(source) else None
+
+
+def selects(source: Any) -> bool:
+    """Whether a source does nothing but select from tensors."""
     if type(source) is not DataLoader or source.batch_sampler is None or source.worker_init_fn is not None:
-        return None
-    dataset, chosen = source.dataset, None
-    while type(dataset) is Subset:
-        indices = torch.as_tensor(dataset.indices, dtype=torch.int64)
-        chosen = indices if chosen is None else indices[chosen]
-        dataset = dataset.dataset
-    if type(dataset) is WholeBatches and source.collate_fn is as_it_is and chosen is None:
-        return InMemory(source, dataset.tree, None)
-    if type(dataset) is ArrayDataset and source.collate_fn is torch_collate and all(map(plain, leaves(dataset.tree))):
-        return InMemory(source, as_collated(dataset.tree), chosen)
-    if type(dataset) is TensorDataset and source.collate_fn is torch_collate and all(map(plain, dataset.tensors)):
-        return InMemory(source, tuple(dataset.tensors), chosen)
-    return None
-
-
-def leaves(tree: Any) -> list[Tensor]:
-    """The tensors of a tree."""
-    found: list[Tensor] = []
-    map_tree(found.append, tree)
-    return found
-
-
-def as_collated(tree: Any) -> Any:
-    """A tree with the containers that torch's collate makes of it: lists in place of tuples."""
-    if type(tree) in (tuple, list):
-        return [as_collated(one) for one in tree]
-    return rebuild(tree, [as_collated(one) for one in tree.values()]) if isinstance(tree, dict) else tree
-
-
-def plain(tensor: Tensor) -> bool:
-    """Whether selecting rows gives what stacking them gives, in its layout too."""
-    return type(tensor) is Tensor and tensor.is_contiguous() and not tensor.requires_grad and tensor.dim() > 0
+        return False
+    whole = source.collate_fn is as_it_is
+    found = inside(source.dataset)[0] if whole or source.collate_fn is torch_collate else None
+    return can_be_selected_from(found, whole and found is source.dataset)

@@ -26,10 +26,15 @@ class Mover:
     """Moves batches to a device; on CUDA on a stream of its own, which runs beside the kernels of earlier steps.
 
     A copy from memory that the system may page out would hold up the program, so batches are pinned first.
+
+    Args:
+        device: where to.
+        fresh: whether each batch has memory of its own; else pinned memory is copied too, which the loader may write
+            the next batch into before this one has arrived.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, fresh: bool = False) -> None:
+        self.device, self.pin = device, pinned if fresh else pinned_copy
         self.stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, batch: Any) -> Any:
@@ -37,7 +42,7 @@ class Mover:
         if self.stream is None:
             return to_device(batch, self.device)
         with torch.cuda.stream(self.stream):
-            moved = to_device(map_tree(pinned, batch), self.device)
+            moved = to_device(map_tree(self.pin, batch), self.device)
         working = torch.cuda.current_stream(self.device)
         working.wait_stream(self.stream)
         map_tree(lambda leaf: leaf.record_stream(working) if isinstance(leaf, Tensor) else None, moved)
@@ -47,3 +52,8 @@ class Mover:
 def pinned(leaf: Any) -> Any:
     """A tensor of the CPU in memory that is never paged out."""
     return leaf.pin_memory() if isinstance(leaf, Tensor) and leaf.is_cpu and not leaf.is_pinned() else leaf
+
+
+def pinned_copy(leaf: Any) -> Any:
+    """The same of a tensor in pinned memory that its loader may use again."""
+    return pinned(leaf.clone() if isinstance(leaf, Tensor) and leaf.is_cpu and leaf.is_pinned() else leaf)

@@ -11,16 +11,18 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from torchkeras.data.arrays import WholeBatches
 from torchkeras.data.kinds import loader_of
-from torchkeras.data.memory import in_memory, leaves
+from torchkeras.data.memory import in_memory, selects
 from torchkeras.data.resident import Mover, fits
+from torchkeras.data.reuse import gives_fresh
 from torchkeras.data.samples import size
 from torchkeras.data.share import Share, Sharing
 from torchkeras.data.start import Start
+from torchkeras.data.validation import Part
 from torchkeras.engine.checks import bad_value, message, mistake, whole_number
 
 
 def batches(data: Any, *, name: str, batch_size: int | None = None, shuffle: bool = False, steps: int | None = None,
-            device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batches:
+            device: torch.device | str | None = None, dtype: torch.dtype | None = None, draws: bool = True) -> Batches:
     """Turn whatever the user gave as data into batches, and say at once what is wrong with it.
 
     Args:
@@ -33,6 +35,8 @@ def batches(data: Any, *, name: str, batch_size: int | None = None, shuffle: boo
         steps: Batches an epoch; None means all there are.
         device: Where each batch is moved; None leaves it where it is.
         dtype: What floats of 64 bits in arrays become, other than torch tensors; None means torch's default.
+        draws: False where measuring shall not move torch's global random state: batches that are made here then draw
+            from a generator of their own. A DataLoader of the user's draws as it always does.
 
     Returns:
         The batches, which can be iterated over once an epoch.
@@ -52,7 +56,8 @@ def batches(data: Any, *, name: str, batch_size: int | None = None, shuffle: boo
     whole_number("batch_size", batch_size, least=1, optional=True)
     whole_number("steps", steps, least=1, optional=True)
     size = None if batch_size is None else int(batch_size)  # torch takes no whole number of numpy's
-    loader = loader_of(data, name=name, batch_size=size, shuffle=bool(shuffle), dtype=dtype)
+    loader = loader_of(data, name=name, batch_size=size, shuffle=bool(shuffle), dtype=dtype,
+                       draws=draws)
     return Batches(loader, name=name, steps=steps, device=device)
 
 
@@ -95,15 +100,14 @@ class Batches:
         self.name = name
         self.device = device
         self.steps = _size_set_by_user(source) if steps is None else steps
-        available = _length(source)
-        if available == 0:
-            raise _no_batch(name, source)
-        if available is not None and self.steps is not None and self.steps > available:
-            raise bad_value(name, received=f"{self.steps} steps an epoch for {available} batches",
-                            expected=f"at most {available} steps",
+        self.length: int | None = None
+        self.samples: int | None = None
+        self.last_batch: int | None = None
+        self.count()
+        if self.length is not None and self.steps is not None and self.steps > self.length:
+            raise bad_value(name, received=f"{self.steps} steps an epoch for {self.length} batches",
+                            expected=f"at most {self.length} steps",
                             fix="Ask for fewer steps, or pass an iterable that goes on.")
-        self.length = available if self.steps is None else self.steps
-        self.samples, self.last_batch = _count(source, self.length)
         self.memory = in_memory(source)
         self.near = self.memory  # where its batches are wanted
         self.mover: Mover | None = None
@@ -121,12 +125,46 @@ class Batches:
         self.used = False  # whether there was a pass before this one
         self._has_given = False
 
+    def count(self) -> None:
+        """Find out how many batches and samples an epoch has."""
+        available = _length(self.source)
+        if available == 0:
+            raise _no_batch(self.name, self.source)
+        self.length = self.steps
+        if available is not None:
+            self.length = available if self.steps is None else min(self.steps, available)
+        self.samples, self.last_batch = _count(self.source, self.length)
+
+    def renew(self) -> None:
+        """Look again before a pass: a callback may have put in other samples, or changed how they are drawn."""
+        for holder in holders(self.source):
+            if isinstance(holder, Part):
+                holder.check(self.name)
+        if not isinstance(self.source, Iterator):
+            self.count()
+        self.find()
+
+    def find(self) -> None:
+        """See whether the samples can still be taken from memory, and whether what is new there fits the device."""
+        memory = self.memory
+        if memory is None:
+            return
+        if not selects(self.source):
+            self.memory = self.near = self.sharing = self.settled_on = None
+        elif self.near is not memory and self.near is not None and memory.found.changed():
+            memory.found = memory.located()
+            self.settled_on = None
+        self.settle()
+
     def share_between(self, together: Any, *, divide: bool) -> None:
         """Give this process its share of each pass only: a part of every batch, or whole batches in turn."""
         self.divide = divide
+        self.renew()
         self.settle()
         if together.world > 1 and (self.sharing is None or self.sharing.together is not together):
             self.sharing = Sharing(self.source, self.name, self.steps, together, self.near)
+        if self.sharing is not None:
+            self.sharing.memory = self.near
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the epoch to whatever in the data asks for it: samplers and datasets with a ``set_epoch``."""
@@ -138,14 +176,22 @@ class Batches:
         """Let data in memory live on the device where there is room, once; decide how other batches get there."""
         if self.settled_on == self.device:
             return
-        self.settled_on, self.near, self.mover = self.device, self.memory, None
+        before, self.settled_on, self.near, self.mover = self.near, self.device, self.memory, None
         if self.device is None:
             return
         device = torch.device(self.device)
-        if self.memory is not None and device.type != "cpu" and fits(leaves(self.memory.tree), device):
-            self.near = self.memory.on(device)
+        found = None if self.memory is None else self.memory.found
+        # samples that learn are copied with each batch: a copy of all would be that of before the update
+        if self.memory is not None and found is not None and device.type != "cpu" and not found.learns and fits(
+                found.tensors, device):
+            self.near = self.memory.on(device, before)
         if self.near is None or not self.near.lives_on(device):
-            self.mover = Mover(device)
+            self.mover = Mover(device, gives_fresh(self.source))
+
+    @property
+    def fresh(self) -> bool:
+        """Whether each batch stays as it is when the next one is read."""
+        return self.near is not None or (self.mover is None and gives_fresh(self.source))
 
     @property
     def of_arrays(self) -> bool:
@@ -160,6 +206,7 @@ class Batches:
         return len(range(self.sharing.together.rank, self.length, self.sharing.together.world))
 
     def __iter__(self) -> Iterator[Any]:
+        self.find()
         self.settle()
         start, self.start = self.start, Start()
         self.given, self.used = start.skip, self._has_given

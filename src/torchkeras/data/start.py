@@ -8,11 +8,14 @@ was stopped.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
+
+from torchkeras.engine.state import random_states
 
 
 def nothing() -> None:
@@ -73,12 +76,48 @@ class Start:
         if not (self.skip or self.again) and self.total is None and self.state is None:
             return source
         if self.state is not None:
-            source.load_state_dict(self.state)
-            self.then()
-            return source
+            return self.loaded(source)
         if numbered(source):
             return beginning_at(source, self)
         return self.rest(source)
+
+    def loaded(self, source: Any) -> Iterator[Any]:
+        """The rest of a pass over a source that was put to where it was.
+
+        An iterator draws for the pass as it is made. A generator function does so with its first batch, which tells
+        nothing of whether it draws for each batch: it is read twice to find out.
+        """
+        source.load_state_dict(self.state)
+        rest = iter(source)
+        if self.waiting is not nothing and inspect.isgenerator(rest):
+            early = draws_once(rest)
+            rest.close()
+            self.first()
+            source.load_state_dict(self.state)
+            rest = iter(source)
+            if early:
+                first = list(islice(rest, 1))
+                self.then()
+                yield from first
+        self.then()
+        for item in rest:  # noqa: UP028 ("yield from" would close it)
+            yield item
+
+
+def draws_once(items: Iterator[Any]) -> bool:
+    """Whether the first item is drawn for, from the global generators, and the second is not."""
+    moments = [moment()]
+    for _ in range(2):
+        given = list(islice(items, 1))
+        moments.append(moment() if given else moments[-1])  # an end draws for nothing that is to come
+    return moments[0] != moments[1] == moments[2]
+
+
+def moment() -> tuple[Any, ...]:
+    """Where the global generators are."""
+    states = random_states()
+    _, key, *place = states["numpy"]
+    return states["python"], key.tobytes(), place, states["torch"].numpy().tobytes()
 
 
 def numbered(source: Any) -> bool:

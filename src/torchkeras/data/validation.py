@@ -56,7 +56,23 @@ def split_validation(data: Any, fraction: float, *, name: str = "train_data",
                        fix="Pass val_data, or split the Dataset before with torch.utils.data.random_split.")
     check_samples(data, name)
     cut = _cut(len(data), fraction)
-    return Subset(data, range(cut)), Subset(data, range(cut, len(data)))
+    return Part(data, range(cut)), Part(data, range(cut, len(data)))
+
+
+class Part(Subset[Any]):
+    """A part of a Dataset that was divided here: what is added to the Dataset later belongs to neither part."""
+
+    def __init__(self, dataset: Any, indices: range) -> None:
+        super().__init__(dataset, indices)
+        self.whole = len(dataset)
+
+    def check(self, name: str) -> None:
+        """Refuse to leave out in silence what was added, or to read what is no longer there."""
+        samples = len(self.dataset)  # type: ignore[arg-type]
+        if samples != self.whole:
+            raise bad_value(name, received=f"{samples} samples in place of the {self.whole} that validation_split "
+                            "divided", expected="as many samples as when it was divided",
+                            fix="Divide it yourself, pass val_data, and let only the training part grow.")
 
 
 def _cut(count: int, fraction: float) -> int:

@@ -81,7 +81,7 @@ def judge(model: Any, data: Any, most: int = 12) -> Judged | None:
     """
     if not classifies(model) or outputs.problem_type(model.net) == "multi_label_classification":
         return None
-    recorded = Recorded(batches(data, name="val_data", dtype=wide_dtype(model.net)), model.net)
+    recorded = Recorded(batches(data, name="val_data", dtype=wide_dtype(model.net), draws=False), model.net)
     counts, worst = torch.zeros(0, 0, dtype=torch.int64), list[Wrong]()
     run = model.run  # what it measured is measured again as it was
     accelerator = model.measuring_with(*((None, False) if run is None else (

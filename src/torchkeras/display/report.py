@@ -155,7 +155,7 @@ def layers(net: nn.Module, val_data: Any) -> str:
 
 def one_batch(net: nn.Module, val_data: Any) -> Any:
     """The features of the first batch, where the net is."""
-    first = next(iter(batches(val_data, name="val_data", dtype=wide_dtype(net))))
+    first = next(iter(batches(val_data, name="val_data", dtype=wide_dtype(net), draws=False)))
     weight = next(net.parameters(), None)
     return to_device(split(first)[0], "cpu" if weight is None else weight.device)
 

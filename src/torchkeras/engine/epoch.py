@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from torchkeras.data.reuse import holder, same
 from torchkeras.data.samples import size
 from torchkeras.engine import examination, gradients, hardware, joining, weighing
 from torchkeras.engine.callback import CallbackList
@@ -87,7 +88,8 @@ class EpochRunner:
         if steps == 1 or not training:
             yield from ((batch, None) for batch in source)
             return
-        while window := [(batch, self.count(batch)) for batch in islice(source, steps)]:
+        hold = holder(loader)
+        while window := [(one, self.count(one)) for one in (hold(batch) for batch in islice(source, steps))]:
             counts = [count for _, count in window]
             for position, (batch, parts) in enumerate(window, start=1):
                 hardware.micro_batch(self.accelerator, self.divisor(parts, counts), last=position == len(window))
@@ -116,7 +118,7 @@ class EpochRunner:
             examination.accept(step, step.facts.found, divided)
             self.losses.summed = summed(step)
         elif hasattr(step, "facts") and examination.needed(step, divided):
-            for batch in self.looked_at(source, divided):
+            for batch in self.looked_at(source, divided, holder(loader)):
                 self.losses.summed = summed(step)
                 yield batch
             self.decide()
@@ -124,9 +126,10 @@ class EpochRunner:
             examination.tell_metrics(step, step.facts.found)
         yield from source
 
-    def looked_at(self, source: Iterator[Any], divided: bool) -> Iterator[Any]:
-        """The first batch, and more of them as long as all their labels are left out."""
-        more, held = True, []
+    def looked_at(self, source: Iterator[Any], divided: bool, hold: Callable[[Any], Any]) -> Iterator[Any]:
+        """The first batch, and more of them as long as all their labels are left out: those are held, and wait."""
+        held: list[Any] = []
+        more = True
         while more:
             first = list(islice(source, 1))
             with self.together.same_fate():
@@ -136,7 +139,7 @@ class EpochRunner:
             self.deciding = more = bool(first) and found is not None and found.kind == "unseen" and (
                 self.together.world == 1)
             examination.wait_with_metrics(self.step_runner, more)
-            held += first
+            held += map(hold, first) if more else first
             if not more or not divided:  # a window has to know how its batches count
                 yield from held
                 held = []
@@ -154,7 +157,8 @@ class EpochRunner:
     def shares(self, loader: Any, size: int) -> Iterator[tuple[Any, Any]]:
         """The same in one of several processes: its shares of the batches, and what each of them counts."""
         training, number = self.stage == "train", 0
-        source = ((batch, loader.share) for batch in self.examined(loader, divided=training))
+        hold = holder(loader) if training and size > 1 else same
+        source = ((hold(batch), loader.share) for batch in self.examined(loader, divided=training))
         while window := list(islice(source, size if training else 1)):
             counts = [self.count(batch) if share.samples else 0 for batch, share in window]
             totals = gradients.total_counts(self.step_runner, counts) if training else None

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from torchkeras import outputs
 from torchkeras.data import batch as batches
+from torchkeras.data.reuse import copied
 from torchkeras.data.samples import parts_of, size
-from torchkeras.data.tree import children, is_container, leaves, map_tree, rebuild
+from torchkeras.data.tree import children, is_container, map_tree, rebuild
 from torchkeras.engine import explain
 from torchkeras.engine.checks import message
 from torchkeras.engine.components import modules_of
@@ -158,30 +159,11 @@ def prepared(found: Predicted, model: Any, output: str, stream: bool, with_label
     """Return what is needed of a batch in main memory: outputs as they are to be read, labels where they are wanted."""
     preds = outputs.read(found.preds, model.loss_fn, output, model.net)
     labels, judged_by = (found.labels, found.judged_by) if with_labels else (None, None)
-    if stream:
-        return found._replace(preds=outputs.to_cpu(preds), labels=outputs.to_cpu(labels),
-                              judged_by=outputs.to_cpu(judged_by), batch=None)
-    preds, labels = apart(outputs.to_cpu((without_extras(preds), labels)), found.batch)
-    return Predicted(preds, labels, None, found.samples, None)
-
-
-def apart(value: Any, batch: Any) -> Any:
-    """Return a copy of what lies in the memory of a batch, which the loader may use again, and which is kept whole."""
-    used = {place for leaf in leaves(batch) for place in memory_of(leaf)}
-
-    def own(leaf: Any) -> Any:
-        shared = used.intersection(memory_of(leaf))
-        return leaf if not shared else leaf.clone() if isinstance(leaf, Tensor) else leaf.copy()
-
-    return map_tree(own, value)
-
-
-def memory_of(leaf: Any) -> list[Any]:
-    """Return what tells where a tensor or array has its numbers; nothing for anything else."""
-    if isinstance(leaf, np.ndarray):
-        return [leaf.__array_interface__["data"][0]]
-    ordinary = isinstance(leaf, Tensor) and leaf.layout == torch.strided and not leaf.is_nested
-    return [leaf.untyped_storage().data_ptr()] if ordinary else []
+    if not stream:
+        preds, judged_by = without_extras(preds), None
+    # a net may write into its output again, and a loader into the memory of a batch
+    preds, labels, judged_by = map_tree(copied, outputs.to_cpu((preds, labels, judged_by)))
+    return Predicted(preds, labels, judged_by, found.samples, None)
 
 
 def joined(found: Iterable[Predicted], total: int | None, predictor: Predictor, together: Alone,

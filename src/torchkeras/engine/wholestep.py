@@ -70,7 +70,8 @@ OBSTACLES: dict[str, Callable[[Any, Any, Any], bool]] = {
 
 def fits(batch: Any) -> bool:
     """Whether a batch is one tensor of features and one of labels."""
-    return isinstance(batch, (list, tuple)) and len(batch) == 2 and all(type(one) is Tensor for one in batch)
+    return isinstance(batch, (list, tuple)) and len(batch) == 2 and all(
+        type(one) is Tensor and not one.requires_grad for one in batch)
 
 
 def numbers_at(found: dict[tuple[int, int], Tensor], one: Any) -> Any:
