@@ -321,25 +321,10 @@ class KerasModel(nn.Module):
             raise mistake(RuntimeError(
                 "fit: this model is being fitted already, and one of its callbacks called fit on it; "
                 "fit another model there, such as copy.deepcopy(model.net) in a KerasModel of its own."))
-        config, notes = settle(config, self, train, val)
-        accelerator = hardware.start(mixed_precision=config.mixed_precision, cpu=config.cpu,
-                                     accumulation=config.gradient_accumulation_steps)
-        mode, why = direction(config.monitor, config.mode, self.higher_is_better(config.monitor))
-        together = join_job(accelerator)
-        optimizers = Optimizers(components_of(self).optimizers)
-        notes += check_learning(train.source, train.name, optimizers, together.world)
-        run = Run(config=config, accelerator=accelerator,
-                  monitor=Monitor(config.monitor, mode, config.patience, config.min_delta), together=together,
-                  tools=self.tools(config, accelerator, together, listeners, train),
-                  notes=[*notes, f"monitor: {config.monitor}, {mode} ({why})"])
-        train.device = accelerator.device
-        if val is not None:
-            val.device = accelerator.device
-        preflight.check_closure(None if is_own(self.StepRunner) else self.optimizer, config, together.world)
-        checkpoint.check_held(self, config.ckpt_path)
+        run = self.new_run(config, listeners, train, val)
         before = Untouched(*self.learners())
         best = Best(self, config.ckpt_path, before.weights)
-        callbacks = CallbackList(listeners, self, together.main)
+        callbacks = CallbackList(listeners, self, run.together.main)
         with (archive(self, run, train, val) as (vault, saved),
               session(self, run, callbacks, before, train.last_batch), lockstep(self, run, train, val),
               kept(self, run, callbacks, best, train, val, vault, saved), form(run, self.optimizer),
@@ -351,6 +336,24 @@ class KerasModel(nn.Module):
         frame.attrs["stop_reason"] = run.stop_reason
         warn_of_divergence(run)
         return frame
+
+    def new_run(self, config: FitConfig, listeners: list[Any], train: Batches, val: Batches | None) -> Run:
+        """What is asked, and with what: looked at once more now that model and data are known together."""
+        config, notes = settle(config, self, train, val)
+        accelerator = hardware.start(mixed_precision=config.mixed_precision, cpu=config.cpu,
+                                     accumulation=config.gradient_accumulation_steps)
+        together = join_job(accelerator)
+        notes += check_learning(train.source, train.name, Optimizers(components_of(self).optimizers), together.world)
+        preflight.check_closure(None if is_own(self.StepRunner) else self.optimizer, config, together.world)
+        checkpoint.check_held(self, config.ckpt_path)
+        mode, why = direction(config.monitor, config.mode, self.higher_is_better(config.monitor))
+        for data in (train, val):
+            if data is not None:
+                data.device = accelerator.device
+        return Run(config=config, accelerator=accelerator, together=together,
+                   monitor=Monitor(config.monitor, mode, config.patience, config.min_delta),
+                   tools=self.tools(config, accelerator, together, listeners, train),
+                   notes=[*notes, f"monitor: {config.monitor}, {mode} ({why})"])
 
     def columns(self, validates: bool) -> list[str]:
         """Return the columns that the table of a run has."""
