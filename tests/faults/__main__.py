@@ -17,6 +17,7 @@ from tests.faults import damage, growth, kills, logs, places, processes, runs
 
 FULL: dict[str, Callable[[], dict[str, Any]]] = {
     "kill -9 at random": lambda: kills.side_by_side(200),
+    "kill -9 with a loss with a state, two optimizers, odd sizes": lambda: kills.kills(40, more=True),
     "control: without generators": kills.control,
     "SIGTERM at random": lambda: kills.kills(30, 1, signal.SIGTERM, 143),
     "a crash at every file operation": kills.crashes,
@@ -35,6 +36,7 @@ FULL: dict[str, Callable[[], dict[str, Any]]] = {
 }
 QUICK: dict[str, Callable[[], dict[str, Any]]] = {
     "kill -9 at random": lambda: kills.kills(12),
+    "kill -9 with a loss with a state, two optimizers, odd sizes": lambda: kills.kills(6, more=True),
     "control: without generators": kills.control,
     "SIGTERM at random": lambda: kills.kills(4, 1, signal.SIGTERM, 143),
     "a crash at every file operation": lambda: kills.crashes(every=7),

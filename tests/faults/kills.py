@@ -76,9 +76,9 @@ def found(path: Path) -> dict[str, str]:
     return json.loads(Path(f"{path}.found").read_text())
 
 
-def whole(folder: Path) -> dict[str, str]:
+def whole(folder: Path, more: bool = False) -> dict[str, str]:
     """The same run without a break."""
-    assert ended(child(lambda: train(folder / "whole", resume=False, save_every=None))) == 0
+    assert ended(child(lambda: train(folder / "whole", resume=False, save_every=None, more=more))) == 0
     return found(folder / "whole")
 
 
@@ -88,7 +88,7 @@ def litter(path: Path) -> list[str]:
             if not (one.name.isdigit() or one.name in (".lock", ".owner"))]
 
 
-def kill_one(path: Path, dice: random.Random, number: int = signal.SIGKILL) -> int | None:
+def kill_one(path: Path, dice: random.Random, number: int = signal.SIGKILL, more: bool = False) -> int | None:
     """Start or take up a run, and send it a signal at a random moment; None when it was over before that."""
     reading, writing = os.pipe()
 
@@ -101,7 +101,7 @@ def kill_one(path: Path, dice: random.Random, number: int = signal.SIGKILL) -> i
 
         vault.Vault.write = told  # type: ignore[method-assign]
 
-    pid = child(lambda: train(path, tells_of_writes))
+    pid = child(lambda: train(path, tells_of_writes, more=more))
     os.close(writing)
     if dice.random() < INSIDE_A_WRITE:
         for _ in range(dice.randint(1, 12)):
@@ -116,25 +116,26 @@ def kill_one(path: Path, dice: random.Random, number: int = signal.SIGKILL) -> i
     return None if code == 0 else code
 
 
-def kills(count: int, seed: int = 0, number: int = signal.SIGKILL, expected: int | None = None) -> dict[str, Any]:
+def kills(count: int, seed: int = 0, number: int = signal.SIGKILL, expected: int | None = None,
+          more: bool = False) -> dict[str, Any]:
     """So many signals; the runs that they hit are taken up until they end, and must leave what an unbroken one does."""
     dice, sent, same, codes, different = random.Random(seed), 0, 0, set(), []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        reference = whole(folder)
+        reference = whole(folder, more)
         runs_done = 0
         while sent < count:
             path = folder / f"run{runs_done}"
             runs_done += 1
             hits = 0
             for _ in range(dice.randint(1, KILLS_A_RUN)):
-                code = kill_one(path, dice, number)
+                code = kill_one(path, dice, number, more)
                 if code is None:
                     break
                 codes.add(code)
                 hits += 1
             if not Path(f"{path}.found").exists():
-                assert ended(child(lambda path=path: train(path))) == 0, f"seed {seed}, run {runs_done}"
+                assert ended(child(lambda path=path: train(path, more=more))) == 0, f"seed {seed}, run {runs_done}"
             sent += hits
             unlike = [what for what, value in reference.items() if found(path)[what] != value] + litter(path)
             same += hits if not unlike else 0

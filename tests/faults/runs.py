@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from torchkeras import Callback, KerasModel
+from torchkeras.engine.components import components_of
 
 SAMPLES, BATCH, EPOCHS = 101, 8, 3  # 101 = 12 x 8 + 5: the last batch is short
 
@@ -82,15 +83,54 @@ def build(epochs: int = EPOCHS, windows: int = 13) -> KerasModel:
     return KerasModel(net, nn.CrossEntropyLoss(), {"acc": "accuracy", "worst": worst}, optimizer, scheduler)
 
 
+class Centred(nn.Module):
+    """A loss with a weight that learns and a mean that moves in every forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.register_buffer("mean", torch.zeros(3))
+        self.dropout = nn.Dropout(0.2)
+
+    def forward(self, preds: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        loss = nn.functional.cross_entropy(self.dropout(preds - self.mean) * self.scale, labels)
+        with torch.no_grad():
+            self.mean.lerp_(preds.mean(dim=0), 0.1)
+        return loss
+
+
+def build_more() -> KerasModel:
+    """A loss with a state, and two optimizers with a schedule each."""
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)
+    net = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Dropout(0.3), nn.Linear(7, 3))
+    loss_fn = Centred()
+    optimizers = {"net": torch.optim.AdamW(net.parameters(), lr=1e-2),
+                  "loss": torch.optim.SGD(loss_fn.parameters(), lr=1e-2, momentum=0.9)}
+    schedules = {"net": OneCycleLR(optimizers["net"], 0.05, total_steps=3 * 34),
+                 "loss": torch.optim.lr_scheduler.StepLR(optimizers["loss"], 1)}
+    return KerasModel(net, loss_fn, {"acc": "accuracy"}, optimizers, schedules)
+
+
+def odd() -> DataLoader:
+    """Samples in memory of which a batch of three has no size that memory is laid out by."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(SAMPLES, 5, generator=generator)
+    return DataLoader(TensorDataset(x, (x.sum(dim=1) > 0).long()), 3, shuffle=True)
+
+
 def worst(preds: torch.Tensor, labels: torch.Tensor) -> float:
     """A function as a metric: all predictions are kept until the epoch ends."""
     return float(nn.functional.cross_entropy(preds, labels, reduction="none").max())
 
 
 def run(path: Path | str, callbacks: Any = (), *, epochs: int = EPOCHS, noise: bool = True, train: Any = None,
-        val: Any = None, accumulation: int = 1, length: int | None = None, **options: Any) -> dict[str, str]:
-    """Build everything anew, train, and say in fingerprints what came of it."""
-    model = build(length or epochs, -(-13 // accumulation))
+        val: Any = None, accumulation: int = 1, length: int | None = None, more: bool = False,
+        **options: Any) -> dict[str, str]:
+    """Build everything anew, train, and say in fingerprints what came of it; ``more``: with all that has a state."""
+    model = build_more() if more else build(length or epochs, -(-13 // accumulation))
+    train, val = (odd(), odd()) if more else (train, val)
     average = Averaged()
     train = DataLoader(Noisy(noise=noise), BATCH, shuffle=True) if train is None else train
     val = DataLoader(Noisy(40, noise=noise), 16) if val is None else val
@@ -102,12 +142,15 @@ def run(path: Path | str, callbacks: Any = (), *, epochs: int = EPOCHS, noise: b
 
 def prints(model: KerasModel, history: Any, average: Averaged) -> dict[str, str]:
     """Fingerprints of all that a run leaves."""
-    optimizer = {f"{number}.{name}": value for number, state in model.optimizer.state_dict()["state"].items()
-                 for name, value in state.items()}
+    parts = components_of(model)
+    optimizer = {f"{which}.{number}.{name}": value for which, one in parts.optimizers.items()
+                 for number, state in one.state_dict()["state"].items() for name, value in state.items()}
     columns = history.to_dict("list").items()
     file = Path(str(model.ckpt_path))
     return {"weights": of_tensors(model.net.state_dict()), "optimizer": of_tensors(optimizer),
-            "schedule": repr((model.lr_scheduler.state_dict()["last_epoch"], model.optimizer.param_groups[0]["lr"])),
+            "others": repr([of_tensors(one.state_dict()) for one in model.learners()[1:]]),
+            "schedule": repr([(one.state_dict()["last_epoch"], model.optimizer.param_groups[0]["lr"])
+                              for one in parts.schedulers.values()]),
             "history": json.dumps({name: [float(one).hex() for one in column] for name, column in columns}),
             "averages": of_tensors(average.average),
             "best": repr((model.run.monitor.best, model.run.monitor.best_epoch)),

@@ -262,8 +262,8 @@ class Keeper(Keeps):
             self.val.go_on(saved["data"]["val"], 0, rewinding(self.val.source), nothing)
         self.put_own(own)
         self.when.done(run.trained)
-        if run.updates:
-            self.model.optimizer._opt_called = True  # else torch warns where only a validation is left of an epoch
+        for one in components_of(self.model).optimizers.values() if run.updates else ():
+            one._opt_called = True  # else torch warns where only a validation is left of an epoch
         if run.monitor.exhausted:
             run.stop_reason = f"{run.monitor.name} without improvement in {run.monitor.misses} epoch, early stopping"
 
