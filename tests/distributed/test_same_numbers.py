@@ -86,8 +86,7 @@ REASONS = {
 }
 
 
-@worlds
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize(("name", "world"), [(name, world) for name in REFUSED for world in WORLDS[name]])
 def test_what_several_processes_cannot_do_is_refused_by_all_and_changes_nothing(name, world):
     first, *others = launch(world).of(name)
     assert first["error"] is not None

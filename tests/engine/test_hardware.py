@@ -27,7 +27,7 @@ def test_net_loss_and_optimizer_state_go_to_the_device():
     loss_fn = nn.CrossEntropyLoss(weight=torch.ones(3))
     assert homes(net, optimizer) == {"cpu"}
     # the meta device stands in for an accelerator; it keeps no numbers, so there is no way back from it
-    hardware.move([net, loss_fn], optimizer, torch.device("meta"))
+    hardware.move([net, loss_fn], [optimizer], torch.device("meta"))
     assert homes(net, optimizer) == {"meta"}
     assert loss_fn.weight.device.type == "meta"
     assert next(iter(optimizer.state.values()))["step"].device.type == "cpu"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from torchkeras.data.arrays import ArrayDataset
@@ -29,12 +29,14 @@ def check_learning(source: Any, name: str, optimizer: Any, world: int) -> list[s
     found = learning(source)
     if not found:
         return []
+    known = {id(weight) for group in getattr(optimizer, "param_groups", ()) for weight in group["params"]}
+    if not any(id(one) in known or isinstance(one, nn.Parameter) for one in found):
+        return [f"{name}: samples require grad and no optimizer has them: they stay as they are"]
     if world > 1:
         raise bad_value(name, received="samples that require grad, in several processes",
                         expected="samples that stay as they are: gradients are added up for the net alone",
                         fix="Put them into the net as an nn.Embedding, and let the data give their numbers.")
-    known = {id(weight) for group in getattr(optimizer, "param_groups", ()) for weight in group["params"]}
-    lost = [one for one in found if one.is_leaf and id(one) not in known]
+    lost = [one for one in found if isinstance(one, nn.Parameter) and id(one) not in known]
     if lost:
         raise bad_value(name, received=f"{len(lost)} tensors of samples that require grad and that optimizer does not "
                         "have", expected="samples that optimizer moves, or that do not require grad",

@@ -85,7 +85,7 @@ class Trial:
     def alone(self) -> Any:
         """Return the step without what belongs to a run."""
         step = copy.copy(self.step)
-        step.lr_scheduler, step.metrics_dict, step.notes, step.facts = None, {}, [], copy.copy(step.facts)
+        step.moving, step.metrics_dict, step.notes, step.facts = None, {}, [], copy.copy(step.facts)
         step.looking, step.number, step.facts.paired = False, 1, False
         return step
 

@@ -52,7 +52,7 @@ class WholeBlock(Plain):
     def obstacle(step: Any, batch: Any, pilot: Any) -> str | None:
         """It is for data in memory, and for runs without anything that follows each step."""
         runner, near = pilot.model.EpochRunner, pilot.data.near
-        hidden = len(pilot.kept[-1].counters) < len(step.metrics_dict) or step.lr_scheduler is not None
+        hidden = len(pilot.kept[-1].counters) < len(step.metrics_dict) or step.moving is not None
         if near is None or near.block is None or len(near.block[0]) != TOGETHER * len(batch[0]):
             return f"{WholeBlock.name}: no such blocks of data in memory"
         if runner is not EpochRunner or hidden or any(map(follows, pilot.callbacks.listeners)):

@@ -246,8 +246,8 @@ class WholeStep(Plain):
                 torch.set_rng_state(drawn)
             return step(batch)
         step.number += 1
-        if step.lr_scheduler is not None:
-            step.lr_scheduler.step()
+        if step.moving is not None:
+            step.moving.step()
         self.count(added)
         for name, metric in step.metrics_dict.items():
             if name not in self.counters:
