@@ -73,6 +73,45 @@ def both(tmp_path_factory):
     return (fitted("fit", ckpt_path=folder / "one.pt"), fitted("fit_ddp", ckpt_path=folder / "two.pt"), folder)
 
 
+class Scaled(nn.Module):
+    """A loss with a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones((1,), dtype=torch.float64))
+
+    def forward(self, preds, labels):
+        return nn.functional.mse_loss(preds * self.scale, labels)
+
+
+class Thaw(Callback):
+    def on_epoch_start(self, model):
+        if model.run.epoch == 2:
+            model.net[0].bias.requires_grad_(True)
+            model.optimizer["net"].add_param_group({"params": [model.net[0].bias], "lr": 0.03})
+
+
+def test_all_that_learns_comes_back():
+    left = []
+    for how, first in (("fit", ()), ("fit_ddp", (2,))):
+        torch.manual_seed(1)
+        net, loss_fn = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).double(), Scaled()
+        net[0].bias.requires_grad_(False)
+        optimizers = {"net": torch.optim.Adam([net[0].weight, *net[2].parameters()], lr=0.01),
+                      "loss": torch.optim.SGD(loss_fn.parameters(), lr=0.1, momentum=0.9)}
+        schedules = [torch.optim.lr_scheduler.StepLR(one, 1, 0.5) for one in optimizers.values()]
+        model = KerasModel(net, loss_fn, optimizer=optimizers, lr_scheduler=schedules)
+        getattr(model, how)(*first, (X.double(), Y.double()), epochs=3, batch_size=8, shuffle=False, quiet=True,
+                            cpu=True, ckpt_path=None, callbacks=[Thaw()])
+        moments = [value for one in optimizers.values() for state in one.state.values() for value in state.values()]
+        rates = [float(group["lr"]) for one in optimizers.values() for group in one.param_groups]
+        left.append([*net.parameters(), *loss_fn.parameters(), *moments, torch.tensor(rates)])
+    assert len(left[0]) == len(left[1]) == 5 + 12 + 1 + 1
+    for one, two in zip(*left, strict=True):
+        torch.testing.assert_close(one.detach(), two.detach(), rtol=1e-10, atol=1e-12)
+    assert left[0][4].item() != 1.0  # control: the loss has learned
+
+
 def test_fit_ddp_gives_the_history_of_fit(both):
     (_, _, one, _), (model, _, two, _), _ = both
     assert list(one.columns) == list(two.columns)
