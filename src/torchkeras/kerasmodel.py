@@ -51,7 +51,7 @@ from torchkeras.engine.predicting import Predicted, Predictor, joined, prepared
 from torchkeras.engine.run import Run, Tools
 from torchkeras.engine.session import session
 from torchkeras.engine.state import Untouched, same_stream
-from torchkeras.engine.step import StepRunner, is_own, updates_itself
+from torchkeras.engine.step import StepRunner, is_own, names_scheduler, updates_itself
 from torchkeras.engine.together import Alone, join_job
 from torchkeras.engine.tracebacks import level_of_caller, short_traceback
 from torchkeras.engine.wholeblock import follows
@@ -374,7 +374,7 @@ class KerasModel(nn.Module):
         if ours and together.world == 1 and not any(map(follows, listeners)):
             metrics = {stage: buffered(one) for stage, one in metrics.items()}
         return Tools(metrics, optimizer, picked(wrapped, step_keys), picked(scheduler, epoch_keys),
-                     picked(wrapped, given), own_step)
+                     picked(wrapped, given), own_step, names_scheduler(self.StepRunner))
 
     def learners(self) -> list[nn.Module]:
         """The modules whose weights and buffers belong to a run: the net, a loss that has some, nets for the step."""

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from torchkeras.data import batches
+from torchkeras.data.source import holders
 from torchkeras.engine.callback import Callback
 from torchkeras.engine.checks import bad_type, whole_number
 from torchkeras.engine.components import components_of
-from torchkeras.engine.generators import drawn, put_drawn
+from torchkeras.engine.generators import drawn, put_drawn, vars_of
 from torchkeras.engine.netstate import weights_in
 from torchkeras.engine.optimizerstate import optimizer_state
 
@@ -64,16 +65,18 @@ def verify_resume(model: KerasModel, train_data: Any, val_data: Any, steps: int,
     known = batches(train_data, name="train_data", batch_size=options.get("batch_size")).length
     each = (steps + 1) // 2 if known is None else min((steps + 1) // 2, known)
     sources = [one for one in (train_data, val_data) if one is not None]
-    before = drawn(*sources)
+    before, numbers = drawn(*sources), whole_numbers(sources)
     options = {"epochs": 2, "steps_per_epoch": each, "patience": None, "quiet": True, "val_data": val_data, **options}
     try:
         with tempfile.TemporaryDirectory(prefix="torchkeras-") as folder:
             whole, _ = trained(model, train_data, [None], Path(folder) / "whole", options)
             put_drawn(before, *sources)
+            put_numbers(numbers)
             stops = [max(each // 2, 1), each + max(each // 2, 1), None]
             broken, notes = trained(model, train_data, stops, Path(folder) / "broken", options)
     finally:
         put_drawn(before, *sources)
+        put_numbers(numbers)
     found = differences(whole, broken)
     return ResumeReport(not found, 2 * each, found, notes)
 
@@ -87,6 +90,7 @@ def trained(model: KerasModel, train_data: Any, stops: list[int | None], path: P
     listeners = options.get("callbacks") or []
     for stop in stops:
         other = copy.deepcopy(bare)
+        check_copies(bare, other)
         callbacks = [*copy.deepcopy(listeners), *([] if stop is None else [Stop(stop)])]
         with warnings.catch_warnings():
             # a scheduler marks its optimizer's step, and a copy of the optimizer has lost the mark
@@ -100,6 +104,29 @@ def trained(model: KerasModel, train_data: Any, stops: list[int | None], path: P
             "history": {name: list(column) for name, column in frame.to_dict("list").items()},
             "random": flat(drawn())}
     return left, notes
+
+
+def check_copies(model: Any, other: Any) -> None:
+    """Refuse a model of which a copy lacks something: torch copies of an optimizer what its state_dict has."""
+    copies = components_of(other).optimizers
+    for name, one in components_of(model).optimizers.items():
+        lost = set(vars(one)) - set(vars(copies[name])) if name in copies else {name}
+        if lost := {attribute for attribute in lost if not attribute.startswith("_")} - {"step"}:
+            raise bad_type(name, received=f"{type(one).__name__}, of which a copy lacks {', '.join(sorted(lost))}",
+                           expected="an optimizer that copy.deepcopy copies whole",
+                           fix="Write its __getstate__ and __setstate__ so that they keep all attributes.")
+
+
+def whole_numbers(sources: list[Any]) -> list[tuple[Any, dict[str, int]]]:
+    """Return the numbers that samplers and datasets of a user's keep, some of which they count with."""
+    return [(one, {name: value for name, value in vars_of(one).items() if type(value) is int})
+            for source in sources for one in holders(source) if not type(one).__module__.startswith("torch.")]
+
+
+def put_numbers(found: list[tuple[Any, dict[str, int]]]) -> None:
+    """Put these numbers back."""
+    for one, numbers in found:
+        vars_of(one).update(numbers)
 
 
 def flat(tree: Any, name: str = "") -> dict[str, Any]:

@@ -81,7 +81,8 @@ def split_by_position(batch: Any, net: nn.Module | None, loss_fn: Any, whole_num
         return as_inputs(batch[0], None, net) if type(batch[0]) in (tuple, list) else batch[0], None, None
     taken = signature_of(net)
     inputs = 1 if taken is None else taken.least
-    if inputs > 1 and len(batch) in (inputs, inputs + 1):
+    together = len(batch) == 3 and isinstance(batch[0], (tuple, list, Mapping))  # inputs, labels, weights
+    if inputs > 1 and len(batch) in (inputs, inputs + 1) and not together:
         return tuple(batch[:inputs]), (batch[inputs] if len(batch) > inputs else None), None
     if len(batch) != 3:
         raise bad_value("batch", received=f"{len(batch)} items", expected=SHAPES, fix=HINT)

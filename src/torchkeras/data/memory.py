@@ -88,6 +88,11 @@ class InMemory:
         """A batch in the containers of the data."""
         return list(batch) if self.found.flat else filled(self.found.tree, batch)
 
+    @property
+    def ordered(self) -> bool:
+        """Whether the order of a pass is known, or drawn, before its first batch."""
+        return is_ordered(self.loader.batch_sampler)
+
     def lives_on(self, device: torch.device) -> bool:
         """Whether its batches are on a device already."""
         return all(one.device.type == device.type and device.index in (None, one.device.index)
@@ -122,6 +127,13 @@ def filled(tree: Any, tensors: Iterable[Tensor]) -> Any:
     return map_tree(lambda _: next(waiting), tree)
 
 
+def is_ordered(batch_sampler: Any) -> bool:
+    """Whether the order of a whole pass is known, or drawn, before its first batch."""
+    sampler: Any = getattr(batch_sampler, "sampler", None)
+    return type(batch_sampler) is BatchSampler and (type(sampler) is SequentialSampler or (
+        type(sampler) is RandomSampler and not sampler.replacement))
+
+
 def index_blocks(batch_sampler: Any, samples: int, found: Located, skip: int = 0) -> Iterator[tuple[Index, int]]:
     """The positions of the next batches, as a slice where they follow one another, and the size of a batch.
 
@@ -129,8 +141,8 @@ def index_blocks(batch_sampler: Any, samples: int, found: Located, skip: int = 0
     batch by batch, after each update.
     """
     sampler: Any = getattr(batch_sampler, "sampler", None)
-    sequential, random = type(sampler) is SequentialSampler, type(sampler) is RandomSampler and not sampler.replacement
-    if type(batch_sampler) is not BatchSampler or not (sequential or random):
+    random = type(sampler) is RandomSampler
+    if not is_ordered(batch_sampler):
         yield from ((index, len(index)) for index in lists(islice(batch_sampler, skip, None), samples))
         return
     order = drawn(sampler).to(found.tensors[0].device) if random else None

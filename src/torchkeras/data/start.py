@@ -62,7 +62,9 @@ class Start:
             yield item
 
     def in_memory(self, memory: Any) -> Iterator[Any]:
-        """The rest of a pass over tensors in memory, where reading a batch draws nothing."""
+        """The rest of a pass over tensors in memory; a sampler that draws as it goes draws for the batches left out."""
+        if not memory.ordered:
+            return iter(memory.batches(self.rest(memory.loader.batch_sampler)))
         return self.after(memory.batches(memory.loader.batch_sampler, self.skip))
 
     def after(self, batches: Iterator[Any]) -> Iterator[Any]:

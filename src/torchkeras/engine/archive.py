@@ -81,6 +81,9 @@ def checked(model: Any, run: Run, train: Batches, val: Batches | None, state: di
     snapshot.check_parts(state["facts"], now)
     notes = snapshot.check_components(model, state)
     notes += snapshot.check_data(state["facts"], now, inside) + snapshot.check_rates(state, now)
+    if changed := snapshot.judged_otherwise(state["facts"], now):
+        state["judged_anew"] = True
+        notes.append(f"resume: {', '.join(changed)}: earlier numbers cannot be compared, the best is looked for anew")
     epochs, done = run.config.epochs, position["epoch"] - 1
     if done >= epochs:
         return [*notes, f"resume: the run is at the end of epoch {done} of {epochs}; pass a larger epochs to go on"]
@@ -110,7 +113,7 @@ def files(state: dict[str, Any], vault: Vault) -> tuple[Any, dict[str, Any], Any
     What is frozen and was so when the best weights were taken is in a file that is written once.
     """
     owner = state["best"]
-    owner.tell_lost(owner.recover())
+    owner.lost = owner.recover()  # told only if these come back in the end: the next best has a copy
     known = {f"{number}:{name}": one for number in range(len(owner.weights.modules))
              for name, one in owner.weights.frozen_now(number).items()}
     vault.frozen.write(known)

@@ -74,6 +74,9 @@ class Best:
         self.in_memory = True  # whether the copy is that of the best weights; else their file alone has them
         self.unwritten: str | None = None  # why the file does not hold them
         self.began: Weights | None = None  # the weights that this epoch began with, where the last ones are to stay
+        self.lost: list[str] = []  # frozen weights that moved before there was a copy of them
+        self.watching: list[Any] = []  # parameters without a copy, since they do not learn
+        self.moment: Any = None  # of the weights that these belong to
         self.file = None if path is None or self.saves_itself else BestFile(path)
 
     def begin_epoch(self) -> None:
@@ -87,11 +90,23 @@ class Best:
 
     def hold(self) -> None:
         """An epoch begins: copy frozen weights that are about to learn; those of the start are needed no more."""
+        self.hold_both()
+        if self.model.run.updates and self.start is not self.weights:
+            self.start.forget()
+
+    def hold_both(self) -> None:
+        """Copy frozen weights that are about to learn: of the best, and of the beginning of this epoch."""
         self.weights.hold()
         if self.began is not None:
             self.began.hold()
-        if self.model.run.updates and self.start is not self.weights:
-            self.start.forget()
+
+    def watch(self) -> None:
+        """After a step: copy frozen weights that a callback has thawed, before they learn."""
+        if self.moment is not self.weights.moment:
+            self.moment, self.watching = self.weights.moment, self.weights.without_copy()
+        if any(one.requires_grad for one in self.watching):
+            self.hold_both()
+            self.moment = None
 
     def begin_with(self, weights: Weights) -> None:
         """Take the weights that the file holds for the best: what it holds stays until better ones are found."""
@@ -101,7 +116,7 @@ class Best:
         """The weights of this moment are the best: copy them, and write them through the model's ``save_ckpt``."""
         if self.path is None and not self.model.run.config.restore_best:
             return  # nobody will ask for them
-        self.of_before = False
+        self.of_before, self.lost = False, []
         self.in_memory = not self.loads_itself or self.model.run.config.keeps_state
         if self.in_memory:
             self.copy()
@@ -203,7 +218,7 @@ class Best:
         """Put the best weights back into the net."""
         together = self.model.run.together
         if self.in_memory or not (self.kept and self.loads_itself):
-            self.tell_lost(lost := self.recover())
+            self.tell_lost(lost := [*self.lost, *self.recover()])
             self.weights.restore()
             if self.kept and not lost and together.main and self.file is not None and self.file.beside:
                 self.file.close(self.whole)  # the net holds them all: no need to read the file
@@ -242,13 +257,13 @@ class Best:
         """The best weights under the names that they have in bare modules, and buffers that state dicts leave out."""
         numbers = range(len(self.weights.modules))
         return {"weights": [self.weights.state(number) for number in numbers],
-                "hidden": [self.weights.hidden(number) for number in numbers]}
+                "hidden": [self.weights.hidden(number) for number in numbers], "lost": self.lost}
 
     def take(self, saved: Any, kept: bool) -> None:
         """Those of a run that goes on; their file is written again where it does not hold them."""
         if isinstance(saved, list):  # 5.0.0a1 left out buffers that state dicts leave out
             saved = {"weights": saved, "hidden": [{} for _ in saved]}
-        self.weights = self.weights.twin()
+        self.weights, self.lost = self.weights.twin(), list(saved.get("lost", ()))
         for number, (weights, hidden) in enumerate(zip(saved["weights"], saved["hidden"], strict=True)):
             self.weights.set(number, weights, hidden)
         self.kept, self.in_memory = kept, not (self.loads_itself and Path(self.path or "").exists())
@@ -267,8 +282,8 @@ class Best:
                 made_whole, why = merge(path), ""
             except ValueError as error:  # what lies beside it is damaged
                 why = f"({error})"
-            if not why and not holds(path, self.weights.state(0)):
-                why = "was damaged, or held other weights than the best of the run that goes on"
+            if not why and not self.lost and not holds(path, self.weights.state(0)):
+                why = "held other weights than the best of the state that is gone on from (damaged, or newer)"
         if why:
             self.attempt(self.write_copy)
             return f"{why}: it was written again" if self.unwritten is None else ""

@@ -23,6 +23,7 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.d
          ModuleType, type)
 OF_MODULES = frozenset(vars(nn.Module())) | {"_backward_hooks", "_is_full_backward_hook"}
 SHOWN = 5  # names in a note
+DEEP = 3  # objects in objects, of a loss that is an object
 
 
 class Components(NamedTuple):
@@ -41,6 +42,8 @@ def components_of(model: Any) -> Components:
     for argument, part, kind in (("optimizer", model.optimizer, found.optimizers),
                                  ("lr_scheduler", model.lr_scheduler, found.schedulers)):
         kind.update({titled(argument, key): one for key, one in each_of(part).items()})
+    for name, one in list(found.optimizers.items()):
+        found.optimizers.update(nested(name, one))
     for name, one in parts_of_loss(model.loss_fn):
         add(found, name, one)
     for name, one in model.step_objects.items():
@@ -65,20 +68,38 @@ def loss_modules(loss_fn: Any) -> list[nn.Module]:
     return [one for _, part in parts_of_loss(loss_fn) for one in modules_in(part)]
 
 
-def parts_of_loss(loss_fn: Any, name: str = "loss_fn") -> Iterator[tuple[str, Any]]:
-    """Yield the objects in a loss that may have a state: itself, what a partial binds, whose method it is."""
+def parts_of_loss(loss_fn: Any, name: str = "loss_fn", deep: int = DEEP) -> Iterator[tuple[str, Any]]:
+    """Yield the objects in a loss that may have a state: itself, what a partial binds, whose method it is.
+
+    Args:
+        loss_fn: the loss, or an object in one.
+        name: what it is called.
+        deep: through how many objects to look.
+    """
     if isinstance(loss_fn, functools.partial):
         yield from parts_of_loss(loss_fn.func, f"{name}.func")
         bound = {f"{name}.args[{place}]": one for place, one in enumerate(loss_fn.args)} | {
             f"{name}.keywords[{key!r}]": one for key, one in loss_fn.keywords.items()}
         # tensors that are bound, such as class weights, are constants
-        yield from ((key, one) for key, one in bound.items() if isinstance(one, nn.Module) or stateful(one))
+        for key, one in bound.items():
+            if not isinstance(one, (Tensor, np.ndarray)):
+                yield from parts_of_loss(one, key, deep - 1)
     elif isinstance(loss_fn, MethodType):
-        yield f"{name}.__self__", loss_fn.__self__
+        yield from parts_of_loss(loss_fn.__self__, f"{name}.__self__", deep)
     elif isinstance(loss_fn, nn.Module) or stateful(loss_fn):
         yield name, loss_fn
-    elif loss_fn is not None and not isinstance(loss_fn, PLAIN):
-        yield from ((f"{name}.{key}", one) for key, one in vars_of(loss_fn).items())
+    elif not isinstance(loss_fn, PLAIN):
+        yield from inside_object(loss_fn, name, deep)
+
+
+def inside_object(one: Any, name: str, deep: int) -> Iterator[tuple[str, Any]]:
+    """Yield the objects among the attributes of an object of a user's own class, and in such objects there."""
+    for key, value in vars_of(one).items():
+        if type(value).__module__ != "builtins" and vars_of(value) and not isinstance(value, (nn.Module, Tensor)) and (
+                not stateful(value) and deep > 0):
+            yield from inside_object(value, f"{name}.{key}", deep - 1)
+        else:
+            yield f"{name}.{key}", value
 
 
 def add(found: Components, name: str, one: Any) -> None:
@@ -90,22 +111,38 @@ def add(found: Components, name: str, one: Any) -> None:
         for key, item in one.items():
             add(found, f"{name}[{key!r}]", item)
     elif isinstance(one, nn.Module):
-        if has_state(one) and not inside(one, found.modules.values()):
-            found.modules[name] = one
+        add_module(found, name, one)
     elif not any(one is known for kind in found[1:4] for known in kind.values()):
         sort_in(found, name, one)
+
+
+def add_module(found: Components, name: str, one: nn.Module) -> None:
+    """Sort in a module, unless it is a part of one that is there; of one that holds the net, what else it holds."""
+    if not has_state(one) or inside(one, found.modules.values()):
+        return
+    own = any(True for _ in (*one.parameters(recurse=False), *one.buffers(recurse=False)))
+    if not own and inside(found.modules["net"], [one]):
+        for key, child in one.named_children():
+            add_module(found, f"{name}.{key}", child)
+    else:
+        found.modules[name] = one
 
 
 def sort_in(found: Components, name: str, one: Any) -> None:
     """Sort in an object that is no module: an optimizer, a schedule, something else that has a state, or none."""
     if isinstance(one, torch.optim.Optimizer) or (stateful(one) and hasattr(one, "param_groups")):
-        found.optimizers[name] = one
+        found.optimizers.update({name: one, **nested(name, one)})
     elif stateful(one) and hasattr(one, "get_last_lr"):
         found.schedulers[name] = one
     elif stateful(one) or isinstance(one, GENERATORS):
         found.others[name] = one
     else:
         found.stateless.extend(values_in(name, one))
+
+
+def nested(name: str, optimizer: Any) -> dict[str, Any]:
+    """Return the optimizers that an optimizer holds, such as the one that SAM or Lookahead steps with."""
+    return {f"{name}.{key}": one for key, one in vars_of(optimizer).items() if isinstance(one, torch.optim.Optimizer)}
 
 
 def stateful(one: Any) -> bool:

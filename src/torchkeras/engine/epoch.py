@@ -304,6 +304,8 @@ class Watched:
         run.updates += learning and run.accelerator.sync_gradients
         run.logs = losses | metrics
         self.callbacks.announce("on_step_end")
+        if learning:
+            run.after_step()
         hardware.place_in_pass(run.accelerator, run.step)
         if run.stop_reason is not None and run.step != run.steps and not (
                 (run.pilot and run.pilot.way.waiting) or run.keeper.ends_passes):

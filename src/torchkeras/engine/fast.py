@@ -13,7 +13,7 @@ import torch
 from torchkeras.data import Batches
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.run import Run
-from torchkeras.engine.trial import Unfit
+from torchkeras.engine.trial import OtherNumbers, Unfit
 from torchkeras.engine.updates import still
 from torchkeras.engine.ways import ChannelsLast, CompiledNet, Plain, shapes_of
 from torchkeras.engine.wholeblock import WholeBlock
@@ -128,6 +128,8 @@ class Pilot:
                     return
                 except Unfit as error:
                     why = f"{kind.name}: a graph does not go with {error}"
+                except OtherNumbers:
+                    why = f"{kind.name}: its graph computes other numbers than plain steps"
                 except Exception as error:  # the compiler meets code that it cannot take, in many forms
                     why = f"{kind.name}: this net could not be compiled ({type(error).__name__})"
             self.told.append(why)

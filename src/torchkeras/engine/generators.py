@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -23,13 +24,56 @@ def own_generators(source: Any) -> list[Any]:
     return found
 
 
+FIRST: WeakKeyDictionary[Any, dict[str, int]] = WeakKeyDictionary()  # numbers of samplers, as they were met
+
+
+def counters(source: Any) -> list[Any]:
+    """Return what samplers and datasets of a user's count, such as their epochs; and what a sampler's state is.
+
+    A number that has not changed since the run began is an option, not a counter.
+    """
+    found: list[Any] = []
+    for holder in holders(source):
+        if holder is source or type(holder).__module__.startswith("torch."):
+            continue
+        if all(callable(getattr(holder, name, None)) for name in ("state_dict", "load_state_dict")):
+            found.append(["state", holder.state_dict()])
+            continue
+        now = {name: value for name, value in vars_of(holder).items() if type(value) is int}
+        first = FIRST.setdefault(holder, now) if can_be_met(holder) else now
+        found.append(["numbers", {name: value for name, value in now.items() if first.get(name, value) != value}])
+    return found
+
+
+def can_be_met(holder: Any) -> bool:
+    """Return whether an object can be a key that does not keep it alive."""
+    return type(holder).__hash__ is not None and hasattr(holder, "__weakref__")
+
+
+def vars_of(holder: Any) -> dict[str, Any]:
+    """Return an object's attributes."""
+    found: dict[str, Any] = getattr(holder, "__dict__", {})
+    return found
+
+
+def put_counters(source: Any, saved: list[Any]) -> None:
+    """Put back what samplers and datasets count."""
+    own = [one for one in holders(source) if one is not source and not type(one).__module__.startswith("torch.")]
+    for holder, (kind, state) in zip(own, saved, strict=False):
+        if kind == "state":
+            holder.load_state_dict(state)
+        else:
+            vars_of(holder).update(state)
+
+
 def drawn(*sources: Any) -> dict[str, Any]:
     """Where all generators are: as plain values."""
     states = random_states()
     version, key, gauss = states["python"]
     return {"python": [version, np.array(key, dtype=np.uint32), gauss], "numpy": states["numpy"],
             "torch": states["torch"], "cuda": list(states["cuda"]),
-            "own": [[state_of(one) for one in own_generators(source)] for source in sources]}
+            "own": [[state_of(one) for one in own_generators(source)] for source in sources],
+            "counters": [counters(source) for source in sources]}
 
 
 def put_drawn(states: dict[str, Any], *sources: Any) -> None:
@@ -40,6 +84,8 @@ def put_drawn(states: dict[str, Any], *sources: Any) -> None:
     for source, own in zip(sources, states["own"], strict=False):
         for generator, state in zip(own_generators(source), own, strict=False):
             put_state(generator, state)
+    for source, own in zip(sources, states.get("counters", ()), strict=False):
+        put_counters(source, own)
 
 
 def state_of(generator: Any) -> Any:

@@ -7,12 +7,14 @@ import threading
 import warnings
 from typing import Any
 
+from torch import nn
+
 from torchkeras.data import Batches
 from torchkeras.engine import hardware
 from torchkeras.engine.archive import files
 from torchkeras.engine.best import Best
 from torchkeras.engine.callback import CallbackList
-from torchkeras.engine.components import components_of, shortened, unkept
+from torchkeras.engine.components import Components, components_of, shortened, unkept
 from torchkeras.engine.ending import PassEnded
 from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.generators import drawn, put_drawn
@@ -80,7 +82,9 @@ class Keeper(Keeps):
         """Say what a run that goes on will not find again, because it is in no state."""
         names = unkept(components_of(self.model))
         for step in self.run.step_runners.values():
-            names += sorted_out(step, self.model)[2]
+            objects, _, lost = sorted_out(step, self.model)
+            modules = {f"StepRunner.{name}": one for name, one in objects.items() if isinstance(one, nn.Module)}
+            names += lost + unkept(Components(modules, {}, {}, {}, []))
         if not names:
             return []
         return [f"not saved, so as built again when the run goes on: {shortened(names)}; make it a buffer, or keep it "

@@ -18,6 +18,7 @@ from torchkeras.engine.epoch import Watched
 from torchkeras.engine.interrupt import workers_interrupted
 from torchkeras.engine.modes import DIFFERENTIATED, NOTE, UnchangedBuffers, evaluating
 from torchkeras.engine.monitor import check_monitor
+from torchkeras.engine.optimizers import each_of
 from torchkeras.engine.rehearsal import rehearse
 from torchkeras.engine.run import Run
 from torchkeras.engine.step import StepRunner
@@ -30,6 +31,7 @@ def fit(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batche
     """Train epoch by epoch, until the last one or until a stop is asked for; then the best weights come back."""
     callbacks.announce("on_fit_start")
     run.keeper.fit_started()
+    run.after_step = best.watch
     epochs = range(first_epoch(model, run), run.config.epochs + 1)
     if epochs and run.stop_reason is None:
         before_training(model, run, best, train, val)
@@ -81,7 +83,7 @@ def one_epoch(model: Any, run: Run, callbacks: CallbackList, best: Best, train: 
     check_finite(model, run, row, train, val)
     judge(run, row, best)
     if run.tools.epoch_scheduler is not None and run.epoch > 0:
-        schedule.end_of_epoch(run.tools.epoch_scheduler, row.get(run.monitor.name), run.moved_by_step)
+        schedule.end_of_epoch(run.tools.epoch_scheduler, row.get(run.monitor.name), left_to_step(run))
     callbacks.announce("on_validation_epoch_end")
     run.heed(run.together.agree())
 
@@ -131,6 +133,13 @@ def one_pass(model: Any, run: Run, callbacks: CallbackList, stage: Stage, data: 
         if request.diverged:
             raise end
     return run.together.from_main(row)
+
+
+def left_to_step(run: Run) -> list[Any]:
+    """Return which schedules a step of the user's own moves: those it is given, where its code names them."""
+    tools = run.tools
+    given = list(each_of(tools.given_scheduler)) if tools.own_step and tools.own_schedule else []
+    return [*run.moved_by_step, *given]
 
 
 def judge(run: Run, row: dict[str, float], best: Best) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from torchkeras.engine.wrappers import bare_parameters
@@ -29,8 +30,11 @@ def optimizer_state(optimizer: Any, modules: list[nn.Module]) -> dict[str, Any]:
     found = optimizer.state_dict()
     groups = [{name: value for name, value in group.items() if name not in CHOSEN} for group in found["param_groups"]]
     more = {name: value for name, value in found.items() if name not in ("state", "param_groups")}
+    names = names_of(modules)
+    loose = [weight.detach() for group in optimizer.param_groups for weight in group["params"]
+             if id(weight) not in names]
     return {"kind": type(optimizer).__name__, "order": groups_of(optimizer, modules), "groups": groups,
-            "state": found["state"], "more": more}
+            "state": found["state"], "more": more, "loose": loose}
 
 
 def put_optimizer(optimizer: Any, saved: Mapping[str, Any], groups: int | None = None) -> None:
@@ -43,6 +47,8 @@ def put_optimizer(optimizer: Any, saved: Mapping[str, Any], groups: int | None =
         saved: what :func:`optimizer_state` gave.
         groups: how many groups to put back. Default: all.
     """
+    linked = [one for one in vars(optimizer).values() if isinstance(one, torch.optim.Optimizer)
+              and one.param_groups is optimizer.param_groups]
     now = optimizer.state_dict()
     kept = saved["groups"][:groups]
     count = sum(len(order) for order in saved["order"][:groups])
@@ -55,6 +61,17 @@ def put_optimizer(optimizer: Any, saved: Mapping[str, Any], groups: int | None =
                 loaded[name] = value.to(loaded[name].device)
             else:
                 loaded[name] = own_copy(loaded[name])
+    for one in linked:  # SAM and its kind share their groups with the optimizer that they step with
+        one.param_groups = optimizer.param_groups
+
+
+def put_loose(optimizer: Any, saved: Mapping[str, Any], modules: list[nn.Module]) -> None:
+    """Put back parameters that are in no module: nobody else has them."""
+    names = names_of(modules)
+    own = [weight for group in optimizer.param_groups for weight in group["params"] if id(weight) not in names]
+    for weight, value in zip(own, saved.get("loose", ()), strict=False):
+        with torch.no_grad():
+            weight.copy_(value)
 
 
 def own_copy(value: Any) -> Any:

@@ -62,7 +62,8 @@ class Tools(NamedTuple):
     step_scheduler: Any = None  # moves with every update
     epoch_scheduler: Any = None  # moves with every epoch
     given_scheduler: Any = None  # what steps are given: that of every update; those of a user's own move others too
-    own_step: bool = False  # whether the user's own step says when a schedule moves
+    own_step: bool = False  # whether the user's own step may say when a schedule moves
+    own_schedule: bool = False  # whether it does, by its code
     replicas: Callable[[], Mapping[str, Any]] = dict  # net and loss as they learn, where several processes share work
     settle: Callable[[], None] = nothing  # after a training pass: brings the net itself up to date with them
     shards: Undivided = Undivided()  # with FSDP: the parts of the net
@@ -90,10 +91,13 @@ class Run:
     stop_reason: str | None = None
     interrupted: bool = False  # by Ctrl-C
     diverged: bool = False  # a loss was not finite, so the weights of this moment are worth nothing
+    judged_anew: bool = False  # whether a run that goes on is judged by other numbers than before
     moved_by_step: list[Any] = field(default_factory=list)  # which schedules of every epoch a user's own step moves
+    places: dict[Any, Any] | None = None  # of the schedules that a user's own step is given, as this pass began
     step_runners: dict[tuple[Stage, bool], Any] = field(default_factory=dict)  # by stage, and whether they learn
     step_states: dict[str, Any] = field(default_factory=dict)  # of steps that are still to be built, in a run resumed
     pilot: Any = None  # with speed="fast": who chooses how a training step is run
+    after_step: Callable[[], None] = nothing  # once listeners have heard of a training step
     trouble: Exception | None = None  # what is wrong with the validation data, to be raised before the first update
     keeper: Keeps = field(default_factory=Keeps)
     exit_code: int = 0  # how the program ends once the run has, on SIGTERM

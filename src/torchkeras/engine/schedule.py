@@ -208,7 +208,8 @@ def watched(run: Run, optimizer: Any) -> Iterator[None]:
         run: the run.
         optimizer: whose rates are said to be 0, where a schedule left them so for a whole epoch.
     """
-    tools, before = run.tools, places(run.tools.given_scheduler)
+    tools = run.tools
+    run.places = places(tools.given_scheduler)  # a run that goes on in mid-pass puts those of its beginning here
     scheduled = tools.step_scheduler is not None or tools.epoch_scheduler is not None
     resting = scheduled and at_rest(optimizer)
     yield
@@ -217,10 +218,10 @@ def watched(run: Run, optimizer: Any) -> Iterator[None]:
     if resting and at_rest(optimizer):
         warn_of_rest(run.epoch)
     if tools.own_step:
-        now = places(tools.given_scheduler)
+        now, before = places(tools.given_scheduler), run.places or {}
         run.moved_by_step += [key for key in each_of(tools.epoch_scheduler)
-                              if key in now and now[key] != before[key] and key not in run.moved_by_step]
-        still = [titled("lr_scheduler", key) for key in each_of(tools.step_scheduler) if now[key] == before[key]]
+                              if key in now and now[key] != before.get(key) and key not in run.moved_by_step]
+        still = [titled("lr_scheduler", key) for key in each_of(tools.step_scheduler) if now[key] == before.get(key)]
         if still and len(run.history.get("epoch", ())) == 1:
             warn_of_still(still)
 

@@ -12,7 +12,7 @@ from torchkeras.engine import hardware, modes, preflight
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.components import components_of
 from torchkeras.engine.interrupt import signals
-from torchkeras.engine.run import Run
+from torchkeras.engine.run import Run, nothing
 from torchkeras.engine.state import Untouched, seed_all, streams
 
 
@@ -45,6 +45,7 @@ def session(model: Any, run: Run, callbacks: CallbackList, before: Untouched,
         finally:
             run.active, run.running, run.logs = False, dict, {}  # holds on to no batch, step or listener
             run.step_runners.clear()
+            run.after_step = nothing
             run.step_states.clear()
     if run.exit_code:
         raise SystemExit(run.exit_code)

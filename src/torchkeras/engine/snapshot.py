@@ -25,10 +25,11 @@ from torchkeras.engine.optimizerstate import (
     groups_of,
     names_of,
     optimizer_state,
+    put_loose,
     put_optimizer,
     with_groups,
 )
-from torchkeras.engine.steps import own_state, put_object, state_of_object
+from torchkeras.engine.steps import put_object, state_of_object, states_of_steps
 
 FREE = ("epochs", "ckpt_path", "seed", "initial_epoch", "patience", "resume", "save_every", "keep")
 SHOWN = 5  # differences that an error lists
@@ -155,6 +156,15 @@ def shared(before: Any, after: Any) -> tuple[Any, Any]:
     return {name: before[name] for name in names}, {name: after[name] for name in names}
 
 
+def judged_otherwise(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return what has changed of that by which epochs are judged: monitor, validation data, loss."""
+    found = [name for name in ("monitor", "mode") if saved["asked"].get(name) != now["asked"][name]]
+    for name in ("val_data", "loss_fn"):
+        before, after = shared(saved.get(name), now[name])
+        found += [name] if before != after else []
+    return found
+
+
 def check_rates(state: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Say which options of optimizer and schedule the script has changed: the run goes on with those it was saved with.
 
@@ -243,14 +253,13 @@ def whole(model: Any, run: Any, best: Any, train: Batches, val: Batches | None, 
     scaler = getattr(run.accelerator, "scaler", None)
     return {
         "position": position, "facts": facts(model, run.config, train, val, run.together.world),
-        "run": {"trained": run.trained, "updates": run.updates, "moved_by_step": run.moved_by_step},
+        "run": {name: getattr(run, name) for name in ("trained", "updates", "moved_by_step", "places")},
         "history": {name: torch.tensor(column[:rows], dtype=torch.float64) for name, column in run.history.items()},
         "monitor": {name: getattr(monitor, name) for name in ("best", "best_epoch", "reference", "misses", "improved")},
         "kept": best.kept, "best": best, "net": [weights_in(module) for module in modules],
         "hidden": [hidden_buffers(module) for module in modules],  # no state dict has them
         "learning": learning(modules), **states_of(parts),
-        "steps": {stage: own_state(step, model) for (stage, learns), step in run.step_runners.items()
-                  if learns == (stage == "train")},
+        "steps": states_of_steps(run.step_runners, model),
         "scaler": None if scaler is None else scaler.state_dict(),
         "data": {"train": train.position(), "val": None if val is None else val.position()}, "ranks": ranks}
 
@@ -292,7 +301,9 @@ def put_whole(model: Any, run: Any, best: Any, saved: dict[str, Any], history: b
     if not history:
         return
     run.step_states = dict(saved["steps"])
-    vars(run.monitor).update({"reference": saved["monitor"]["best"], **saved["monitor"]})
+    run.judged_anew = bool(saved.get("judged_anew"))
+    if not run.judged_anew:
+        vars(run.monitor).update({"reference": saved["monitor"]["best"], **saved["monitor"]})
     run.history.clear()
     run.history.update({name: column.tolist() for name, column in saved["history"].items()})
     run.history["epoch"] = [int(epoch) for epoch in run.history.get("epoch", ())]
@@ -306,6 +317,7 @@ def put_parts(parts: Components, saved: Mapping[str, Any], modules: list[nn.Modu
         count = max(count, len(optimizer.param_groups))
         with_groups(optimizer, state, modules, count)
         put_optimizer(optimizer, state, count)
+        put_loose(optimizer, state, modules)
     for name, state in saved["schedulers"].items():
         parts.schedulers[name].load_state_dict(copy.deepcopy(state))
     for name, state in saved["others"].items():

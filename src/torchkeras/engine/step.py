@@ -223,11 +223,12 @@ class StepRunner:
         self.optimizer.zero_grad()
 
     def clip(self) -> None:
-        """Bound the gradients of the net, and of a loss that has weights, as it was asked for."""
+        """Bound the gradients of the net, and of all else that the optimizer moves, as it was asked for."""
         if self.config.clip_grad_norm is None and self.config.clip_grad_value is None:
             return
-        weights = [one for module in (self.net, self.loss_fn) if isinstance(module, nn.Module)
-                   for one in module.parameters()]
+        weights = list(self.net.parameters())
+        known = {id(one) for one in weights}
+        weights += [one for group in self.optimizer.param_groups for one in group["params"] if id(one) not in known]
         if self.config.clip_grad_norm is not None:
             self.accelerator.clip_grad_norm_(weights, self.config.clip_grad_norm)
         if self.config.clip_grad_value is not None:
@@ -356,6 +357,13 @@ def is_own(kind: Any) -> bool:
 def updates_itself(kind: Any) -> bool:
     """Tell whether a class of steps says itself what an update is."""
     return is_own(kind) or kind.update is not StepRunner.update
+
+
+def names_scheduler(kind: Any) -> bool:
+    """Tell whether the code of a user's class of steps names its schedule: it then says itself when that moves."""
+    functions = [function for one in kind.__mro__ if not one.__module__.startswith("torchkeras.")
+                 for name, function in vars(one).items() if name != "__init__" and hasattr(function, "__code__")]
+    return any("lr_scheduler" in function.__code__.co_names for function in functions)
 
 
 def with_parts(found: Any) -> bool:

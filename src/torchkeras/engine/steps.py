@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchkeras.data.tree import map_tree
 from torchkeras.engine import hardware
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.components import PLAIN, Components, add, components_of
@@ -19,6 +19,7 @@ from torchkeras.engine.netstate import put_weights, weights_in
 from torchkeras.engine.optimizerstate import optimizer_state, put_optimizer
 from torchkeras.engine.packing import Packer
 from torchkeras.engine.run import Run
+from torchkeras.engine.state import put_random_states, random_states
 from torchkeras.engine.step import StepRunner
 from torchkeras.engine.words import Stage
 
@@ -31,7 +32,11 @@ def step_of(model: Any, run: Run, stage: Stage, learning: bool, argument: str) -
     """Return the step of a stage; it is built for the first pass, and made ready for a new pass after that."""
     step = run.step_runners.get((stage, learning))
     if step is None or type(step) is not model.StepRunner:
+        states = random_states() if run.trained else None
         step = run.step_runners[stage, learning] = build_step(model, run, stage, learning, argument)
+        if states is not None:
+            put_random_states(states)  # in a run that goes on it is built once more
+        run.notes += nets_for_each_stage(model, run.step_runners)
         if (saved := run.step_states.pop(stage, None)) is not None:
             put_own_state(step, model, saved)
         return step
@@ -59,8 +64,23 @@ def build_step(model: Any, run: Run, stage: Stage, learning: bool, argument: str
                             lr_scheduler=tools.given_scheduler if learning else None,
                             **parts)
     step.replicas = [one for one in parts.values() if isinstance(one, Replica)]
+    check_names(step)
     make_ready(step, run, stage, learning, argument)
     return step
+
+
+def check_names(step: Any) -> None:
+    """Refuse a step whose attributes have names that this library's steps need for something else."""
+    if not isinstance(step, StepRunner):
+        return
+    taken = [name for name, value in UNSET.items() if vars(step).get(name, value) != value]
+    taken += [name for name in ("known", "waiting", "terms", "measured_by", "learning_rate") if name in vars(step)]
+    if taken:
+        raise bad_value("StepRunner", received=f"one that keeps something of its own as {', '.join(taken)}",
+                        expected="other names: StepRunner needs these for itself", fix="Rename it in your class.")
+
+
+UNSET: dict[str, Any] = {"number": 0, "seen": None, "parts": {}}  # attributes before the first batch
 
 
 def make_ready(step: Any, run: Run, stage: Stage, learning: bool, argument: str) -> None:
@@ -81,9 +101,10 @@ PER_PASS = ("bound", "grown", "gradient_norm", "known", "weighed", "labelled", "
             "measured_by")
 
 
-def own_attributes(step: Any, model: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what a step keeps beside the parts that it was given."""
+def own_attributes(step: Any, model: Any, others: Any = ()) -> Iterator[tuple[str, Any]]:
+    """Yield what a step keeps beside the parts that it was given, and beside what other steps keep too."""
     given = {id(one) for one in (model.net, model.loss_fn, model.optimizer, *model.step_objects.values())}
+    given |= {id(value) for other in others for value in vars(other).values()} | tensors_of(model)
     named = {"net", "loss_fn", "accelerator", "stage", "metrics_dict", "optimizer", "lr_scheduler",
              "whole_numbers", "replicas"} | (
         OURS if isinstance(step, StepRunner) else set())
@@ -91,12 +112,37 @@ def own_attributes(step: Any, model: Any) -> Iterator[tuple[str, Any]]:
                 if name not in named and name not in model.step_objects and id(value) not in given)
 
 
-def sorted_out(step: Any, model: Any) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+def tensors_of(model: Any) -> set[int]:
+    """Return the parameters and buffers of a model, which are saved with its modules."""
+    return {id(value) for module in components_of(model).modules.values()
+            for value in (*module.parameters(), *module.buffers())}
+
+
+def nets_for_each_stage(model: Any, steps: Mapping[Any, Any]) -> list[str]:
+    """Say which nets the steps of training and validation each make: what one of them learns, the other lacks."""
+    both = [steps.get(key) for key in (("train", True), ("val", False))]
+    if None in both:
+        return []
+    train, val = ({name: one for name, one in own_attributes(step, model) if isinstance(one, nn.Module)
+                   and not hasattr(one, "compute") and any(True for _ in one.parameters())} for step in both)
+    names = [f"StepRunner.{name}" for name, one in train.items() if val.get(name, one) is not one]
+    return [f"{', '.join(names)}: made by each step for itself, so the step of the validation has another than that of "
+            "the training; give it to KerasModel as a step object if it learns or changes"] if names else []
+
+
+def states_of_steps(steps: Mapping[tuple[Stage, bool], Any], model: Any) -> dict[str, Any]:
+    """Return what the steps of a run keep, by stage; what two of them share is that of the training's."""
+    train, val = steps.get(("train", True)), steps.get(("val", False))
+    found = {} if train is None else {"train": own_state(train, model)}
+    return found if val is None else {**found, "val": own_state(val, model, [] if train is None else [train])}
+
+
+def sorted_out(step: Any, model: Any, others: Any = ()) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """Return what a step keeps: objects that have a state, by name; plain values; names of what cannot be saved."""
     known = components_of(model)
     found = Components(dict(known.modules), dict(known.optimizers), dict(known.schedulers), dict(known.others), [])
     values, lost = {}, []
-    for name, value in own_attributes(step, model):
+    for name, value in own_attributes(step, model, others):
         before = sum(map(len, found[:4]))
         add(found, name, value)
         if sum(map(len, found[:4])) > before or isinstance(value, nn.Module):
@@ -119,11 +165,11 @@ def can_be_saved(value: Any) -> bool:
     return True
 
 
-def own_state(step: Any, model: Any) -> dict[str, Any]:
+def own_state(step: Any, model: Any, others: Any = ()) -> dict[str, Any]:
     """Return what a step keeps for itself: what its ``state_dict`` says, else its attributes."""
     if callable(getattr(step, "state_dict", None)) and callable(getattr(step, "load_state_dict", None)):
         return {"own": step.state_dict()}
-    objects, values, _ = sorted_out(step, model)
+    objects, values, _ = sorted_out(step, model, others)
     modules = [*components_of(model).modules.values(), *(one for one in objects.values() if isinstance(one, nn.Module))]
     return {"objects": {name: state_of_object(one, modules) for name, one in objects.items()}, "values": values}
 
@@ -140,8 +186,9 @@ def put_own_state(step: Any, model: Any, saved: Mapping[str, Any]) -> None:
                         fix="Make them there, or pass them to KerasModel as step objects.")
     for name, state in saved["objects"].items():
         put_object(objects[name], state)
+    known = tensors_of(model)
     for name, value in saved["values"].items():
-        put_value(step, name, value)
+        setattr(step, name, put_into(getattr(step, name, None), value, known, step.accelerator.device))
 
 
 def state_of_object(one: Any, modules: list[nn.Module]) -> Any:
@@ -165,12 +212,39 @@ def put_object(one: Any, state: Any) -> None:
         put_state(one, state)
 
 
-def put_value(step: Any, name: str, value: Any) -> None:
-    """Put a plain value back; a tensor in its place, where others may know it."""
-    now = getattr(step, name, None)
-    if isinstance(value, Tensor) and isinstance(now, Tensor) and (now.shape, now.dtype) == (value.shape, value.dtype):
-        with torch.no_grad():
-            now.copy_(value)
-    else:
-        device = step.accelerator.device
-        setattr(step, name, map_tree(lambda leaf: leaf.clone().to(device) if isinstance(leaf, Tensor) else leaf, value))
+def put_into(now: Any, value: Any, known: set[int], device: Any) -> Any:
+    """Put a plain value back where it was: into the tensors and containers that are there, which others may know.
+
+    Args:
+        now: what is there.
+        value: what was saved.
+        known: tensors that are put back by others.
+        device: where new tensors go.
+    """
+    if id(now) in known:
+        return now
+    if isinstance(value, Tensor):
+        if isinstance(now, Tensor) and (now.shape, now.dtype) == (value.shape, value.dtype):
+            with torch.no_grad():
+                now.copy_(value)
+            return now
+        return value.clone().to(device)
+    if isinstance(value, dict):
+        return in_dict(now if isinstance(now, dict) else {}, value, known, device)
+    if type(value) in (list, tuple, deque):
+        there = list(now) if isinstance(now, type(value)) else []
+        items = [put_into(there[place] if place < len(there) else None, one, known, device)
+                 for place, one in enumerate(value)]
+        if isinstance(value, tuple) or not isinstance(now, type(value)):
+            return deque(items, value.maxlen) if isinstance(value, deque) else type(value)(items)
+        now.clear()
+        now.extend(items)
+    return now if type(value) in (list, deque) else value
+
+
+def in_dict(now: dict[Any, Any], value: Mapping[Any, Any], known: set[int], device: Any) -> dict[Any, Any]:
+    """Put the items of a dict back into the one that is there, which may be of another kind, as defaultdict is."""
+    items = {key: put_into(now.get(key), one, known, device) for key, one in value.items()}
+    now.clear()
+    now.update(items)
+    return now

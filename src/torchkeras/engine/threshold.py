@@ -45,7 +45,7 @@ def begin_with_file(model: Any, run: Run, best: Best, val: Batches | None, make:
         measure: goes through data once, and gives the numbers.
     """
     path, monitor = run.config.ckpt_path, run.monitor
-    if path is None or run.trained or monitor.best is not None:
+    if path is None or monitor.best is not None or (run.trained and not run.judged_anew):
         return
     file, why = run.together.from_main(asked(model, run, val, path))
     if file is None or val is None or why:

@@ -136,6 +136,7 @@ class Vault:
 
     def write(self, facts: Any, tensors: Mapping[str, Mapping[str, Tensor]], best_owner: Any) -> int:
         """Add a state; then drop the oldest. Without an owner, the best weights are linked to those of the latest."""
+        self.folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
         number = max(self.numbers(), default=0) + 1
         temporary = self.folder / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
         try:

@@ -26,7 +26,7 @@ from torchkeras.engine.netstate import (
 )
 from torchkeras.engine.wrappers import BareNames, plain
 
-WIDTH = 1024  # 64-bit words in a row, of which rows and columns are summed
+PIECE = 1 << 16  # 64-bit words that are mixed at once: they stay in the processor's cache
 
 
 class Buffer(NamedTuple):
@@ -187,6 +187,11 @@ class Weights:
                                if name not in live}
         self.moment = object()
 
+    def without_copy(self) -> list[nn.Parameter]:
+        """Return the parameters of which there is no copy, since they do not learn."""
+        return [weight for number, marks in enumerate(self.marks) if marks
+                for name, weight in self.parameters(number).items() if name in marks]
+
     def forget(self) -> None:
         """Let go of all copies."""
         for some in (self.copies, self.marks, self.buffers, self.others):
@@ -257,7 +262,7 @@ def others(net: nn.Module) -> dict[str, Any]:
 def checksum(value: Tensor) -> str | None:
     """Return a mark of the bytes of a tensor, its shape and type; None of one that has no plain bytes.
 
-    It is read once or twice at the speed of memory, where it lies: 64-bit words are summed by rows and by columns.
+    64-bit words are mixed with their places, as SplitMix64 mixes (Steele, Lea and Flood 2014), and summed.
     """
     data = value.detach()
     if type(data) is not Tensor or is_lazy(value) or data.layout != torch.strided or data.is_quantized or data.is_meta:
@@ -266,8 +271,15 @@ def checksum(value: Tensor) -> str | None:
     if flat.data_ptr() % 8 or flat.storage_offset() % 8:
         flat = flat.clone()
     words = flat[:flat.numel() // 8 * 8].view(torch.int64)
-    block = words[:words.numel() // WIDTH * WIDTH].view(-1, WIDTH)
-    sums = [block.sum(0), block.sum(1), words[block.numel():], flat[words.numel() * 8:].to(torch.int64)]
-    found = hashlib.sha256(torch.cat(sums).cpu().numpy().tobytes())
+    sums = [mixed(part, place * PIECE).sum().view(1) for place, part in enumerate(words.split(PIECE))]
+    found = hashlib.sha256(torch.cat([*sums, flat[words.numel() * 8:].to(torch.int64)]).cpu().numpy().tobytes())
     found.update(f"{tuple(data.shape)} {data.dtype}".encode())
     return found.hexdigest()
+
+
+def mixed(words: Tensor, place: int) -> Tensor:
+    """Return 64-bit words that all depend on all bits of those given, and on where these are."""
+    found = torch.arange(place, place + len(words), device=words.device).mul_(-0x61C8864680B583EB).add_(words)
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        found.bitwise_xor_(found >> shift).mul_(factor)
+    return found.bitwise_xor_(found >> 31)

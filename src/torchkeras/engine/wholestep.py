@@ -21,7 +21,17 @@ from torchkeras.engine import examination, hooks, updates
 from torchkeras.engine.sameness import SameModules, SameOptimizer, SameTensors, modules_of
 from torchkeras.engine.state import random_states
 from torchkeras.engine.step import StepRunner
-from torchkeras.engine.trial import OtherNumbers, PlainSteps, Unfit, agree, moved_alike, place_of, places, same_places
+from torchkeras.engine.trial import (
+    OtherNumbers,
+    PlainSteps,
+    Trial,
+    Unfit,
+    agree,
+    moved_alike,
+    place_of,
+    places,
+    same_places,
+)
 from torchkeras.engine.updates import UPDATES, still
 from torchkeras.engine.ways import Plain, Recompiled, compiled, once_compiled, without_trace
 from torchkeras.engine.words import StepOutput
@@ -105,6 +115,7 @@ class WholeStep(Plain):
     def __init__(self, step: StepRunner, batch: Any, pilot: Any = None) -> None:
         optimizer: Any = step.optimizer
         self.shapes, self.optimizer = [(one.shape, one.dtype) for one in batch], optimizer
+        self.check_reached(step, batch)
         self.plain = PlainSteps(step, batch)
         names = {id(weight): name for name, weight in step.net.named_parameters() if id(weight) in self.plain.learning}
         check_remembered(optimizer, set(names))
@@ -138,6 +149,19 @@ class WholeStep(Plain):
             return loss_fn(preds, labels), preds
 
         return loss_of
+
+    @classmethod
+    def check_reached(cls, step: StepRunner, batch: Any) -> None:
+        """Refuse a loss that reaches the net's weights by itself: a graph learns on weights that it is given."""
+        own = [one for one in step.net.parameters() if one.requires_grad]
+        with Trial(step).no_trace(updates=False) as alone, torch.enable_grad():
+            weights, fixed = ({name: one.detach().clone() for name, one in some} for some in (
+                alone.net.named_parameters(), alone.net.named_buffers()))
+            loss, _ = cls.loss_of(alone)({name: one.requires_grad_() if one.is_floating_point() else one
+                                          for name, one in weights.items()}, fixed, *batch)
+            found = torch.autograd.grad(loss, own, allow_unused=True) if loss.requires_grad else ()
+        if any(one is not None for one in found):
+            raise Unfit("a loss that reads the net's own weights")
 
     def traced(self, step: StepRunner) -> Callable[..., Any]:
         """What is compiled; everything that changes comes in as an argument."""
