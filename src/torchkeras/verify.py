@@ -15,10 +15,11 @@ from torch import Tensor
 
 from torchkeras.data import batches
 from torchkeras.data.source import holders
+from torchkeras.engine import generators
 from torchkeras.engine.callback import Callback
 from torchkeras.engine.checks import bad_type, whole_number
 from torchkeras.engine.components import components_of
-from torchkeras.engine.generators import drawn, put_drawn, vars_of
+from torchkeras.engine.generators import drawn, put_drawn
 from torchkeras.engine.netstate import weights_in
 from torchkeras.engine.optimizerstate import optimizer_state
 
@@ -119,14 +120,15 @@ def check_copies(model: Any, other: Any) -> None:
 
 def whole_numbers(sources: list[Any]) -> list[tuple[Any, dict[str, int]]]:
     """Return the numbers that samplers and datasets of a user's keep, some of which they count with."""
-    return [(one, {name: value for name, value in vars_of(one).items() if type(value) is int})
-            for source in sources for one in holders(source) if not type(one).__module__.startswith("torch.")]
+    return [(one, generators.whole_numbers(one)) for source in sources for one in holders(source)
+            if not type(one).__module__.startswith("torch.")]
 
 
 def put_numbers(found: list[tuple[Any, dict[str, int]]]) -> None:
     """Put these numbers back."""
     for one, numbers in found:
-        vars_of(one).update(numbers)
+        if numbers:
+            vars(one).update(numbers)
 
 
 def flat(tree: Any, name: str = "") -> dict[str, Any]:

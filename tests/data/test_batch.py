@@ -87,6 +87,19 @@ def test_a_mask_as_third_item_is_weights_of_0_and_1():
     assert torch.equal(batches.split((X, Y, W > 0.5))[2], (W > 0.5).float())
 
 
+@pytest.mark.parametrize("x", [(X, X), [X, X], {"a": X, "b": X}])
+def test_several_inputs_beside_labels_and_weights_stay_together(x):
+    class Two(nn.Module):
+        def forward(self, a, b):
+            return a + b
+
+    features, labels, weights = batches.split((x, W, W), Two(), nn.MSELoss())
+    assert features is x
+    assert labels is W
+    assert torch.equal(weights, W)
+    assert batches.split((X, X, W), Two(), nn.MSELoss())[0] == (X, X)  # control: two inputs and labels, one by one
+
+
 def test_moving_reaches_every_tensor_and_keeps_the_containers():
     packed = pack_sequence([torch.ones(3, 2), torch.ones(1, 2)])
     array = np.ones(4)

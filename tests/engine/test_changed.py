@@ -287,3 +287,29 @@ def test_tensors_of_every_kind_have_a_fingerprint(make):
         other = one[0].clone()
         other[-1, -1] = ~other[-1, -1] if other.dtype == torch.bool else other[-1, -1] + 2
         assert contents.contents([other])[0] != contents.contents(one)[0]
+
+
+def test_a_run_that_is_judged_by_another_number_looks_for_the_best_anew(tmp_path):
+    labels = torch.arange(N) % 3
+    for monitor, epochs in (("val_loss", 2), ("val_accuracy", 5)):
+        torch.manual_seed(0)
+        net = nn.Linear(3, 3)
+        model = KerasModel(net, "cross_entropy", ["accuracy"], torch.optim.Adam(net.parameters(), lr=0.05))
+        rows = model.fit((X, labels), (X, labels), epochs=epochs, batch_size=100, seed=0, quiet=True, patience=None,
+                         monitor=monitor, ckpt_path=tmp_path / "best.pt", resume=True)
+    assert any("monitor: earlier numbers cannot be compared" in note for note in model.run.notes)
+    assert model.run.monitor.best == rows["val_accuracy"].iloc[1:].max() <= 1.0
+    assert model.evaluate((X, labels))["val_accuracy"] == pytest.approx(model.run.monitor.best)
+
+
+def test_a_run_with_another_loss_measures_its_best_weights_by_it(tmp_path):
+    for factor, epochs in ((1e-6, 2), (1.0, 4)):
+        torch.manual_seed(0)
+        net = nn.Linear(3, 1)
+        loss = (lambda preds, labels: 1e-6 * nn.functional.mse_loss(preds, labels)) if factor < 1 else nn.MSELoss()
+        model = KerasModel(net, loss, optimizer=torch.optim.SGD(net.parameters(), lr=0.1))
+        rows = model.fit((X, Y), (X, Y), epochs=epochs, batch_size=100, seed=0, quiet=True, patience=None,
+                         ckpt_path=tmp_path / "best.pt", resume=True)
+    assert rows["val_loss"].iloc[1] < rows["val_loss"].iloc[3]  # control: the numbers of before look better
+    assert model.run.monitor.best_epoch == 4
+    assert model.evaluate((X, Y))["val_loss"] == pytest.approx(rows["val_loss"].iloc[3])

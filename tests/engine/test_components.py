@@ -3,7 +3,7 @@
 import copy
 import functools
 import types
-from collections import deque
+from collections import OrderedDict, defaultdict, deque
 
 import pytest
 import torch
@@ -643,3 +643,205 @@ def test_lbfgs_is_refused_where_an_update_is_made_of_several_batches():
     model = KerasModel(net, "mse", optimizer="lbfgs")
     with pytest.raises(ValueError, match="LBFGS.*gradient_accumulation_steps=2.*larger batches"):
         fit(model, (X, Z), gradient_accumulation_steps=2)
+
+
+# What a step shares with others, and containers of what learns
+
+
+class Sharing(StepRunner):
+    """It keeps nets and tensors that others have too, lists of weights, and numbers that learn."""
+
+    teacher_of_all = None
+
+    def __init__(self, **parts):
+        super().__init__(**parts)
+        self.teacher, self.first = Sharing.teacher_of_all, self.net.weight
+        self.decayed, self.named = [*self.net.parameters()], OrderedDict(self.net.named_parameters())
+        self.log_vars = [torch.zeros((), requires_grad=True), torch.zeros((), requires_grad=True)]
+        self.their_optimizer, self.seen_in = torch.optim.SGD(self.log_vars, lr=0.1, momentum=0.9), defaultdict(list)
+
+    def loss(self, preds, labels, weights=None):
+        self.seen_in[self.stage].append(len(labels))
+        self.named.move_to_end("weight")
+        distilled = (preds - self.teacher(X[:1])).square().mean() + sum(one.square().sum() for one in self.decayed)
+        one, two = self.log_vars
+        return super().loss(preds, labels) * one.exp() - one + distilled * two.exp() - two + self.first.mean()
+
+    def update(self):
+        super().update()
+        self.their_optimizer.step()
+        self.their_optimizer.zero_grad()
+        with torch.no_grad():
+            for weight, own in zip(self.teacher.parameters(), self.net.parameters(), strict=True):
+                weight.lerp_(own, 0.2)
+
+
+@pytest.mark.parametrize("stops", [(2,), (5,), (7, 11)])
+def test_what_a_step_shares_with_others_goes_on_bit_for_bit(stops, tmp_path):
+    def make():
+        torch.manual_seed(4)
+        model = KerasModel(nn.Linear(4, 3), "cross_entropy", optimizer="sgd")
+        Sharing.teacher_of_all = nn.Linear(4, 3)
+        model.StepRunner = Sharing
+        return model
+
+    alike, whole = same(make, tmp_path, stops)
+    assert alike
+    assert not any("not saved" in note for note in whole.run.notes)
+
+
+def test_a_net_that_each_step_makes_for_itself_is_told_and_goes_on(tmp_path):
+    class Making(StepRunner):
+        def __init__(self, **parts):
+            super().__init__(**parts)
+            self.head = nn.Linear(3, 3)
+
+        def forward(self, batch):
+            preds, labels = super().forward(batch)
+            return self.head(preds), labels
+
+    def make():
+        torch.manual_seed(4)
+        model = KerasModel(nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.2)), "cross_entropy")
+        model.StepRunner = Making
+        return model
+
+    alike, whole = same(make, tmp_path, (7,))
+    assert alike
+    assert any(note.startswith("StepRunner.head: made by each step for itself") for note in whole.run.notes)
+
+
+def test_a_name_that_steps_need_for_themselves_is_refused():
+    class Clashing(StepRunner):
+        def __init__(self, **parts):
+            super().__init__(**parts)
+            self.seen = []
+
+    model = KerasModel(nn.Linear(4, 3), "cross_entropy")
+    model.StepRunner = Clashing
+    with pytest.raises(ValueError, match="StepRunner: received one that keeps something of its own as seen"):
+        fit(model)
+
+
+def test_a_parameter_that_only_an_optimizer_knows_goes_on(tmp_path):
+    left_over = []
+
+    def make():
+        torch.manual_seed(4)
+        net, temperature = nn.Linear(4, 3), nn.Parameter(torch.ones(()))
+        left_over.append(temperature)
+        return KerasModel(net, lambda preds, labels: F.cross_entropy(preds * temperature, labels),
+                          optimizer=torch.optim.Adam([*net.parameters(), temperature], lr=0.05))
+
+    assert same(make, tmp_path, (3, 8))[0]
+    assert left_over[0].item() == left_over[-1].item() != 1.0
+
+
+class Trainer:
+    def __init__(self):
+        self.parts = types.SimpleNamespace(criterion=Centred())
+
+    def compute(self, preds, labels):
+        return self.parts.criterion(preds, labels)
+
+
+def test_a_loss_that_lies_deeper_in_an_object_takes_part_too(tmp_path):
+    trainers = []
+
+    def make():
+        torch.manual_seed(3)
+        trainers.append(Trainer())
+        return KerasModel(nn.Linear(4, 3), trainers[-1].compute, optimizer="adam")
+
+    alike, whole = same(make, tmp_path, (3,))
+    assert alike
+    assert trainers[0].parts.criterion.scale.item() != 1.0
+    assert len({whole.evaluate((X, Y))["val_loss"] for _ in range(3)}) == 1
+
+
+@pytest.mark.parametrize("kind", ["partial", "object", "step object"])
+def test_clipping_bounds_all_that_the_optimizer_moves(kind):
+    class WithHead(StepRunner):
+        def __init__(self, *, head, **parts):
+            super().__init__(**parts)
+            self.head = head
+
+        def forward(self, batch):
+            preds, labels = super().forward(batch)
+            return self.head(preds), labels
+
+    torch.manual_seed(1)
+    net, head = nn.Linear(4, 3), nn.Linear(3, 3) if kind == "step object" else None
+    loss_fn, inner = (nn.CrossEntropyLoss(), head) if head is not None else as_given(kind)
+    others = [one for one in (inner, head) if one is not None][:1]
+    if head is None:
+        inner.dropout.p = 0.0
+    twins = copy.deepcopy([net, *others])
+    model = KerasModel(net, loss_fn, optimizer=torch.optim.SGD([*net.parameters(), *others[0].parameters()], lr=0.5),
+                       **({"head": head} if head is not None else {}))
+    if head is not None:
+        model.StepRunner = WithHead
+    fit(model, epochs=1, shuffle=False, clip_grad_norm=0.05, clip_grad_value=0.02)
+    weights = [one for part in twins for one in part.parameters()]
+    optimizer = torch.optim.SGD(weights, lr=0.5)
+    for x, y in DataLoader(TensorDataset(X, Y), batch_size=8):
+        preds = twins[0](x)
+        (F.cross_entropy(twins[1](preds), y) if head is not None else twins[1](preds, y)).backward()
+        nn.utils.clip_grad_norm_(weights, 0.05)
+        nn.utils.clip_grad_value_(weights, 0.02)
+        optimizer.step()
+        optimizer.zero_grad()
+    for one, own in zip(weights, [*net.parameters(), *others[0].parameters()], strict=True):
+        assert torch.equal(one, own)
+
+
+class Wrapping(torch.optim.Optimizer):
+    """It steps with another optimizer, whose groups it shares."""
+
+    def __init__(self, params):
+        super().__init__(params, {})
+        self.base = torch.optim.SGD(self.param_groups, lr=0.05, momentum=0.9)
+        self.param_groups = self.base.param_groups
+
+    def step(self):
+        self.base.step()
+
+
+def test_an_optimizer_inside_an_optimizer_goes_on(tmp_path):
+    def make():
+        torch.manual_seed(3)
+        net = nn.Linear(4, 3)
+        return KerasModel(net, "cross_entropy", optimizer=Wrapping(net.parameters()))
+
+    assert same(make, tmp_path, (3, 8))[0]
+    with pytest.raises(TypeError, match="Wrapping, of which a copy lacks base"):
+        make().verify_resume((X, Y), batch_size=8)
+
+
+def test_a_schedule_that_a_step_moves_now_and_then_is_not_moved_once_more_by_a_run_that_goes_on(tmp_path):
+    class Seldom(StepRunner):
+        def __init__(self, **parts):
+            super().__init__(**parts)
+            self.updates = 0
+
+        def update(self):
+            super().update()
+            self.updates += 1
+            self.moved()
+
+        def moved(self):
+            if self.updates % 5 == 1:
+                self.lr_scheduler.step()
+
+    def make():
+        torch.manual_seed(3)
+        net = nn.Linear(4, 3)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        model = KerasModel(net, "cross_entropy", optimizer=optimizer,
+                           lr_scheduler=torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5))
+        model.StepRunner = Seldom
+        return model
+
+    alike, whole = same(make, tmp_path, (3, 8))
+    assert alike
+    assert whole.lr_scheduler.last_epoch == 3

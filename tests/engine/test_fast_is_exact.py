@@ -192,6 +192,29 @@ def test_an_ordinary_step_can_be_a_graph_and_its_trial_leaves_no_trace():
         assert {id(one) for part in (net.a, net.b) for one in part.parameters()} == found.learning
 
 
+class Reading(nn.Module):
+    """A loss with a penalty on weights that it reads itself."""
+
+    def __init__(self, net, size):
+        super().__init__()
+        self.read, self.size = [net], size
+
+    def forward(self, preds, labels):
+        return nn.functional.cross_entropy(preds, labels) + self.size * self.read[0].a.weight.square().sum()
+
+
+@pytest.mark.parametrize("size", [1e-9, 0.1])
+def test_a_loss_that_reads_the_weights_itself_is_found_however_little_it_counts(size):
+    net = Net()
+    step = step_of(net)
+    WholeStep.check_reached(step, BATCH)  # control
+    step.loss_fn = Reading(net, size)
+    before = everything(step)
+    with pytest.raises(Unfit, match="reads the net's own weights"):
+        WholeStep.check_reached(step, BATCH)
+    assert everything(step) == before
+
+
 HOOKS = {
     "a module": lambda step: step.net.a.register_forward_hook(lambda *_: None),
     "all modules": lambda step: nn.modules.module.register_module_forward_hook(lambda *_: None),

@@ -575,6 +575,54 @@ def test_a_checksum_changes_with_any_number_and_with_their_order(dtype):
     assert len({checksum(one) for one in (value, other, swapped, value[1:], value.reshape(1, -1))}) == 5
 
 
+@pytest.mark.parametrize("change", [
+    lambda: (torch.randn(64, 64, dtype=torch.float64), lambda one: -one),
+    lambda: (torch.randn(64, 64, dtype=torch.complex64), lambda one: one.conj().resolve_conj()),
+    lambda: (torch.eye(512, dtype=torch.float64), lambda one: one.flip(0)),
+    lambda: (torch.zeros(4096), lambda one: one.neg())])
+def test_a_checksum_sees_signs_and_places(change):
+    value, changed = change()
+    assert checksum(value) != checksum(changed(value))
+
+
+class ThawInMidEpoch(Callback):
+    def on_step_end(self, model):
+        if model.run.stage == "train" and model.run.trained == 6:
+            model.net[0].weight.requires_grad_(True)
+            model.optimizer.add_param_group({"params": [model.net[0].weight], "lr": 0.1})
+
+
+class StopTwice(Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, model):
+        if model.run.stage == "train" and model.run.trained == self.step:
+            model.run.stop("to go on")
+
+
+@pytest.mark.parametrize("path", ["best.pt", None])
+@pytest.mark.parametrize("stops", [(), (5, 9), (7,)])
+def test_weights_that_a_callback_thaws_in_mid_epoch_come_back_as_they_were_at_the_best(tmp_path, path, stops):
+    if path is None and stops:
+        pytest.skip("a run without a path keeps no state")
+    x, y = torch.randn(32, 4, generator=torch.Generator().manual_seed(0)), torch.arange(32) % 3
+    for stop in (*stops, None):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+        net[0].weight.requires_grad_(False)
+        frozen = net[0].weight.detach().clone()
+        model = KerasModel(net, "cross_entropy", optimizer=torch.optim.SGD(net[2].parameters(), lr=0.01))
+        model.fit((x, y), (x, y), epochs=4, batch_size=8, seed=0, quiet=True, mode="max", patience=None,
+                  resume=bool(stops),
+                  ckpt_path=path and tmp_path / path,
+                  callbacks=[ThawInMidEpoch(), *([] if stop is None else [StopTwice(stop)])])
+    assert model.run.monitor.best_epoch == 1
+    assert torch.equal(net[0].weight, frozen)
+    assert not any("did not learn" in note for note in model.run.notes)
+    assert path is None or torch.equal(torch.load(tmp_path / path)["0.weight"], frozen)
+
+
 def test_a_state_of_a_newer_version_is_refused_in_words(tmp_path, monkeypatch):
     monkeypatch.setattr(vault, "VERSION", 9)
     monkeypatch.setattr(vault, "FIRST_LINE", "torchkeras-state 9")

@@ -15,6 +15,8 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     IterableDataset,
+    RandomSampler,
+    Sampler,
     Subset,
     SubsetRandomSampler,
     TensorDataset,
@@ -184,8 +186,35 @@ def stream():
             yield Noisy().x[index], Noisy().y[index]
 
 
+class Counting(Sampler):
+    """Another order each pass, by the number of passes."""
+
+    def __init__(self):
+        self.passes = 0
+
+    def __iter__(self):
+        self.passes += 1
+        return iter(torch.randperm(SAMPLES, generator=seed(self.passes)).tolist())
+
+    def __len__(self):
+        return SAMPLES
+
+
+class CountingInWords(Counting):
+    def state_dict(self):
+        return {"passes": self.passes}
+
+    def load_state_dict(self, state):
+        self.passes = state["passes"]
+
+
 WORKERS = {"num_workers": 1, "persistent_workers": True}
 KINDS = {
+    "samples drawn as it goes": lambda: DataLoader(tensors(), BATCH, sampler=RandomSampler(
+        tensors(), replacement=True, num_samples=SAMPLES, generator=seed())),
+    "tensors, a sampler that draws as it goes": lambda: DataLoader(tensors(), BATCH, sampler=Lazy()),
+    "a sampler that counts its passes": lambda: DataLoader(tensors(), BATCH, sampler=Counting()),
+    "a sampler with a state": lambda: DataLoader(Noisy(), BATCH, sampler=CountingInWords()),
     "tensors": lambda: DataLoader(tensors(), BATCH, shuffle=True),
     "tensors, workers that stay": lambda: DataLoader(tensors(), BATCH, shuffle=True, **WORKERS),
     "arrays": lambda: (Noisy().x, Noisy().y),

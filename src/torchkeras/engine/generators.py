@@ -39,10 +39,21 @@ def counters(source: Any) -> list[Any]:
         if all(callable(getattr(holder, name, None)) for name in ("state_dict", "load_state_dict")):
             found.append(["state", holder.state_dict()])
             continue
-        now = {name: value for name, value in vars_of(holder).items() if type(value) is int}
-        first = FIRST.setdefault(holder, now) if can_be_met(holder) else now
-        found.append(["numbers", {name: value for name, value in now.items() if first.get(name, value) != value}])
+        first = numbers_at_first(holder)
+        found.append(["numbers", {name: value for name, value in whole_numbers(holder).items()
+                                  if first.get(name, value) != value}])
     return found
+
+
+def whole_numbers(holder: Any) -> dict[str, int]:
+    """Return the attributes that an object may count with."""
+    return {name: value for name, value in vars_of(holder).items() if type(value) is int}
+
+
+def numbers_at_first(holder: Any) -> dict[str, int]:
+    """Return these attributes as they were when the object was met."""
+    now = whole_numbers(holder)
+    return FIRST.setdefault(holder, now) if can_be_met(holder) else now
 
 
 def can_be_met(holder: Any) -> bool:
@@ -63,7 +74,7 @@ def put_counters(source: Any, saved: list[Any]) -> None:
         if kind == "state":
             holder.load_state_dict(state)
         else:
-            vars_of(holder).update(state)
+            vars_of(holder).update({**numbers_at_first(holder), **state})
 
 
 def drawn(*sources: Any) -> dict[str, Any]:

@@ -132,6 +132,12 @@ def length_of(scheduler: Any) -> int | None:
     return max(found, default=None)
 
 
+def first_change(scheduler: Any) -> int | None:
+    """Return after how many moves a schedule of steps changes the rate last, or first; None for others."""
+    milestones, size = getattr(scheduler, "milestones", None), getattr(scheduler, "step_size", None)
+    return max(milestones) if milestones else size if isinstance(size, int) else None
+
+
 def notes_of(scheduler: Any, asked: str, span: Span, own_step: bool) -> list[str]:
     """Return what is worth saying of schedules: when they move, and what may be meant in another unit.
 
@@ -140,18 +146,28 @@ def notes_of(scheduler: Any, asked: str, span: Span, own_step: bool) -> list[str
     """
     notes = []
     for key, one in each_of(scheduler).items():
-        interval, name = interval_of(one, asked, span), type(one).__name__
+        interval, name = interval_of(one, asked, span), titled("lr_scheduler", key)
         unless = ", unless your StepRunner moves it" if own_step and asked == "auto" else ""
-        notes.append(f"{titled('lr_scheduler', key)}: {name} moves every {interval}{unless}")
-        length = length_of(one)
-        if interval == "epoch" and asked == "auto" and length is not None and length > span.epochs:
-            notes.append(f"{titled('lr_scheduler', key)}: {name} is {length} moves long, and the run has {span.epochs} "
-                         "epochs: lr_interval='step' moves it with every update")
+        notes.append(f"{name}: {type(one).__name__} moves every {interval}{unless}")
+        notes += notes_of_length(one, name, interval, span) if asked == "auto" else []
         if interval == "step" and span.updates is not None:
             check_length(one, span.updates)
         if interval == "epoch" and not own_step:
-            notes += check_start(one, asked, titled("lr_scheduler", key))
+            notes += check_start(one, asked, name)
     return notes
+
+
+def notes_of_length(scheduler: Any, name: str, interval: str, span: Span) -> list[str]:
+    """Return what is worth saying of a schedule that the run does not bring to its end."""
+    length, kind = length_of(scheduler) or first_change(scheduler), type(scheduler).__name__
+    if length is None:
+        return []
+    if interval == "epoch" and length > span.epochs:
+        return [f"{name}: {kind} is {length} moves long, and the run has {span.epochs} epochs: lr_interval='step' moves "
+                "it with every update"]
+    if interval == "step" and span.updates is not None and length > span.updates + span.epochs:
+        return [f"{name}: {kind} is {length} moves long, and the run has {span.updates} updates: it will not end"]
+    return []
 
 
 def check_start(scheduler: Any, asked: str, argument: str) -> list[str]:
