@@ -163,8 +163,8 @@ def notes_of_length(scheduler: Any, name: str, interval: str, span: Span) -> lis
     if length is None:
         return []
     if interval == "epoch" and length > span.epochs:
-        return [f"{name}: {kind} is {length} moves long, and the run has {span.epochs} epochs: lr_interval='step' moves "
-                "it with every update"]
+        return [f"{name}: {kind} is {length} moves long, and the run has {span.epochs} epochs: lr_interval='step' "
+                "moves it with every update"]
     if interval == "step" and span.updates is not None and length > span.updates + span.epochs:
         return [f"{name}: {kind} is {length} moves long, and the run has {span.updates} updates: it will not end"]
     return []
