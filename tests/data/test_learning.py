@@ -73,3 +73,26 @@ def test_codes_that_the_optimizer_does_not_have_are_refused_before_training():
     with pytest.raises(ValueError, match="add_param_group"):
         model.fit((codes, TARGETS), epochs=2, ckpt_path=None, quiet=True, plot=False, callbacks=[Never()])
     model.fit((codes.detach(), TARGETS), epochs=1, ckpt_path=None, quiet=True, plot=False)
+
+
+class Stop(Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, model):
+        if model.run.stage == "train" and model.run.trained == self.step:
+            model.run.stop("to go on")
+
+
+def test_codes_go_on_bit_for_bit_in_a_resumed_run(tmp_path):
+    left = []
+    for name, stops in (("whole", ()), ("broken", (2, 5))):
+        for stop in (*stops, None):
+            torch.manual_seed(0)
+            codes, net = nn.Parameter(torch.randn(24, 3)), nn.Linear(3, 2)
+            model = KerasModel(net, "mse", optimizer=torch.optim.Adam([*net.parameters(), codes], lr=0.05))
+            model.fit((codes, torch.arange(48.0).view(24, 2) / 48), epochs=3, batch_size=8, seed=1, resume=True,
+                      ckpt_path=tmp_path / name, quiet=True, patience=None,
+                      callbacks=[] if stop is None else [Stop(stop)])
+        left.append((codes.detach().clone(), net.weight.detach().clone()))
+    assert all(map(torch.equal, *left))

@@ -41,5 +41,5 @@ def check_learning(source: Any, name: str, optimizer: Any, world: int) -> list[s
         raise bad_value(name, received=f"{len(lost)} tensors of samples that require grad and that optimizer does not "
                         "have", expected="samples that optimizer moves, or that do not require grad",
                         fix="Add them: optimizer.add_param_group({'params': [codes]}); or pass codes.detach().")
-    return [f"{name}: samples that require grad are no weights of the net: the best weights, ckpt_path and a run that "
-            "goes on do not hold them; keep them yourself, or put them into the net as an nn.Embedding"]
+    return [f"{name}: samples that require grad are no weights of the net: the best weights and ckpt_path do not hold "
+            "them; keep them yourself, or put them into the net as an nn.Embedding"]
