@@ -35,8 +35,7 @@ def test_other_numbers_are_told_apart(name):
     assert differences(name, alone(name), alone(name, seed=1))
 
 
-@worlds
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize(("name", "world"), [(name, world) for name in OWN for world in WORLDS[name]])
 def test_processes_that_differ_within_a_run_agree_after_it(name, world):
     first, *others = launch(world).of(name)
     assert "error" not in first, first

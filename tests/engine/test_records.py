@@ -162,7 +162,7 @@ def test_wandb_logs_each_epoch_and_closes_only_what_it_opened(monkeypatch):
 
         def init(self, **options):
             calls.append("init")
-            self.run = SimpleNamespace(summary={})
+            self.run = SimpleNamespace(summary={}, id="7")
             return self.run
 
         def log(self, row):
@@ -179,7 +179,7 @@ def test_wandb_logs_each_epoch_and_closes_only_what_it_opened(monkeypatch):
     model.fit((x, x[:, :1]), epochs=1, ckpt_path=None, quiet=True, wandb="digits")
     assert calls == ["init", ["epoch", "lr", "train_loss"], ("finish", 0)]
     calls.clear()
-    fake.run = SimpleNamespace(summary={})  # the user's own
+    fake.run = SimpleNamespace(summary={}, id="7")  # the user's own
     model.fit((x, x[:, :1]), epochs=1, ckpt_path=None, quiet=True, wandb=True)
     assert calls == [["epoch", "lr", "train_loss"]]
     assert fake.run.summary["best_train_loss"] > 0

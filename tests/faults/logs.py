@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.faults import kills, runs
 from torchkeras import Callback
-from torchkeras.kerascallbacks import CSVLogger, EpochCheckpoint, JSONLLogger, MLflowCallback, TensorBoardCallback
+from torchkeras.kerascallbacks import CSVLogger, EpochCheckpoint, JSONLLogger, TensorBoardCallback
 
 KILLS_A_RUN = 3
 
@@ -27,17 +27,11 @@ class Slow(Callback):
 
 
 def loggers(folder: Path) -> list[Any]:
-    """Every log that is installed here and needs no process beside."""
+    """Every log that is a file; MLflow and W&B take seconds to begin, tests/callbacks stops runs with them."""
     found: list[Any] = [CSVLogger(folder / "log.csv"), JSONLLogger(folder / "log.jsonl"),
                         EpochCheckpoint(folder / "weights", max_ckpt=2)]
     if find_spec("tensorboard"):
         found.append(TensorBoardCallback(folder, "events"))
-    if find_spec("mlflow"):
-        import mlflow
-
-        os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
-        mlflow.set_tracking_uri((folder / "mlflow").as_uri())
-        found.append(MLflowCallback("faults"))
     return found
 
 
@@ -57,14 +51,6 @@ def rows(folder: Path) -> dict[str, Any]:
         events = EventAccumulator(str(folder / "events")).Reload()
         found["tensorboard"] = {name: [(one.step, one.value) for one in events.Scalars(name)]
                                 for name in events.Tags()["scalars"]}
-    if find_spec("mlflow"):
-        import mlflow
-
-        client = mlflow.MlflowClient((folder / "mlflow").as_uri())
-        begun = client.search_runs([client.get_experiment_by_name("faults").experiment_id], order_by=["start_time"])
-        last = begun[-1]  # before the first state was saved, a run that is started again begins another
-        found["mlflow"] = {name: [(one.step, one.value) for one in client.get_metric_history(last.info.run_id, name)]
-                           for name in last.data.metrics}
     return found
 
 
@@ -82,9 +68,6 @@ def stopped(folder: Path, dice: random.Random, longest: float) -> int:
 def loggers_killed(count: int) -> dict[str, Any]:
     """Kill runs with logs, take them up again, and compare their logs with those of the run without a break."""
     dice, right, killed, different = random.Random(0), 0, 0, []
-    if find_spec("mlflow"):
-        import mlflow  # noqa: F401 (slow: once, before the children are forked)
-
     with tempfile.TemporaryDirectory() as name:
         whole = Path(name) / "whole"
         whole.mkdir()
