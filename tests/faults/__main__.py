@@ -36,7 +36,7 @@ FULL: dict[str, Callable[[], dict[str, Any]]] = {
 }
 QUICK: dict[str, Callable[[], dict[str, Any]]] = {
     "kill -9 at random": lambda: kills.kills(12),
-    "kill -9 with a loss with a state, two optimizers, odd sizes": lambda: kills.kills(6, more=True),
+    "kill -9 with a loss with a state, two optimizers, odd sizes": lambda: kills.kills(4, more=True),
     "control: without generators": kills.control,
     "SIGTERM at random": lambda: kills.kills(4, 1, signal.SIGTERM, 143),
     "a crash at every file operation": lambda: kills.crashes(every=7),
