@@ -86,17 +86,18 @@ RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1
 CASES, OWN, REFUSED, WORLDS = {}, {}, {}, {}
 
 
-def case(*rows, among=CASES, worlds=(2, 3)):
+def case(*rows, among=CASES, worlds=None):
     """Register a function as a case, or as one for each row of its first arguments.
 
-    Where a third process shows nothing that two do not, two have to do.
+    The first row of each is run in two processes and in three, the others in two, unless it is said otherwise.
     """
     def register(function):
-        for row in rows or [()]:
+        for number, row in enumerate(rows or [()]):
             row = row if isinstance(row, tuple) else (row,)
             name = function.__name__.replace("_", " ")
             name = f"{name}: {', '.join(map(str, row))}" if row else name
-            among[name], WORLDS[name] = partial(function, *row), worlds
+            among[name] = partial(function, *row)
+            WORLDS[name] = worlds or ((2,) if number and among is CASES else (2, 3))
         return function
 
     return register
@@ -141,7 +142,7 @@ KINDS = {
 }
 
 
-@case(*KINDS)
+@case(*KINDS, worlds=(2, 3))
 def data(kind, seed):
     (train, options), (val, _) = (KINDS[kind](features(17, seed), classes(17, seed)) for _ in range(2))
     model = face(mlp(seed), "cross_entropy", {"accuracy": "accuracy", "seen": Unknown()})
@@ -709,7 +710,7 @@ def a_loss_that_is_no_mean(seed):
 
 # Measuring and predicting
 
-@case((1, 1), (2, 1), (2, 3), *[(17, size) for size in (1, 2, 3, 5, 8, 17, 40)])
+@case((1, 1), (2, 1), (2, 3), *[(17, size) for size in (1, 2, 3, 5, 8, 17, 40)], worlds=(2, 3))
 def evaluation(count, size, seed):
     y = torch.arange(count)[:, None] + seed
     model = face(mlp(seed, outputs=1), "mse", {"numbers": Numbers(), "again": lambda preds, labels: labels.sum()})
@@ -734,7 +735,7 @@ READINGS = {
 
 
 @case(*[(reading, count, size) for reading in READINGS for count, size in ((17, 4), (2, 2), (5, 1))
-        if reading != "steps" or count > 2])
+        if reading != "steps" or count > 2], worlds=(2, 3))
 def prediction(reading, count, size, seed):
     x, y = features(count, seed), classes(count, seed)
     return {"found": face(mlp(seed), "cross_entropy").predict((x, y), batch_size=size, **READINGS[reading])}
