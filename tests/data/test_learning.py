@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.faults.runs import StopAt
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -75,15 +76,6 @@ def test_codes_that_the_optimizer_does_not_have_are_refused_before_training():
     model.fit((codes.detach(), TARGETS), epochs=1, ckpt_path=None, quiet=True, plot=False)
 
 
-class Stop(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, model):
-        if model.run.stage == "train" and model.run.trained == self.step:
-            model.run.stop("to go on")
-
-
 def test_codes_go_on_bit_for_bit_in_a_resumed_run(tmp_path):
     left = []
     for name, stops in (("whole", ()), ("broken", (2, 5))):
@@ -93,6 +85,6 @@ def test_codes_go_on_bit_for_bit_in_a_resumed_run(tmp_path):
             model = KerasModel(net, "mse", optimizer=torch.optim.Adam([*net.parameters(), codes], lr=0.05))
             model.fit((codes, torch.arange(48.0).view(24, 2) / 48), epochs=3, batch_size=8, seed=1, resume=True,
                       ckpt_path=tmp_path / name, quiet=True, patience=None,
-                      callbacks=[] if stop is None else [Stop(stop)])
+                      callbacks=[] if stop is None else [StopAt(stop)])
         left.append((codes.detach().clone(), net.weight.detach().clone()))
     assert all(map(torch.equal, *left))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.faults.runs import StopAt
 from torch import nn
 from torch.utils.data import (
     BatchSampler,
@@ -16,22 +17,13 @@ from torch.utils.data import (
     default_collate,
 )
 
-from torchkeras import Callback, KerasModel
+from torchkeras import KerasModel
 from torchkeras.data import contents
 from torchkeras.engine import snapshot
 
 N = 1000
 X = torch.randn(N, 3, generator=torch.Generator().manual_seed(0))
 Y = X.sum(dim=1, keepdim=True)
-
-
-class StopAt(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, model):
-        if model.run.stage == "train" and model.run.trained == self.step:
-            model.run.stop("by the test")
 
 
 def one_changed(at=777):

@@ -7,6 +7,7 @@ from collections import OrderedDict, defaultdict, deque
 
 import pytest
 import torch
+from tests.faults.runs import StopAt
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -62,15 +63,6 @@ def as_given(kind):
 KINDS = ("module", "partial", "partial function", "method", "object")
 
 
-class Stop(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, model):
-        if model.run.stage == "train" and model.run.trained == self.step:
-            model.run.stop("to go on")
-
-
 class Last(Callback):
     """Keeps the weights of the last epoch."""
 
@@ -84,7 +76,7 @@ class Last(Callback):
 def fit(model, data=(X, Y), stop=None, path=None, callbacks=(), **options):
     options = {"epochs": 3, "batch_size": 8, "quiet": True, "seed": 5, "patience": None, **options}
     return model.fit(data, data, ckpt_path=path, resume=path is not None,
-                     callbacks=[*callbacks, *([] if stop is None else [Stop(stop)])], **options)
+                     callbacks=[*callbacks, *([] if stop is None else [StopAt(stop)])], **options)
 
 
 def broken(make, path, stops, **options):

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.faults.runs import StopAt
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, TensorDataset
@@ -592,15 +593,6 @@ class ThawInMidEpoch(Callback):
             model.optimizer.add_param_group({"params": [model.net[0].weight], "lr": 0.1})
 
 
-class StopTwice(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, model):
-        if model.run.stage == "train" and model.run.trained == self.step:
-            model.run.stop("to go on")
-
-
 @pytest.mark.parametrize("path", ["best.pt", None])
 @pytest.mark.parametrize("stops", [(), (5, 9), (7,)])
 def test_weights_that_a_callback_thaws_in_mid_epoch_come_back_as_they_were_at_the_best(tmp_path, path, stops):
@@ -616,7 +608,7 @@ def test_weights_that_a_callback_thaws_in_mid_epoch_come_back_as_they_were_at_th
         model.fit((x, y), (x, y), epochs=4, batch_size=8, seed=0, quiet=True, mode="max", patience=None,
                   resume=bool(stops),
                   ckpt_path=path and tmp_path / path,
-                  callbacks=[ThawInMidEpoch(), *([] if stop is None else [StopTwice(stop)])])
+                  callbacks=[ThawInMidEpoch(), *([] if stop is None else [StopAt(stop)])])
     assert model.run.monitor.best_epoch == 1
     assert torch.equal(net[0].weight, frozen)
     assert not any("did not learn" in note for note in model.run.notes)

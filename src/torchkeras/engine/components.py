@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import random
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
@@ -174,9 +174,9 @@ def values_in(name: str, one: Any) -> Iterator[str]:
             yield name
 
 
-def vars_of(one: Any) -> Mapping[str, Any]:
+def vars_of(one: Any) -> dict[str, Any]:
     """Return an object's attributes."""
-    found: Mapping[str, Any] = getattr(one, "__dict__", {})
+    found: dict[str, Any] = getattr(one, "__dict__", {})
     return found
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from torchkeras.data.source import holders
+from torchkeras.engine.components import vars_of
 from torchkeras.engine.state import put_random_states, random_states
 
 
@@ -59,12 +60,6 @@ def numbers_at_first(holder: Any) -> dict[str, int]:
 def can_be_met(holder: Any) -> bool:
     """Return whether an object can be a key that does not keep it alive."""
     return type(holder).__hash__ is not None and hasattr(holder, "__weakref__")
-
-
-def vars_of(holder: Any) -> dict[str, Any]:
-    """Return an object's attributes."""
-    found: dict[str, Any] = getattr(holder, "__dict__", {})
-    return found
 
 
 def put_counters(source: Any, saved: list[Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from torch.optim import lr_scheduler as torch_schedulers
 
 from torchkeras.engine.checks import bad_value
+from torchkeras.engine.components import vars_of
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.optimizers import at_rest, each_of, titled
 from torchkeras.engine.run import Run
@@ -105,11 +106,6 @@ def speaks_of_updates(scheduler: Any) -> bool:
         if not first.startswith("ep") and any(map(IN_STEPS.search, (*names, first))):
             return True
     return False
-
-
-def vars_of(given: Any) -> list[str]:
-    """Return the names of an object's attributes."""
-    return list(getattr(given, "__dict__", {}))
 
 
 def is_as_long(scheduler: Any, span: Span) -> bool:

@@ -35,8 +35,6 @@ FREE = ("epochs", "ckpt_path", "seed", "initial_epoch", "patience", "resume", "s
 SHOWN = 5  # differences that an error lists
 
 
-
-
 def learning(modules: list[nn.Module]) -> list[bool]:
     """Which parameters learn."""
     return [weight.requires_grad for module in modules for weight in module.parameters()]
