@@ -22,13 +22,23 @@ from torchkeras.engine.netstate import growing_names, live_names, metadata_of, p
 from torchkeras.engine.optimizerstate import optimizer_state, put_optimizer
 from torchkeras.engine.packing import Packer, unpack
 from torchkeras.engine.snapshot import check_optimizer
+from torchkeras.engine.statefolder import parsed
+from torchkeras.engine.tensorfile import Limits, TooMuch, limits_for
 from torchkeras.engine.tracebacks import short_traceback
-from torchkeras.engine.vault import FACTS_LIMIT, HEADER_LIMIT, parsed
-from torchkeras.engine.weightfile import existing_file, guess, in_short, shape_of, write_whole
+from torchkeras.engine.weightfile import (
+    existing_file,
+    guess,
+    in_short,
+    safetensors_chunks,
+    shape_of,
+    write_chunks,
+    write_whole,
+)
 from torchkeras.engine.weights import all_or_nothing
 from torchkeras.engine.wrappers import without_wrappers
 
 FORMAT = "torchkeras-checkpoint 1"
+TIMES = 16  # tensors that an optimizer may keep for each parameter: torch's own keep at most five
 SHOWN = 5  # names of a kind that a report lists
 Rename = Mapping[str, str] | Callable[[str], str | None]
 
@@ -86,7 +96,7 @@ def load_weights(net: nn.Module, source: str | os.PathLike[str] | Mapping[str, T
 
 def put_matching(net: nn.Module, source: Any, strict: bool, rename: Rename | None, argument: str) -> LoadReport:
     """The same under the name that the argument has for whoever called."""
-    given, note = read_best(source) if isinstance(source, (str, os.PathLike)) else (source, "")
+    given, note = read_best(source, limits_for(net)) if isinstance(source, (str, os.PathLike)) else (source, "")
     if not isinstance(given, Mapping):
         raise bad_type(argument, received=f"a {type(given).__name__}", expected="a weights file, or names and tensors")
     own, free = weights_in(net), growing_names(net)
@@ -184,17 +194,22 @@ def save_checkpoint(path: str | os.PathLike[str], **parts: Any) -> None:
         ...     load_checkpoint(f"{folder}/all.safetensors", net=net, optimizer=optimizer)
         {'epoch': 3}
     """
-    from safetensors.torch import save
-
     if not parts:
         raise bad_value("parts", received="nothing", expected="at least one", fix="save_checkpoint(path, net=net)")
     modules = modules_in(parts)
     packer = Packer()
     facts = {name: [kind_of(part), packer.pack(state_of(part, modules), name)] for name, part in parts.items()}
     text = json.dumps(facts, separators=(",", ":"))
+    limits = limits_for(*modules, times=TIMES)
+    try:
+        limits.check_json(text.encode())
+        limits.check_names(packer.tensors)
+    except TooMuch as error:
+        raise bad_value("parts", received=f"what {error}", expected="what load_checkpoint reads again",
+                        fix="Keep long lists as one tensor, and a net's optimizer together with the net.") from None
     about = {"format": FORMAT, "parts": text, "sha256": checksum(text, packer.tensors)}
-    content = save(packer.tensors or {"nothing": torch.zeros(0)}, metadata=about)
-    write_whole(Path(path).expanduser(), lambda temporary: temporary.write_bytes(content))
+    pieces = safetensors_chunks(packer.tensors or {"nothing": torch.zeros(0)}, about)
+    write_whole(Path(path).expanduser(), lambda temporary: write_chunks(temporary, pieces))
 
 
 @short_traceback
@@ -213,7 +228,7 @@ def load_checkpoint(path: str | os.PathLike[str], **parts: Any) -> dict[str, Any
         CheckpointCorruptError: it is damaged, or was not written by :func:`save_checkpoint`.
         ValueError: a part is not in it, or does not fit; nothing has been changed.
     """
-    kept, tensors = read_checkpoint(Path(path).expanduser())
+    kept, tensors = read_checkpoint(Path(path).expanduser(), limits_for(*modules_in(parts), times=TIMES))
     states = {name: unpack(node, tensors) for name, (_, node) in kept.items()}
     for name in parts:
         if name not in kept or kept[name][0] == "value":
@@ -279,30 +294,30 @@ def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         found.update(f"{name} {list(tensors[name].shape)} {tensors[name].dtype}".encode())
-        found.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+        found.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_checkpoint(path: Path, limits: Limits) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The facts and tensors of a file, checked."""
     from safetensors import safe_open
 
     existing_file(path, "path", "a checkpoint")
-    with path.open("rb") as file:
-        header = int.from_bytes(file.read(8), "little")
-    if header > HEADER_LIMIT:
-        raise CheckpointCorruptError(f"{str(path)!r} has a header of {header} bytes. {guess(path)}")
     try:
+        with path.open("rb") as file:
+            limits.check_header(file, limits.text)
         with safe_open(path, "pt") as content:
             about = content.metadata() or {}
-            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (it is no dict)
+            tensors = {name: content.get_tensor(name) for name in limits.names_in(content)}
+    except TooMuch as error:
+        raise CheckpointCorruptError(f"{str(path)!r} {error}. {guess(path)}") from None
     except Exception as error:  # safetensors meets a file that is none of its own in several ways
         raise CheckpointCorruptError(f"{str(path)!r} cannot be read ({in_short(error)}). {guess(path)}") from None
     tensors.pop("nothing", None)
     text = about.get("parts", "")
-    if about.get("format") != FORMAT or len(text) > FACTS_LIMIT or about.get("sha256") != checksum(text, tensors):
+    if about.get("format") != FORMAT or about.get("sha256") != checksum(text, tensors):
         raise CheckpointCorruptError(f"{str(path)!r} is damaged, or not written by save_checkpoint")
-    facts = parsed(text.encode(), path.name)
+    facts = parsed(text.encode(), path.name, limits)
     if not isinstance(facts, dict) or not all(isinstance(one, list) and len(one) == 2 for one in facts.values()):
         raise CheckpointCorruptError(f"{str(path)!r} holds no parts")
     return facts, tensors

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchkeras import Callback, CheckpointCorruptError, KerasModel, load_weights
-from torchkeras.engine import vault, weightfile
+from torchkeras.engine import statefolder, weightfile
 from torchkeras.engine.weights import checksum
 
 X = torch.randn(48, 4, generator=torch.Generator().manual_seed(0))
@@ -616,9 +616,9 @@ def test_weights_that_a_callback_thaws_in_mid_epoch_come_back_as_they_were_at_th
 
 
 def test_a_state_of_a_newer_version_is_refused_in_words(tmp_path, monkeypatch):
-    monkeypatch.setattr(vault, "VERSION", 9)
-    monkeypatch.setattr(vault, "FIRST_LINE", "torchkeras-state 9")
-    monkeypatch.setattr(vault.manifest, "__defaults__", ("torchkeras-state 9",))
+    monkeypatch.setattr(statefolder, "VERSION", 9)
+    monkeypatch.setattr(statefolder, "FIRST_LINE", "torchkeras-state 9")
+    monkeypatch.setattr(statefolder.manifest, "__defaults__", ("torchkeras-state 9",))
     fit(Parts(), tmp_path / "best.pt", resume=True)
     monkeypatch.undo()
     with pytest.raises(CheckpointCorruptError, match="newer torchkeras.*state format 9.*update torchkeras"):

@@ -608,15 +608,15 @@ def test_generators_of_a_loader_and_its_dataset_are_found():
 def test_a_full_disk_is_told_and_the_run_goes_on(tmp_path, monkeypatch, whole):
     from torchkeras.engine import vault
 
-    written = []
+    written, write = [], vault.write_pieces
 
-    def full(path, content):
+    def full(path, pieces):
         written.append(path.name)
         if len(written) in range(8, 20):
             raise OSError(28, "No space left on device")
-        path.write_bytes(content)
+        return write(path, pieces)
 
-    monkeypatch.setattr(vault, "write_flushed", full)
+    monkeypatch.setattr(vault, "write_pieces", full)
     told = Tells()
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
@@ -661,11 +661,11 @@ def test_best_weights_whose_first_write_failed_are_written_with_the_next_state(t
 
     write, calls = vault.Vault.write, []
 
-    def fails_once(self, facts, tensors, best_owner):
+    def fails_once(self, facts, tensors, best_owner, rows):
         calls.append(best_owner)
         if len(calls) == failing:
             raise OSError(28, "No space left on device")
-        return write(self, facts, tensors, best_owner)
+        return write(self, facts, tensors, best_owner, rows)
 
     monkeypatch.setattr(vault.Vault, "write", fails_once)
     with warnings.catch_warnings(record=True):

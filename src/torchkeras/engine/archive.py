@@ -12,11 +12,15 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torchkeras.data import Batches
 from torchkeras.engine import snapshot
 from torchkeras.engine.checks import bad_value
+from torchkeras.engine.components import components_of
 from torchkeras.engine.ending import CheckpointCorruptError
+from torchkeras.engine.historyfile import HISTORY, Rows
 from torchkeras.engine.olderstate import in_own_names
 from torchkeras.engine.packing import Packer, place_of, unpack
 from torchkeras.engine.run import Run
-from torchkeras.engine.vault import Saved, Vault
+from torchkeras.engine.statefolder import ANY, Saved
+from torchkeras.engine.tensorfile import bytes_of, limits_for
+from torchkeras.engine.vault import Vault
 
 
 @contextmanager
@@ -29,7 +33,9 @@ def archive(model: Any, run: Run, train: Batches, val: Batches | None) -> Iterat
     if not config.keeps_state:
         yield None, None
         return
-    vault = Vault(Path(f"{config.ckpt_path}.state"), config.keep)
+    modules = components_of(model).modules.values()
+    vault = Vault(Path(f"{config.ckpt_path}.state"), config.keep, limits_for(*modules, times=ANY.times),
+                  bytes_of(modules))
     try:
         saved = None
         with together.same_fate():
@@ -65,6 +71,8 @@ def opened(saved: Saved) -> dict[str, Any]:
         state: dict[str, Any] = unpack(saved.facts["state"], rest)
         state["net"] = [unpack(saved.facts["weights"], weights), *state["net"]]
         state["best"] = unpack(saved.facts["best"], best)
+        if HISTORY in saved.tensors:
+            state["history"] = saved.tensors[HISTORY]
         state = snapshot.upgraded({**state, "number": saved.number})
         if not {"position", "facts", "ranks", "data", "history"} <= set(state):
             raise CheckpointCorruptError("parts are missing")
@@ -107,10 +115,11 @@ def check_schedule(state: dict[str, Any], run: Run, train: Batches) -> None:
                         "OneCycleLR has left", fix="Its length is fixed as it is built: use another schedule.")
 
 
-def files(state: dict[str, Any], vault: Vault) -> tuple[Any, dict[str, Any], Any]:
-    """A state as JSON and the tensors of each file; and whose the best weights are, where they are not written yet.
+def files(state: dict[str, Any], vault: Vault) -> tuple[Any, dict[str, Any], Any, Rows]:
+    """A state as JSON and the tensors of each file; whose the best weights are, where they are not written yet; rows.
 
-    What is frozen and was so when the best weights were taken is in a file that is written once.
+    What is frozen and was so when the best weights were taken is in a file that is written once. The best weights are
+    written from the copies that are there: they wait for it before they take others down.
     """
     owner = state["best"]
     owner.lost = owner.recover()  # told only if these come back in the end: the next best has a copy
@@ -118,12 +127,13 @@ def files(state: dict[str, Any], vault: Vault) -> tuple[Any, dict[str, Any], Any
              for name, one in owner.weights.frozen_now(number).items()}
     vault.frozen.write(known)
     places = {place_of(weight): name for name, (weight, _) in known.items()}
-    weights, best, rest = Packer(places), Packer(places), Packer(places)
+    weights, best, rest = Packer(places), Packer(places, lent=owner.weights.copies_made()), Packer(places)
     new = (vault.best_owner is not owner.weights.moment or vault.best_frozen != vault.frozen.marks
            or not vault.best_is_there())
-    others = {name: value for name, value in state.items() if name != "best"}
+    others = {name: value for name, value in state.items() if name not in ("best", "history")}
     facts = {"weights": weights.pack(state["net"][0], ""),
              "best": best.pack(owner.named(), "best") if new else vault.best_facts,
              "state": rest.pack({**others, "net": state["net"][1:]}, "")}
     return facts, {"weights.safetensors": weights.tensors, "best.safetensors": best.tensors,
-                   "state.safetensors": rest.tensors}, owner.weights.moment if new else None
+                   "state.safetensors": rest.tensors}, owner.weights.moment if new else None, vault.history.take(
+                       *state["history"])

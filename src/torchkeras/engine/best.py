@@ -14,6 +14,7 @@ from torchkeras.engine import hardware
 from torchkeras.engine.bestfile import BestFile, merge, stamp_of
 from torchkeras.engine.checkpoint import by_user
 from torchkeras.engine.known import remember
+from torchkeras.engine.tensorfile import Limits, limits_for
 from torchkeras.engine.tracebacks import level_of_caller
 from torchkeras.engine.weightfile import in_short, read_weights, write_weights
 from torchkeras.engine.weights import Weights
@@ -38,10 +39,10 @@ def in_words(error: Exception) -> str:
     return f"{in_short(error)}; is the disk full?"
 
 
-def holds(path: str, weights: dict[str, Any]) -> bool:
+def holds(path: str, weights: dict[str, Any], limits: Limits) -> bool:
     """Return whether a file holds these weights, bit for bit."""
     try:
-        found = read_weights(path)
+        found = read_weights(path, limits)
     except (ValueError, OSError):
         return False
     return found.keys() == weights.keys() and all(same_bits(found[name], weights[name]) for name in found)
@@ -242,7 +243,7 @@ class Best:
         """Return the weights in the file, if this run wrote it."""
         if self.file is None or not self.file.stamp or not self.kept or self.file.stamp != stamp_of(self.file.path):
             return {}
-        return read_weights(self.file.path, mapped=True)
+        return read_weights(self.file.path, limits_for(*self.weights.modules), mapped=True)
 
     def tell_lost(self, names: list[str]) -> None:
         """Say which weights are not those of the best moment."""
@@ -272,17 +273,17 @@ class Best:
 
     def file_again(self, path: str) -> str:
         """Make the file whole, if the run was killed; write it where it does not hold the best; say what was done."""
-        made_whole = ""
+        made_whole, limits = "", limits_for(*self.weights.modules)
         if not Path(path).exists():
             why = "was gone"
         elif self.saves_itself:
             return ""  # what it holds, the model alone knows
         else:
             try:
-                made_whole, why = merge(path), ""
+                made_whole, why = merge(path, limits), ""
             except ValueError as error:  # what lies beside it is damaged
                 why = f"({error})"
-            if not why and not self.lost and not holds(path, self.weights.state(0)):
+            if not why and not self.lost and not holds(path, self.weights.state(0), limits):
                 why = "held other weights than the best of the state that is gone on from (damaged, or newer)"
         if why:
             self.attempt(self.write_copy)

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.netstate import metadata_of, weights_in
+from torchkeras.engine.tensorfile import Limits, limits_for
 from torchkeras.engine.weightfile import (
+    ANY,
     check_loadable,
     learning_beside,
     read_torch,
@@ -45,6 +47,7 @@ class BestFile:
         self.digest = ""
         self.stamp: tuple[int, ...] = ()
         self.beside = False  # whether what learns is in a file of its own
+        self.limits = ANY
 
     def close(self, whole: Callable[[], object] | None = None) -> None:
         """Make the file whole; where somebody else wrote it meanwhile, what lies beside it belongs to nothing.
@@ -55,7 +58,7 @@ class BestFile:
         beside, self.beside = self.beside, False
         if beside and self.stamp == stamp_of(self.path):
             try:
-                merge(self.path) if whole is None else whole()
+                merge(self.path, self.limits) if whole is None else whole()
             except OSError as error:  # a full disk: both files are sound, and are read together
                 warnings.warn(f"{learning_beside(self.path)} could not be taken into {self.path.name} ({error}): keep "
                               "both, load_ckpt reads them together", RuntimeWarning, stacklevel=2)
@@ -68,6 +71,7 @@ class BestFile:
         same = {name for name, mark in frozen.items() if self.written.get(name) == mark}
         if mostly(state, same) and self.stamp == stamp_of(self.path):
             check_loadable(weights.modules[0], self.path)
+            self.limits = limits_for(weights.modules[0])
             content = {"format": FORMAT, "of": self.digest, "names": list(state), "versions": dict(metadata_of(state)),
                        "weights": {name: value for name, value in state.items() if name not in same}}
             write_whole(learning_beside(self.path), lambda temporary: write_torch(temporary, content))
@@ -101,12 +105,13 @@ def stamp_of(path: Path) -> tuple[int, ...]:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def read_best(path: str | os.PathLike[str], mapped: bool = False) -> tuple[dict[str, Any], str]:
+def read_best(path: str | os.PathLike[str], limits: Limits = ANY,
+              mapped: bool = False) -> tuple[dict[str, Any], str]:
     """Read a weights file with what a killed run left beside it, and say so."""
-    weights, beside = read_weights(path, mapped), learning_beside(Path(path).expanduser())
+    weights, beside = read_weights(path, limits, mapped), learning_beside(Path(path).expanduser())
     if not beside.is_file():
         return weights, ""
-    learning = read_learning(beside)
+    learning = read_learning(beside, limits)
     if learning["of"] != digest_of(Path(path).expanduser()):
         return weights, f"{beside.name} is left aside: it belongs to another file than the one that is there"
     found = OrderedDict((name, learning["weights"].get(name, weights.get(name))) for name in learning["names"])
@@ -114,9 +119,10 @@ def read_best(path: str | os.PathLike[str], mapped: bool = False) -> tuple[dict[
     return found, f"with what learns from {beside.name}, which a run that was killed wrote last"
 
 
-def read_learning(beside: Path) -> Any:
+def read_learning(beside: Path, limits: Limits) -> Any:
     """Read what lies beside a weights file."""
     try:
+        limits.check(beside)
         found = read_torch(beside)
         if found["format"] != FORMAT or not isinstance(found["weights"], dict):
             raise KeyError("format")
@@ -130,12 +136,12 @@ def read_learning(beside: Path) -> Any:
     return found
 
 
-def merge(path: str | os.PathLike[str]) -> str:
+def merge(path: str | os.PathLike[str], limits: Limits) -> str:
     """Take what lies beside a weights file into it; say what was done."""
     target = Path(path).expanduser()
     if not learning_beside(target).is_file() or not target.is_file():
         return ""
-    weights, text = read_best(target, mapped=os.name != "nt")  # Windows replaces no file that is mapped
+    weights, text = read_best(target, limits, mapped=os.name != "nt")  # Windows replaces no file that is mapped
     if text.startswith("with"):
         write_weights(weights, target)
     return text

@@ -57,6 +57,7 @@ class Keeper(Keeps):
         self.stopped_inside = False  # whether it is put back once more when the epoch that was stopped has begun
         self.writer: threading.Thread | None = None
         self.failure: Exception | None = None
+        self.told = [""]  # what was said of states that cannot be removed
         # a thread that writes while loader workers are forked could leave them with its locks
         self.aside = run.together.world == 1 and not any(getattr(one, "num_workers", 0) for one in self.sources)
 
@@ -71,7 +72,7 @@ class Keeper(Keeps):
         with self.run.tools.shards.taking():
             part = [self.own_part("epoch")]
             state = whole(self.model, self.run, self.best, self.train, self.val, position, part)
-            Packer(copy=False).pack({**state, "best": None}, "the state of the run")
+            Packer(copy=False).pack({**state, "best": None, "history": None}, "the state of the run")
         self.run.notes += [f"save_every: {text}" for text in (*self.unsaved, *inexact(self.train), *self.lost())]
         if fresh and self.vault is not None and self.vault.numbers():
             self.vault.forget = True
@@ -230,7 +231,7 @@ class Keeper(Keeps):
             except Exception as error:
                 self.failure = error
 
-        self.writer = threading.Thread(target=put_down, name="torchkeras-keeper")
+        self.writer = self.best.weights.reader = threading.Thread(target=put_down, name="torchkeras-keeper")
         self.writer.start()
         if not self.aside:
             self.wait()
@@ -241,6 +242,9 @@ class Keeper(Keeps):
             self.writer.join()
             self.writer = None
         failure, self.failure = self.failure, None
+        if self.vault is not None and self.vault.stuck not in self.told:
+            self.told.append(self.vault.stuck)
+            self.run.notes.append(f"keep: {self.vault.stuck}: it is tried again when the next run begins")
         if failure is not None:
             text = f"the state of the run could not be saved ({type(failure).__name__}: {failure}); the run goes on"
             self.run.notes.append(f"save_every: {text}")

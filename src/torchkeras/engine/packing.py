@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ class Packer:
     Args:
         known: tensors that are kept elsewhere, by where they are in memory, and their names there.
         copy: False finds out whether all can be saved, and copies nothing.
+        lent: places in memory that nobody writes to while what was packed is needed, so that they are not copied.
 
     Example:
         >>> packer = Packer()
@@ -32,11 +33,12 @@ class Packer:
         {'dict': [['lr', 0.1], ['betas', {'tuple': [0.9, 0.99]}]]}
     """
 
-    def __init__(self, known: Mapping[tuple[Any, ...], str] | None = None, copy: bool = True) -> None:
+    def __init__(self, known: Mapping[tuple[Any, ...], str] | None = None, copy: bool = True,
+                 lent: Collection[tuple[Any, ...]] = ()) -> None:
         self.tensors: dict[str, Tensor] = {}
         self.owners: dict[tuple[Any, ...], str] = dict(known or {})
         self.taken = set(self.owners.values())
-        self.copy = copy
+        self.copy, self.lent = copy, lent
         self.held: list[Tensor] = []
 
     def pack(self, value: Any, name: str) -> Any:
@@ -83,7 +85,8 @@ class Packer:
                            fix=WITHOUT)
         while name in self.tensors or name in self.taken:
             name += "'"
-        self.tensors[name] = tensor.to("cpu", copy=True, memory_format=torch.contiguous_format) if self.copy else tensor
+        needed = self.copy and place not in self.lent
+        self.tensors[name] = tensor.to("cpu", copy=True, memory_format=torch.contiguous_format) if needed else tensor
         self.owners[place] = name
         self.held.append(tensor)  # else another could come to lie where it lay
         return name

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from torchkeras.data import Batches
@@ -247,12 +246,15 @@ def whole(model: Any, run: Any, best: Any, train: Batches, val: Batches | None, 
     """Everything, in plain values and tensors that are not copied yet."""
     parts, monitor = components_of(model), run.monitor
     modules = list(parts.modules.values())
-    rows = sum(epoch < position["epoch"] for epoch in run.history.get("epoch", ()))
+    epochs = run.history.get("epoch", [])
+    rows = len(epochs)
+    while rows and epochs[rows - 1] >= position["epoch"]:
+        rows -= 1
     scaler = getattr(run.accelerator, "scaler", None)
     return {
         "position": position, "facts": facts(model, run.config, train, val, run.together.world),
         "run": {name: getattr(run, name) for name in ("trained", "updates", "moved_by_step", "places")},
-        "history": {name: torch.tensor(column[:rows], dtype=torch.float64) for name, column in run.history.items()},
+        "history": (run.history, rows),
         "monitor": {name: getattr(monitor, name) for name in ("best", "best_epoch", "reference", "misses", "improved")},
         "kept": best.kept, "best": best, "net": [weights_in(module) for module in modules],
         "hidden": [hidden_buffers(module) for module in modules],  # no state dict has them

@@ -159,7 +159,7 @@ def sorted_out(step: Any, model: Any, others: Any = ()) -> tuple[dict[str, Any],
 def can_be_saved(value: Any) -> bool:
     """Tell whether a plain value can be saved as it is."""
     try:
-        Packer().pack(value, "value")
+        Packer(copy=False).pack(value, "value")
     except (TypeError, ValueError):
         return False
     return True

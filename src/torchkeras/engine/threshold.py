@@ -26,6 +26,7 @@ from torchkeras.engine.memento import Memento
 from torchkeras.engine.peek import Unread
 from torchkeras.engine.rehearsal import untouched
 from torchkeras.engine.run import Run
+from torchkeras.engine.tensorfile import limits_for
 from torchkeras.engine.weightfile import read_weights
 from torchkeras.engine.weights import Weights, checksum
 
@@ -135,7 +136,7 @@ def same_frozen(before: Weights, path: str, model: Any) -> bool:
     if model_saves_itself(model):
         return False
     try:
-        on_disk = read_weights(path, mapped=True)
+        on_disk = read_weights(path, limits_for(model.net), mapped=True)
     except (ValueError, OSError):
         return False  # what is wrong with the file, loading it will tell
     return all(isinstance(on_disk.get(name), Tensor) and checksum(on_disk[name]) == mark

@@ -20,10 +20,13 @@ from torchkeras.engine import files, leftover
 from torchkeras.engine.checks import bad_value, mistake
 from torchkeras.engine.files import flush_to_disk
 from torchkeras.engine.netstate import metadata_of, takes_extra, weights_in
+from torchkeras.engine.tensorfile import Limits, TooMuch
 from torchkeras.engine.wrappers import plain
 
 PIECE = 1 << 24  # bytes that are written at once
 VERSIONS = "torchkeras.versions"  # in the header of a safetensors file: of the net's modules, as torch keeps them
+SPARE = 200 << 20  # bytes that the tensors of a file may claim beyond its size
+ANY = Limits()
 WAYS = "ckpt_path=None keeps the best weights in memory; a save_ckpt and load_ckpt of the model's own may write others."
 
 
@@ -108,6 +111,7 @@ def loads(value: Any) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.save(value, buffer)
+            ANY.check_archive(buffer)
             buffer.seek(0)
             torch.load(buffer, weights_only=True)
     except Exception:  # a value's own pickling may fail in any way
@@ -171,13 +175,24 @@ def split_shared(weights: Mapping[str, Tensor]) -> tuple[dict[str, str], dict[st
     return aliases, unique
 
 
-def read_weights(path: str | os.PathLike[str], mapped: bool = False) -> dict[str, Any]:
-    """Read a weights file, torch's or safetensors', so that loading cannot run code; ``mapped`` leaves it on disk."""
+def read_weights(path: str | os.PathLike[str], limits: Limits = ANY, mapped: bool = False) -> dict[str, Any]:
+    """Read a weights file, torch's or safetensors', so that loading cannot run code.
+
+    Args:
+        path: the file.
+        limits: what it may hold; more is refused before it is parsed.
+        mapped: leave the numbers of torch's format on the disk until they are looked at.
+    """
     source = existing_file(path, "ckpt_path", "a weights file")
     try:
-        weights = read_safetensors(source) if source.suffix == ".safetensors" else read_torch(source, mapped)
+        limits.check(source)
+        weights = read_safetensors(source, limits) if source.suffix == ".safetensors" else read_torch(source, mapped)
     except OSError:
         raise  # the disk, not the file: Python names both
+    except TooMuch as error:
+        raise bad_value("ckpt_path", received=f"{str(path)!r}, which {error}", expected="a file of weights for this "
+                        "net", fix="If you trust it, read it yourself, and give load_weights its names and tensors.") \
+            from None
     except Exception as error:  # readers meet a file that is none of theirs in many ways
         raise bad_value("ckpt_path", received=f"{str(path)!r}, which cannot be read ({in_short(error)})",
                         expected="a file of weights, as save_ckpt or torch.save(net.state_dict(), path) writes it",
@@ -189,12 +204,12 @@ def read_weights(path: str | os.PathLike[str], mapped: bool = False) -> dict[str
     return weights
 
 
-def read_safetensors(source: Path) -> dict[str, Any]:
+def read_safetensors(source: Path, limits: Limits) -> dict[str, Any]:
     """Read a file of safetensors; tied weights are in it once."""
     from safetensors import safe_open
 
     with safe_open(source, "pt") as file:
-        weights = OrderedDict((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118 (it is no dict)
+        weights = OrderedDict((name, file.get_tensor(name)) for name in limits.names_in(file))
         about = file.metadata() or {}
     weights |= {name: weights[owner] for name, owner in about.items() if owner in weights}
     weights._metadata = json.loads(about.get(VERSIONS, "{}"))  # type: ignore[attr-defined]
@@ -205,7 +220,20 @@ def read_torch(source: Path, mapped: bool = False) -> Any:
     """Read a file of torch's; what torch warns of in a file that is none does not matter."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped or None)
+        found = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped or None)
+    check_claims(found, source)
+    return found
+
+
+def check_claims(found: Any, source: Path) -> None:
+    """Refuse tensors that say they are larger than their file: all their numbers are one and the same.
+
+    What is expanded a little, as positions for each sample are, passes.
+    """
+    tensors = [one for one in found.values() if ordinary(one)] if isinstance(found, dict) else []
+    claimed = sum(one.numel() * one.element_size() for one in tensors)
+    if claimed > source.stat().st_size + SPARE:
+        raise TooMuch(f"claims {claimed} bytes of numbers, which are not in it")
 
 
 def existing_file(path: Any, argument: str, expected: str) -> Path:

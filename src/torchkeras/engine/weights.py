@@ -8,6 +8,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from threading import Thread
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from torchkeras.engine.netstate import (
     takes_extra,
     weights_in,
 )
+from torchkeras.engine.packing import place_of
 from torchkeras.engine.wrappers import BareNames, plain
 
 PIECE = 1 << 16  # 64-bit words that are mixed at once: they stay in the processor's cache
@@ -56,7 +58,13 @@ class Weights:
         self.marks: list[dict[str, str]] = [{} for _ in modules]
         self.buffers: list[dict[str, Buffer]] = [{} for _ in modules]
         self.others: list[dict[str, Any]] = [{} for _ in modules]
+        self.reader: Thread | None = None  # that writes these copies to a file
         self.take(fresh=True)
+
+    def copies_made(self) -> set[tuple[Any, ...]]:
+        """Return where the copies of this moment lie, which nobody writes to before the next ones are taken down."""
+        buffers = (one.copied for kept in self.buffers for one in kept.values() if one.copied is not None)
+        return {place_of(one) for one in (*(value for copies in self.copies for value in copies.values()), *buffers)}
 
     def twin(self) -> Weights:
         """Return another object that holds the same, to take down other weights without touching these."""
@@ -67,6 +75,9 @@ class Weights:
 
     def take(self, fresh: bool = False) -> None:
         """Take down the weights of this moment; into the copies that are there, unless these belong to others."""
+        if self.reader is not None:
+            self.reader.join()
+            self.reader = None
         for number, module in enumerate(self.modules):
             net = plain(module)
             old = {} if fresh else self.copies[number]

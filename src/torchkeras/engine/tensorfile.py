@@ -1,0 +1,198 @@
+"""Files of tensors that anybody may have made: what they hold is counted before it is parsed.
+
+A name takes a few bytes in a file and a kilobyte of Python objects, and a pickle or an archive can
+claim far more than it is long. So a file is first compared with what is to take it, and refused
+where it holds more than that can need.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickletools
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from torch import nn
+
+NAMES = 20_000  # that any file may hold: 20 MB of Python objects
+CONTAINERS = 400_000  # lists and dicts that any JSON may hold: 60 to 250 bytes each
+MIB = 1 << 20
+QUICK = 800_000  # bytes of a pickle that are too few to do harm: of one byte it makes 220 at most
+HEADER = 100_000_000  # bytes, more than which safetensors itself does not read
+OBJECTS = 200_000  # that the pickles of any file may make
+OLDER = 5  # pickles at the beginning of torch's older format: a mark, a version, a system, the weights, their keys
+MADE = {"EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET", "LIST", "DICT", "REDUCE", "NEWOBJ", "FROZENSET", "BUILD"}
+
+
+class TooMuch(ValueError):
+    """A file holds more than what is to take it can need."""
+
+
+class Limits(NamedTuple):
+    """What a file may hold, from what is to take it; a file for nothing yet is taken to be a small one.
+
+    Args:
+        names: that the nets which are to take it have, of weights and of modules.
+        longest: the characters of the longest of them.
+        times: how many tensors there may be for each.
+    """
+
+    names: int = 0
+    longest: int = 0
+    times: int = 4
+
+    @property
+    def tensors(self) -> int:
+        """How many tensors a file may hold."""
+        return max(NAMES, self.times * self.names)
+
+    @property
+    def header(self) -> int:
+        """How many bytes the list of tensors at the head of a safetensors file may have."""
+        return min(MIB + self.tensors * (self.longest + 256), HEADER)
+
+    @property
+    def text(self) -> int:
+        """How many bytes of JSON there may be; what Python makes of it takes up to twenty times as much."""
+        return 8 * MIB + self.times * self.names * (self.longest + 128)
+
+    @property
+    def containers(self) -> int:
+        """How many lists and dicts there may be in JSON."""
+        return CONTAINERS + 8 * self.times * self.names
+
+    def check(self, path: str | os.PathLike[str]) -> None:
+        """Refuse a file that holds more than this, judged by its first bytes; of another kind, it passes."""
+        with open(path, "rb") as file:
+            start = file.read(4)
+            file.seek(0)
+            if Path(path).suffix == ".safetensors":
+                self.check_header(file)
+            elif start == b"PK\3\4":
+                self.check_archive(file)
+            else:
+                self.check_pickles(file.read(self.pickle + 1), OLDER)
+
+    def check_header(self, file: BinaryIO, text: int = 0) -> None:
+        """Refuse a safetensors file with a longer list of tensors than this.
+
+        Args:
+            file: the file, at its beginning.
+            text: how many bytes its header may have beside the list.
+        """
+        length = int.from_bytes(file.read(8), "little")
+        if length > (most := min(self.header + text, HEADER)):
+            raise TooMuch(f"has a header of {length} bytes, and {most} are the most that can be needed")
+
+    def names_in(self, file: Any) -> list[str]:
+        """Return the names of the tensors in a safetensors file that was opened; refuse more than this.
+
+        A name alone takes 0.3 kB once safetensors has read it; each tensor that is made of one takes 1 kB.
+        """
+        names: list[str] = file.keys()
+        self.check_names(names)
+        return names
+
+    def check_names(self, names: Collection[str]) -> None:
+        """Refuse more names of tensors than this."""
+        if len(names) > self.tensors or sum(map(len, names)) + 120 * len(names) > self.header:
+            raise TooMuch(f"lists {len(names)} tensors, and {self.tensors} are the most that can be needed")
+
+    def check_json(self, text: bytes) -> None:
+        """Refuse JSON that Python would make too much of."""
+        if len(text) > self.text:
+            raise TooMuch(f"has {len(text)} bytes of JSON, and {self.text} are the most that can be needed")
+        if (found := text.count(b"[") + text.count(b"{")) > self.containers:
+            raise TooMuch(f"has {found} lists and dicts, and {self.containers} are the most that can be needed")
+
+    def check_archive(self, file: BinaryIO) -> None:
+        """Refuse a zip archive that is larger unpacked than it is, or whose pickle is too much."""
+        size = file.seek(0, os.SEEK_END)
+        if (listed := size_of_directory(file, size)) > self.header:
+            raise TooMuch(f"has a directory of {listed} bytes, and {self.header} are the most that can be needed")
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            unpacked = sum(one.file_size for one in members)
+            if unpacked > size or any(one.compress_type != zipfile.ZIP_STORED for one in members):
+                raise TooMuch(f"unpacks to {unpacked} bytes, and torch writes archives that are not compressed")
+            for one in members:
+                if one.filename.endswith("data.pkl"):
+                    with archive.open(one) as packed:
+                        self.check_pickles(packed.read(self.pickle + 1), 1)
+
+    @property
+    def pickle(self) -> int:
+        """How many bytes of pickle there may be."""
+        return 8 * MIB + self.times * self.names * (self.longest + 256)
+
+    def check_pickles(self, begin: bytes, count: int) -> None:
+        """Refuse pickles that would make too much of what they hold.
+
+        Args:
+            begin: the bytes that they are at the beginning of, no more of them than may be pickles, and one.
+            count: how many pickles.
+        """
+        if len(begin) <= QUICK and b"bytearray" not in begin:
+            return
+        made, place = 0, 0
+        for _ in range(count):
+            stream = io.BytesIO(begin[place:])
+            try:
+                for code, argument, _ in pickletools.genops(stream):
+                    made += code.name in MADE
+                    if made > OBJECTS + 8 * self.times * self.names:
+                        raise TooMuch(f"makes more than {made - 1} objects, and no more can be needed")
+                    if code.name == "GLOBAL" and str(argument).endswith(" bytearray"):
+                        raise TooMuch("holds a bytearray, which claims any size, and is no tensor")
+            except TooMuch:
+                raise
+            except Exception as error:  # pickletools meets bytes that are no pickle in many ways
+                raise TooMuch(f"holds a pickle of more than {self.pickle} bytes, and no more can be needed"
+                              if len(begin) > self.pickle else f"holds no sound pickle ({error})") from None
+            place += stream.tell()
+
+
+def limits_for(*modules: nn.Module, times: int = 4) -> Limits:
+    """Return what a file for some nets may hold: so many times their names."""
+    names = [name for module in modules for every in (module.named_parameters(remove_duplicate=False),
+             module.named_buffers(remove_duplicate=False), module.named_modules(remove_duplicate=False))
+             for name, _ in every]
+    return Limits(len(names), max(map(len, names), default=0), times)
+
+
+def size_of_directory(file: BinaryIO, size: int) -> int:
+    """Return how many bytes the list of members at the end of a zip archive has.
+
+    Format: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.3.14 to 4.3.16.
+    """
+    file.seek(max(size - 66_000, 0))
+    end = file.read()
+    file.seek(0)
+    for mark, place, width in ((b"PK\6\6", 40, 8), (b"PK\5\6", 12, 4)):
+        if (begin := end.rfind(mark)) >= 0 and len(end) >= begin + place + width:
+            return int.from_bytes(end[begin + place:begin + place + width], "little")
+    return 0  # no archive, as its reader will say
+
+
+def is_hollow(file: BinaryIO, needed: int) -> bool:
+    """Return whether a file is far larger than what can be needed of it, and claims its size only: it has holes.
+
+    Args:
+        file: the file, open.
+        needed: bytes of the nets that are to take it.
+    """
+    size = os.fstat(file.fileno()).st_size
+    if size <= (1 << 30) + 16 * needed or not hasattr(os, "SEEK_HOLE"):
+        return False
+    hole = os.lseek(file.fileno(), 0, os.SEEK_HOLE)
+    file.seek(0)
+    return hole < size
+
+
+def bytes_of(modules: Any) -> int:
+    """Return the bytes of the parameters of some nets."""
+    return sum(one.numel() * one.element_size() for module in modules for one in module.parameters()
+               if not getattr(one, "is_meta", False) and hasattr(one, "untyped_storage"))
