@@ -208,8 +208,9 @@ def save_checkpoint(path: str | os.PathLike[str], **parts: Any) -> None:
         raise bad_value("parts", received=f"what {error}", expected="what load_checkpoint reads again",
                         fix="Keep long lists as one tensor, and a net's optimizer together with the net.") from None
     about = {"format": FORMAT, "parts": text, "sha256": checksum(text, packer.tensors)}
-    pieces = safetensors_chunks(packer.tensors or {"nothing": torch.zeros(0)}, about)
-    write_whole(Path(path).expanduser(), lambda temporary: write_chunks(temporary, pieces))
+    tensors = packer.tensors or {"nothing": torch.zeros(0)}
+    write_whole(Path(path).expanduser(),
+                lambda temporary: write_chunks(temporary, safetensors_chunks(tensors, about)))
 
 
 @short_traceback

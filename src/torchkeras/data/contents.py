@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, StackDataset, Subset, TensorDataset
 
 from torchkeras.data.arrays import ArrayDataset
-from torchkeras.data.fingerprint import digest
+from torchkeras.data.fingerprint import digest, whole_numbers
 from torchkeras.data.named import name_of, simple
 
 LIMIT, BLOCK = 256 << 20, 1 << 20  # bytes that are looked at in all, and at once
+NOTHING: Mapping[int, Any] = {}
 ITEMS = 1 << 16  # samples of a list that are looked at
 SAMPLING = ("replacement", "num_samples", "drop_last", "num_replicas", "seed", "shuffle")
 
@@ -24,14 +25,18 @@ class Unknown(Exception):
     """Data whose contents cannot be looked at; the text is its kind."""
 
 
-def contents(source: Any) -> tuple[str | None, str]:
+def contents(source: Any, known: Mapping[int, Any] = NOTHING) -> tuple[str | None, str]:
     """Return a fingerprint of all samples, and what of them was not looked at.
 
     Looked at are tensors, arrays and lists of these in memory, whole up to 256 MB; of more, that much in evenly spread
     blocks. What a Dataset reads from elsewhere is not.
+
+    Args:
+        source: what is read.
+        known: indices of Subsets that are arrays already, by the identity of what the Subset holds.
     """
     try:
-        parts = list(parts_of(getattr(source, "dataset", source)))
+        parts = list(parts_of(getattr(source, "dataset", source), known))
         found = Fingerprint(sum(map(size_of, parts)))
         for part in parts:
             found.add(part)
@@ -42,15 +47,16 @@ def contents(source: Any) -> tuple[str | None, str]:
     return f"{found.bytes} bytes, {found.hash.hexdigest()[:24]}", "" if whole else note
 
 
-def parts_of(data: Any) -> Iterator[Any]:
+def parts_of(data: Any, known: Mapping[int, Any]) -> Iterator[Any]:
     """Yield what data is made of: arrays, numbers, texts, and what was chosen of them."""
     if isinstance(data, Subset):
-        yield np.asarray(list(data.indices))
-        yield from parts_of(data.dataset)
+        array = known.get(id(data.indices))
+        yield array if isinstance(array, np.ndarray) else whole_numbers(data.indices)
+        yield from parts_of(data.dataset, known)
     elif isinstance(data, (ConcatDataset, StackDataset)):
         inner = data.datasets.values() if isinstance(data.datasets, dict) else data.datasets
         for one in inner:
-            yield from parts_of(one)
+            yield from parts_of(one, known)
     elif isinstance(data, TensorDataset):
         yield from data.tensors
     elif isinstance(data, ArrayDataset):

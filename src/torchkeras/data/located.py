@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
 from torchkeras.data.arrays import ArrayDataset, WholeBatches
 from torchkeras.data.batch import to_device
+from torchkeras.data.fingerprint import whole_numbers
 from torchkeras.data.tree import map_tree, rebuild
 from torchkeras.data.validation import Part
 
@@ -34,6 +34,7 @@ class Located:
         self.learns = any(one.requires_grad for one in self.tensors)
         self.watched = [one for one in (*self.tensors, chosen) if one is not None]
         self.marks = {id(one): (one, one._version, one.data_ptr()) for one in self.watched if not one.is_inference()}
+        self.arrays: dict[int, Any] = {}  # the indices of each Subset as an array, by the identity of what it holds
         self.origin: Located | None = None  # of a copy: what it was copied from
 
     def changed(self) -> bool:
@@ -83,14 +84,17 @@ def rows(tensor: Tensor, index: Index) -> Tensor:
 def locate(dataset: Any) -> Located:
     """Find the tensors behind a Dataset for which :func:`can_be_selected_from` holds, or a Subset of one."""
     base, subsets = inside(dataset)
-    chosen = None
+    chosen, arrays = None, {}
     for one in subsets:
-        indices = positions(one.indices, len(one.dataset))  # type: ignore[arg-type]
+        arrays[id(one.indices)] = array = one.indices if type(one.indices) is range else whole_numbers(one.indices)
+        indices = positions(array, len(one.dataset))  # type: ignore[arg-type]
         chosen = indices if chosen is None else indices[chosen]
     held, name = held_by(base)
     places = [(one, name, getattr(one, name)) for one in subsets for name in ("indices", "dataset")]
     tree = as_collated(held) if type(base) is ArrayDataset else held
-    return Located(tree, chosen, [*places, (base, name, held)])
+    found = Located(tree, chosen, [*places, (base, name, held)])
+    found.arrays = arrays
+    return found
 
 
 def inside(dataset: Any) -> tuple[Any, list[Subset[Any]]]:
@@ -121,12 +125,11 @@ def can_be_selected_from(dataset: Any, whole: bool) -> bool:
 
 
 def positions(indices: Any, samples: int) -> Tensor:
-    """The indices of a Subset; negative ones count from the end."""
+    """Return the indices of a Subset, from an array or a range; negative ones count from the end."""
     if type(indices) is range:
         found = torch.arange(indices.start, indices.stop, indices.step)
     else:
-        found = torch.as_tensor(indices if isinstance(indices, (Tensor, np.ndarray)) else list(indices),
-                                dtype=torch.int64)
+        found = torch.as_tensor(indices, dtype=torch.int64)
     return torch.where(found < 0, found + samples, found) if len(found) and int(found.min()) < 0 else found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from torchkeras.engine.historyfile import HISTORY, Rows
 from torchkeras.engine.olderstate import in_own_names
 from torchkeras.engine.packing import Packer, place_of, unpack
 from torchkeras.engine.run import Run
-from torchkeras.engine.statefolder import ANY, Saved
+from torchkeras.engine.statefolder import ANY, FROZEN, TENSORS, Saved
 from torchkeras.engine.tensorfile import bytes_of, limits_for
 from torchkeras.engine.vault import Vault
 
@@ -66,8 +67,9 @@ def found(vault: Vault, run: Run) -> Any:
 def opened(saved: Saved) -> dict[str, Any]:
     """A state as values and tensors; of another make, it is refused."""
     try:
-        weights, best, rest = ({**saved.tensors.get("frozen.safetensors", {}), **saved.tensors[f"{name}.safetensors"]}
-                               for name in ("weights", "best", "state"))
+        frozen: Any = saved.tensors.get(FROZEN, {})
+        parts: list[Any] = [saved.tensors[name] for name in TENSORS]
+        weights, best, rest = (ChainMap(part, frozen) for part in parts)
         state: dict[str, Any] = unpack(saved.facts["state"], rest)
         state["net"] = [unpack(saved.facts["weights"], weights), *state["net"]]
         state["best"] = unpack(saved.facts["best"], best)
@@ -86,6 +88,7 @@ def checked(model: Any, run: Run, train: Batches, val: Batches | None, state: di
     position, inside = state["position"], state["position"]["phase"] == "train"
     in_own_names(state, model.learners())
     now = snapshot.facts(model, run.config, train, val, run.together.world)
+    snapshot.add_older(now, state["facts"], train, val)
     snapshot.check_parts(state["facts"], now)
     notes = snapshot.check_components(model, state)
     notes += snapshot.check_data(state["facts"], now, inside) + snapshot.check_rates(state, now)

@@ -110,7 +110,7 @@ def under(name: str, key: Any) -> str:
     return f"{name}.{key}" if name else str(key)
 
 
-def unpack(node: Any, tensors: dict[str, Tensor]) -> Any:
+def unpack(node: Any, tensors: Mapping[str, Tensor]) -> Any:
     """The value that was packed."""
     if isinstance(node, list):
         return [unpack(one, tensors) for one in node]
@@ -126,7 +126,7 @@ def unpack(node: Any, tensors: dict[str, Tensor]) -> Any:
     return container(tag, inner, tensors)
 
 
-def container(tag: str, inner: list[Any], tensors: dict[str, Tensor]) -> Any:
+def container(tag: str, inner: list[Any], tensors: Mapping[str, Tensor]) -> Any:
     """The tuple, deque or dict that was packed."""
     if tag == "tuple":
         return tuple(unpack(one, tensors) for one in inner)
@@ -153,7 +153,7 @@ def pair(item: Any) -> tuple[Any, Any]:
     return item[0], item[1]
 
 
-def found(name: Any, tensors: dict[str, Tensor]) -> Tensor:
+def found(name: Any, tensors: Mapping[str, Tensor]) -> Tensor:
     """The tensor of a name."""
     if not isinstance(name, str) or name not in tensors:
         raise CheckpointCorruptError(f"the tensor {name!r} is missing")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from torchkeras.data import Batches
 from torchkeras.data.contents import contents, order_of
-from torchkeras.data.fingerprint import content
+from torchkeras.data.fingerprint import as_texts, content
 from torchkeras.data.named import described, simple
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.components import Components, components_of
@@ -99,11 +99,18 @@ def signature(module: nn.Module) -> dict[str, str]:
 def told(data: Batches | None) -> dict[str, Any]:
     """What is known of data without reading it."""
     if data is None:
-        return {"length": None, "samples": None, "batch size": None, "contents": None, "kind": "no data"}
-    whole, unseen = contents(data.source)
+        return {"length": None, "samples": None, "batch size": None, "chosen": None, "kind": "no data"}
+    whole, unseen = contents(data.source, data.memory.found.arrays if data.memory is not None else {})
     return {"length": data.length, "samples": data.samples, "batch size": getattr(data.source, "batch_size", None),
-            "contents": content(data.source), "kind": type(data.source).__name__, **order_of(data.source),
-            "all contents": whole, "unseen": unseen}
+            "chosen": content(data.source) if whole is None else None, "kind": type(data.source).__name__,
+            **order_of(data.source), "all contents": whole, "unseen": unseen}
+
+
+def add_older(now: dict[str, Any], saved: Mapping[str, Any], train: Batches, val: Batches | None) -> None:
+    """Add what states of versions up to 2 say of the data, and later ones say otherwise."""
+    for name, data in (("train_data", train), ("val_data", val)):
+        if "contents" in saved.get(name, ()) and data is not None:
+            now[name] = {**now[name], "contents": content(data.source, as_texts)}
 
 
 def check_parts(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:

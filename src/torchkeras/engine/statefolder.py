@@ -10,7 +10,8 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ class Saved(NamedTuple):
 
     number: int
     facts: Any
-    tensors: dict[str, dict[str, Tensor]]  # by file
+    tensors: Mapping[str, Mapping[str, Tensor]]  # by file
 
 
 def manifest(digests: Mapping[str, tuple[str, int]], first: str = FIRST_LINE) -> bytes:
@@ -90,7 +91,8 @@ def read(folder: Path, number: int, limits: Limits = ANY, needed: int = 0) -> Sa
             check_file(folder / name, digest, size)
         text = content_of(folder / FACTS, limits.text)
         facts = parsed(text, where(folder, FACTS), limits)
-        tensors = {name: tensors_of(folder / name, limits) for name in digests if name not in (FACTS, HISTORY)}
+        tensors: dict[str, Mapping[str, Tensor]] = {
+            name: TensorFile(folder / name, limits) for name in digests if name not in (FACTS, HISTORY)}
         if HISTORY in digests:
             tensors[HISTORY] = history_of(folder / HISTORY, digests[HISTORY][1], facts)
         return Saved(number, facts, tensors)
@@ -173,12 +175,40 @@ def parsed(text: bytes, name: str, limits: Limits) -> Any:
         raise CheckpointCorruptError(f"{name}: {error}") from error
 
 
-def tensors_of(path: Path, limits: Limits) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file, mapped into memory."""
-    from safetensors import SafetensorError, safe_open
+class TensorFile(Mapping[str, Tensor]):
+    """The tensors of a safetensors file; each is made, mapped into memory, when somebody asks for it."""
 
-    try:
-        with safe_open(path, "pt") as content:
-            return {name: content.get_tensor(name) for name in limits.names_in(content)}
-    except (SafetensorError, ValueError, RuntimeError) as error:
-        raise CheckpointCorruptError(f"{where(path.parent, path.name)}: {error}") from error
+    def __init__(self, path: Path, limits: Limits) -> None:
+        from safetensors import safe_open
+
+        self.name, self.read = where(path.parent, path.name), dict[str, Tensor]()
+        with self.refusing():
+            self.file: Any = safe_open(path, "pt")
+            self.names = dict.fromkeys(limits.names_in(self.file))
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.names:
+            raise KeyError(name)
+        if name not in self.read:
+            with self.refusing():
+                self.read[name] = self.file.get_tensor(name)
+        return self.read[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Refuse what safetensors refuses, in words of ours."""
+        from safetensors import SafetensorError
+
+        try:
+            yield
+        except (SafetensorError, ValueError, RuntimeError) as error:
+            raise CheckpointCorruptError(f"{self.name}: {error}") from error

@@ -17,8 +17,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 from torch import nn
 
-NAMES = 20_000  # that any file may hold: 20 MB of Python objects
-CONTAINERS = 400_000  # lists and dicts that any JSON may hold: 60 to 250 bytes each
+NAMES = 10_000  # that any file may hold: 10 MB of Python objects
+CONTAINERS = 200_000  # lists and dicts that any JSON may hold: 60 to 250 bytes each
 MIB = 1 << 20
 QUICK = 800_000  # bytes of a pickle that are too few to do harm: of one byte it makes 220 at most
 HEADER = 100_000_000  # bytes, more than which safetensors itself does not read

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torchkeras.engine import files, leftover
 from torchkeras.engine.checks import bad_value, mistake
 from torchkeras.engine.files import flush_to_disk
-from torchkeras.engine.netstate import metadata_of, takes_extra, weights_in
+from torchkeras.engine.netstate import EXTRA, metadata_of, takes_extra, weights_in
 from torchkeras.engine.tensorfile import Limits, TooMuch
 from torchkeras.engine.wrappers import plain
 
-PIECE = 1 << 24  # bytes that are written at once
+PIECE = 1 << 22  # bytes that are written at once
 VERSIONS = "torchkeras.versions"  # in the header of a safetensors file: of the net's modules, as torch keeps them
 SPARE = 200 << 20  # bytes that the tensors of a file may claim beyond its size
 ANY = Limits()
@@ -32,14 +32,18 @@ WAYS = "ckpt_path=None keeps the best weights in memory; a save_ckpt and load_ck
 
 def save_weights(net: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write a net's weights to one file that plain torch can load; safetensors when the name ends so."""
-    check_loadable(net, path)
-    write_weights(weights_in(net), path)
+    write_checked(check_loadable(net, path), path)
 
 
 def write_weights(weights: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write the state of a net to such a file; one beside it that was of the file before is of none now."""
+    """Write the state of a net to such a file."""
+    check_state(weights, Path(path))
+    write_checked(weights, path)
+
+
+def write_checked(weights: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a state that a file can hold; a file beside it that was of the file before is of none now."""
     target = Path(path).expanduser()
-    check_state(weights, target)
     if target.suffix == ".safetensors":
         aliases, unique = split_shared(weights)
         about = {**aliases, VERSIONS: json.dumps(metadata_of(weights))} if metadata_of(weights) else aliases
@@ -60,22 +64,25 @@ def learning_beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.learning")
 
 
-def check_loadable(net: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Refuse a net whose file could not be loaded, and what such a file cannot hold, before anything is done."""
-    bare = plain(net)
-    for name in bare.state_dict():
+def check_loadable(net: nn.Module, path: str | os.PathLike[str]) -> OrderedDict[str, Any]:
+    """Return the state of a net; refuse one whose file could not be loaded, and what such a file cannot hold."""
+    bare, weights = plain(net), weights_in(net)
+    extras = [name for name in bare.state_dict() if name.endswith(EXTRA)] if any(
+        name.endswith(EXTRA) for name in weights) else []
+    for name in extras:
         if not takes_extra(bare, name):
             raise bad_value("ckpt_path", received=f"{str(path)!r} for a net whose {name} could be written and not be "
                             "loaded: its module has get_extra_state without set_extra_state",
                             expected="both of them", fix=f"Write set_extra_state. {WAYS}")
-    check_state(weights_in(net), Path(path))
+    check_state(weights, Path(path))
+    return weights
 
 
 def check_state(weights: Mapping[str, Any], path: Path) -> None:
     """Refuse a state of which something cannot be kept in a file, or could not be loaded again without running code."""
     safe = path.suffix == ".safetensors"
     for name, value in [*weights.items(), ("_metadata", dict(metadata_of(weights)))]:
-        if held_by_safetensors(name, value) if safe else ordinary(value) or loads(value):
+        if held_by_safetensors(name, value) if safe else ordinary(value) or is_text(value) or loads(value):
             continue
         kind = type(value).__name__
         what = f"a tensor of {value.dtype}, {value.layout}" if type(value) is Tensor else f"a {kind}"
@@ -94,6 +101,13 @@ def ordinary(value: Any) -> bool:
     """Return whether a value is a tensor that any file of weights holds."""
     return type(value) in (Tensor, nn.Parameter) and value.layout == torch.strided and not (
         value.is_quantized or value.is_meta)
+
+
+def is_text(value: Any) -> bool:
+    """Return whether a value is made of numbers, texts and dicts of these, as the versions of modules are."""
+    if type(value) is dict:
+        return all(type(name) is str and is_text(one) for name, one in value.items())
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def as_json(value: Any) -> bool:
@@ -120,7 +134,9 @@ def loads(value: Any) -> bool:
 
 
 def safetensors_chunks(tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> Iterator[Any]:
-    """Yield the bytes of a safetensors file, one tensor at a time: safetensors itself makes two copies of everything.
+    """Yield the bytes of a safetensors file, piece by piece: safetensors itself makes two copies of everything.
+
+    Each piece is to be used before the next is asked for, which takes its place in memory.
 
     Format: https://huggingface.co/docs/safetensors. As there, wider types come first, so that all lie aligned.
     """
@@ -135,11 +151,12 @@ def safetensors_chunks(tensors: Mapping[str, Tensor], about: Mapping[str, str] |
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
+    room = torch.empty(min(place, PIECE), dtype=torch.uint8)
     for name in names:
         flat = tensors[name].detach().contiguous().reshape(-1).view(torch.uint8)
-        for start in range(0, flat.numel(), PIECE):
+        for piece in flat.split(PIECE):
             # a copy: torch never again changes the size of a tensor that numpy has looked into
-            yield flat[start:start + PIECE].to("cpu", copy=True).numpy().data
+            yield room[:len(piece)].copy_(piece).numpy().data
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import weakref
 from collections import OrderedDict
@@ -231,6 +232,9 @@ def all_or_nothing(module: nn.Module) -> Iterator[None]:
 
 def copied(value: Tensor, room: Tensor | None = None) -> Tensor:
     """Return a copy in main memory, in a tensor that is there already if it fits."""
+    if type(room) is Tensor and room.shape == value.shape and room.dtype == value.dtype and (
+            room.layout == value.layout == torch.strided and room.is_contiguous()):
+        return room.copy_(value.detach())
     if room is None or type(room) is not Tensor or not alike(room, value):
         return value.detach().to("cpu", copy=True)
     return room.copy_(value.detach())
@@ -265,9 +269,24 @@ def put_back_buffers(net: nn.Module, kept: Mapping[str, Buffer]) -> None:
 
 def others(net: nn.Module) -> dict[str, Any]:
     """Return copies of what a state dict holds beside parameters and buffers, where it can be put back."""
+    if not any(map(says_more, net.modules())):
+        return {}
     live, names = live_names(net), BareNames(net)
     found = {name: value for name, value in net.state_dict().items() if names.bare(name) not in live}
     return {name: copy.deepcopy(value) for name, value in found.items() if takes_extra(net, name)}
+
+
+def says_more(module: nn.Module) -> bool:
+    """Return whether code of a module may put more than its parameters and buffers into a state dict."""
+    kind: Any = type(module)
+    return bool(module._state_dict_hooks or module._state_dict_pre_hooks) or class_says_more(kind)
+
+
+@functools.cache
+def class_says_more(kind: Any) -> bool:
+    """Return whether a class of modules has code of its own for state dicts."""
+    names = ("state_dict", "_save_to_state_dict", "get_extra_state")
+    return any(getattr(kind, name) is not getattr(nn.Module, name) for name in names)
 
 
 def checksum(value: Tensor) -> str | None:
