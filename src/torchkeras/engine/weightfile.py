@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchkeras.engine import leftover
+from torchkeras.engine import files, leftover
 from torchkeras.engine.checks import bad_value, mistake
+from torchkeras.engine.files import flush_to_disk
 from torchkeras.engine.netstate import metadata_of, takes_extra, weights_in
 from torchkeras.engine.wrappers import plain
 
@@ -268,20 +269,9 @@ def write_whole(target: Path, write: Callable[[Path], object]) -> None:
     try:
         write(temporary)
         flush_to_disk(temporary)
-        os.replace(temporary, target)
+        files.replace(temporary, target)
         flush_to_disk(target.parent)
     except BaseException:
         with contextlib.suppress(OSError):  # the error is what counts; the next writer clears away what stays
             temporary.unlink()
         raise
-
-
-def flush_to_disk(path: str | os.PathLike[str]) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
-    if os.name == "nt" and os.path.isdir(path):
-        return  # Windows does not open folders
-    descriptor = os.open(path, os.O_RDWR if os.path.isfile(path) else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
