@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import math
+import os
 import sys
 from types import SimpleNamespace
 
@@ -205,6 +206,7 @@ def test_mlflow_gets_the_rows_and_a_run_of_yours_stays_open(tmp_path, monkeypatc
     values = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val_loss")
     assert [one.value for one in values] == history["val_loss"]
     assert run.info.status == "FINISHED"
+    assert os.sep not in run.data.params["ckpt_path"]  # no folder, which may hold a person's name
     with pytest.raises(RuntimeError):
         fit(MLflowCallback("digits"), Boom())
     assert mlflow.last_active_run().info.status == "FAILED"
@@ -237,6 +239,7 @@ def test_wandb_is_given_the_settings_and_the_best_weights_when_asked(monkeypatch
     fit(kerascallbacks.WandbCallback("p", SimpleNamespace(width=3), "n", save_ckpt=True), ckpt_path=path)
     assert (calls[0]["project"], calls[0]["name"], calls[0]["save_code"]) == ("p", "n", None)
     assert calls[0]["config"]["width"] == calls[0]["config"]["epochs"] == 3
+    assert calls[0]["config"]["ckpt_path"] == "best.pt"  # no folder, which may hold a person's name
     assert calls[1:] == [["7-best", "model", path]]
     fake.run = None
     calls.clear()
