@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import operator
 import os
 import shutil
 import stat
@@ -17,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 AnyPath = str | os.PathLike[str]
 Found = TypeVar("Found")
@@ -88,6 +90,36 @@ def check_ordinary(path: AnyPath) -> None:
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise OSError(errno.EINVAL, "this is a device, a pipe or a socket, and no file",
                           os.fspath(path))
+
+
+def open_ordinary(path: AnyPath) -> BinaryIO:
+    """Open an ordinary file to read it; a link, which may lead anywhere, and a pipe are none.
+
+    Raises:
+        OSError: there is no such file, or it is no ordinary one.
+    """
+    if os.path.islink(path):
+        raise OSError(errno.EINVAL, "is a link", os.fspath(path))
+    flags = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY", "O_CLOEXEC"))
+    descriptor = os.open(path, functools.reduce(operator.or_, flags, os.O_RDONLY))
+    file = os.fdopen(descriptor, "rb")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "is no ordinary file", os.fspath(path))
+    return file
+
+
+def read_small(path: AnyPath, limit: int) -> bytes:
+    """Read an ordinary file that must not be large.
+
+    Raises:
+        OSError: it is larger, or no ordinary file, or not there.
+    """
+    with open_ordinary(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"is larger than {limit} bytes", os.fspath(path))
+    return content
 
 
 def replace(source: AnyPath, target: AnyPath) -> None:
