@@ -100,9 +100,15 @@ def test_json_lines_hold_the_history_and_only_json(tmp_path):
     assert [row["train_mae"] for row in rows] == ["inf"] * 3
 
 
+def pipe(path):
+    os.mkfifo(path)
+    return path
+
+
 @pytest.mark.parametrize("wrong", [
     lambda folder: CSVLogger(folder / "a.txt"), lambda folder: JSONLLogger(folder / "a.csv"),
-    lambda folder: CSVLogger(folder), lambda folder: EpochCheckpoint(folder, save_freq=0),
+    lambda folder: CSVLogger(folder), lambda folder: CSVLogger(pipe(folder / "a.csv")),
+    lambda folder: EpochCheckpoint(folder, save_freq=0),
     lambda folder: EpochCheckpoint("/proc/nothing"), lambda folder: VisDisplay(print, dis_period=0),
     lambda folder: VisMetric(save_path=folder)])
 def test_arguments_that_cannot_be_are_refused_at_once(wrong, tmp_path):

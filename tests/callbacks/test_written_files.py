@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torchkeras import Callback, KerasModel
 from torchkeras.callbacks import rows as rows_module
 from torchkeras.display.report import ReportWriter
 from torchkeras.engine import files
+from torchkeras.engine.weightfile import read_weights
 from torchkeras.kerascallbacks import CSVLogger, EpochCheckpoint, JSONLLogger, VisMetric
 
 X = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
@@ -256,3 +258,27 @@ def test_what_others_read_of_a_run_has_the_name_of_its_file_and_not_the_folders(
     assert all(words in text for words in ("best.pt", "~/data", "~/signal"))
     assert model.run.config.to_share()["ckpt_path"] == "best.pt"
     assert fit().run.config.to_share()["ckpt_path"] is None
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_best_weights_that_are_held_for_a_moment_are_written_without_a_word(suffix, monkeypatch, tmp_path, recwarn):
+    path = tmp_path / f"best.{suffix}"
+    Refuse(monkeypatch, path.name, 1)
+    model = fit(ckpt_path=path)
+    assert [str(one.message) for one in recwarn if "could not be written" in str(one.message)] == []
+    assert torch.equal(read_weights(path)["weight"], model.net.weight)
+
+
+@pytest.mark.parametrize("error", [HELD, FULL], ids=["held", "full"])
+def test_best_weights_that_are_held_for_ever_are_in_the_net_and_waited_for_once(error, monkeypatch, tmp_path):
+    slept = []
+    monkeypatch.setattr(files, "time", SimpleNamespace(sleep=slept.append))
+    monkeypatch.setattr(files, "PATIENCE", 2.0)
+    expected = fit(epochs=6).net.weight
+    Refuse(monkeypatch, "best.pt", 999, error)
+    with pytest.warns(RuntimeWarning, match="best.pt") as told:
+        model = fit(ckpt_path=tmp_path / "best.pt", epochs=6)
+    assert len(told) == 2
+    assert torch.equal(model.net.weight, expected)
+    assert sum(slept) == (pytest.approx(2.0) if error is HELD else 0)
+    assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ from torchkeras.callbacks.logger import Row, RowLogger, rows_of, sweep
 from torchkeras.display.targets import target
 from torchkeras.engine.checkpoint import write_whole
 from torchkeras.engine.checks import bad_value
-from torchkeras.engine.files import patiently
+from torchkeras.engine.files import naming, patiently
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # of East Asian widths too
 
@@ -26,7 +26,9 @@ class CSVLogger(RowLogger):
     """Keeps the history as a table that spreadsheets and pandas read; each epoch is in the file when it ends.
 
     A resumed run goes on in the file: it holds the rows of the run without a break, none twice. While the file cannot
-    be written (a full disk, another program that holds it), rows wait in memory and the run goes on.
+    be written (a full disk, another program that holds it), rows wait in memory and the run goes on; where that lasts
+    to its end, all rows are in a file of another name beside it. A name that spreadsheets would take for a formula has
+    an apostrophe before it.
 
     Args:
         path: the file, ``.csv``. It is begun anew by each fit, but for one that is resumed.
@@ -34,7 +36,7 @@ class CSVLogger(RowLogger):
 
     Raises:
         TypeError: ``path`` is no path.
-        ValueError: it cannot be written; or, to append, what is in it is no text.
+        ValueError: it cannot be written; or, to append, what is in it is no table with commas, in UTF-8.
 
     Example:
         >>> import tempfile, torch
@@ -150,7 +152,8 @@ class CSVLogger(RowLogger):
         """Read the rows that are in the file; a last line that a killed process left unfinished is none."""
         try:
             try:
-                text = self.path.read_text(encoding="utf-8-sig")
+                with naming(self.path):
+                    text = self.path.read_text(encoding="utf-8-sig")
             except UnicodeDecodeError as error:
                 raise self.unlike(f"is no text in UTF-8 ({error})") from error
             whole, torn = self.ended(text)

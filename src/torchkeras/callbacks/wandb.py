@@ -23,7 +23,8 @@ class WandbCallback(RunLogger):
 
     Args:
         project: the project's name; None leaves it to wandb's own settings.
-        config: what to note of the run beside the arguments of ``fit``: a dict, or parsed arguments.
+        config: what to note of the run beside the arguments of ``fit``, of whose ``ckpt_path`` the folder is left out:
+            a dict, or parsed arguments.
         name: the run's name.
         save_ckpt: upload the best weights when the run ends, if ``fit`` writes them to a file.
         save_code: let wandb keep the script.
