@@ -209,7 +209,8 @@ class ReportWriter(Callback):
                 return
             except Exception as error:
                 what = "The report" if data is None else "The part on val_data of the report"
-                warnings.warn(f"{what} {str(self.file)!r} could not be written: {error}", stacklevel=2)
+                warnings.warn(f"{what} {str(self.file)!r} could not be written: {error}. "
+                              "model.report('another/place.html') writes it anew.", stacklevel=2)
 
     def on_exception(self, model: Any) -> None:
         """The report of a run that failed: what it came to, and the error; the net is not run again."""
