@@ -13,7 +13,8 @@ pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: f
               pytest.mark.timeout(300)]
 CHECKS = ["kill -9 at random", "kill -9 with a loss with a state, two optimizers, odd sizes",
           "control: without generators", "SIGTERM at random", "a crash at every file operation",
-          "truncated files", "single bits flipped", "control: the same by weights_only", "malicious states", "odd files around the states",
+          "truncated files", "single bits flipped", "control: the same by weights_only", "malicious states",
+          "odd files around the states",
           "files that claim too much",
           "full disk", "places that cannot be written", "two runs in one folder", "200 saves, 20 resumes",
           "2 processes, one killed", "loggers in runs that are killed"]

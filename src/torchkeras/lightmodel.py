@@ -15,6 +15,8 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from torchkeras import names
 from torchkeras.arguments import make_optimizer, named_metrics
 from torchkeras.callbacks.needed import needed
+from torchkeras.display.screen import encoding
+from torchkeras.display.text import encodable
 from torchkeras.engine import preflight, weighing
 from torchkeras.engine.checks import bad_type, bad_value, did_you_mean
 from torchkeras.engine.epoch import EpochRunner
@@ -291,7 +293,7 @@ class LightModel(pl.LightningModule):
     def say(self, text: str) -> None:
         """Print in the first process, beside Lightning's bar."""
         if not self.quiet:
-            self.print(text)
+            self.print(encodable(text, encoding()))
 
     def get_history(self) -> pd.DataFrame:
         """The table of the last fit, to look at or for ``plot_metric``.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchkeras.display.screen import say
 from torchkeras.engine.checks import one_of, whole_number
 from torchkeras.engine.state import seed_all
 
@@ -60,7 +61,7 @@ def printlog(info: Any) -> None:
         step 1: prepare data
         <BLANKLINE>
     """
-    print(f"\n{'=' * 80}{datetime.now():%Y-%m-%d %H:%M:%S}\n{info}\n")
+    say(f"\n{'=' * 80}{datetime.now():%Y-%m-%d %H:%M:%S}\n{info}\n")
 
 
 def colorful(text: str, color: str = "red") -> str:

@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import math
+import os
 import sys
 from types import SimpleNamespace
 
@@ -99,9 +100,15 @@ def test_json_lines_hold_the_history_and_only_json(tmp_path):
     assert [row["train_mae"] for row in rows] == ["inf"] * 3
 
 
+def pipe(path):
+    os.mkfifo(path)
+    return path
+
+
 @pytest.mark.parametrize("wrong", [
     lambda folder: CSVLogger(folder / "a.txt"), lambda folder: JSONLLogger(folder / "a.csv"),
-    lambda folder: CSVLogger(folder), lambda folder: EpochCheckpoint(folder, save_freq=0),
+    lambda folder: CSVLogger(folder), lambda folder: CSVLogger(pipe(folder / "a.csv")),
+    lambda folder: EpochCheckpoint(folder, save_freq=0),
     lambda folder: EpochCheckpoint("/proc/nothing"), lambda folder: VisDisplay(print, dis_period=0),
     lambda folder: VisMetric(save_path=folder)])
 def test_arguments_that_cannot_be_are_refused_at_once(wrong, tmp_path):
@@ -205,6 +212,7 @@ def test_mlflow_gets_the_rows_and_a_run_of_yours_stays_open(tmp_path, monkeypatc
     values = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val_loss")
     assert [one.value for one in values] == history["val_loss"]
     assert run.info.status == "FINISHED"
+    assert os.sep not in run.data.params["ckpt_path"]  # no folder, which may hold a person's name
     with pytest.raises(RuntimeError):
         fit(MLflowCallback("digits"), Boom())
     assert mlflow.last_active_run().info.status == "FAILED"
@@ -237,6 +245,7 @@ def test_wandb_is_given_the_settings_and_the_best_weights_when_asked(monkeypatch
     fit(kerascallbacks.WandbCallback("p", SimpleNamespace(width=3), "n", save_ckpt=True), ckpt_path=path)
     assert (calls[0]["project"], calls[0]["name"], calls[0]["save_code"]) == ("p", "n", None)
     assert calls[0]["config"]["width"] == calls[0]["config"]["epochs"] == 3
+    assert calls[0]["config"]["ckpt_path"] == "best.pt"  # no folder, which may hold a person's name
     assert calls[1:] == [["7-best", "model", path]]
     fake.run = None
     calls.clear()

@@ -123,12 +123,12 @@ def test_a_model_learns_from_a_folder(folder):
 
 
 def test_folders_without_images_or_classes_are_refused(folder, tmp_path):
-    with pytest.raises(ValueError, match="folder: received .*nowhere; expected a folder that exists"):
+    with pytest.raises(ValueError, match="folder: received .*nowhere'; expected a folder that exists"):
         ImageFolder(folder / "nowhere")
     with pytest.raises(ValueError, match="with no folders in it; expected a folder for each class"):
         ImageFolder(folder / "top" / "more")
     (folder / "empty").mkdir()
-    with pytest.raises(ValueError, match="the class folder .*empty without images"):
+    with pytest.raises(ValueError, match="the class folder .*empty' without images"):
         ImageFolder(folder)
 
 
@@ -139,7 +139,7 @@ def test_a_file_that_is_no_image_is_named(folder):
     data = ImageFolder(folder)
     names = [path.name for path, _ in data.samples]
     for name in ("a.png", "b.png"):
-        with pytest.raises(ValueError, match=f"{name}, which cannot be read"):
+        with pytest.raises(ValueError, match=f"{name}', which cannot be read"):
             data[names.index(name)]
     assert data[names.index("0.png")][1] == 0  # control
 

@@ -217,6 +217,16 @@ def test_what_a_killed_process_left_is_cleared_by_the_next_writer(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]
 
 
+def test_where_processes_cannot_be_asked_for_what_is_a_day_old_is_cleared(monkeypatch, tmp_path):
+    monkeypatch.setattr(leftover, "lives", lambda number: None)  # as on Windows
+    for name, age in (("old", 2 * leftover.DAY), ("new", 60)):
+        left = tmp_path / f".best.pt.{dead()}-{leftover.mark()}-{name.encode().hex()}00.tmp"
+        left.write_text(name)
+        os.utime(left, (time.time() - age,) * 2)
+    leftover.clear(tmp_path, ".best.pt.", ".tmp", aged=True)
+    assert [left.read_text() for left in tmp_path.iterdir()] == ["new"]
+
+
 def test_what_another_process_is_writing_is_left_alone(tmp_path):
     gone, mark, day = dead(), leftover.mark(), time.time() - 2 * leftover.DAY
     stay = [f".best.pt.{os.getppid()}-{mark}-00000000.tmp",  # at work

@@ -1,14 +1,16 @@
 """Files that another program holds for a moment or for ever, what reaches the disk, and what is removed."""
 
 import errno
+import io
 import os
 import stat
 import types
 
 import pytest
+import torch
 
 from torchkeras.engine import files
-from torchkeras.engine.weightfile import write_whole
+from torchkeras.engine.weightfile import write_torch, write_whole
 
 REFUSED = PermissionError(errno.EACCES, "Permission denied")
 
@@ -201,3 +203,34 @@ def test_where_the_mark_cannot_go_nothing_does(clock, monkeypatch, tmp_path):
     with pytest.raises(PermissionError):
         files.remove_tree(folder, first="MANIFEST")
     assert len(os.listdir(folder)) == 3
+
+
+def test_a_pipe_or_a_device_is_never_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match=r"no file: .*pipe'"):
+        write_whole(tmp_path / "pipe", lambda path: path.write_text("x"))
+    assert stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), REFUSED])
+def test_an_error_of_the_disk_names_the_file_and_not_the_one_beside_it(error, clock, tmp_path):
+    def refuse(path):
+        raise error
+
+    with pytest.raises(OSError, match=r"best.pt'$") as caught:
+        write_whole(tmp_path / "best.pt", refuse)
+    assert caught.value.filename == str(tmp_path / "best.pt")
+
+
+def test_what_torch_makes_of_a_full_disk_is_the_disks_error_again(monkeypatch, tmp_path):
+    class Full(io.RawIOBase):
+        def writable(self):
+            return True
+
+        def write(self, content):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(tmp_path), "open", lambda path, mode: Full())
+    with pytest.raises(OSError, match="No space left"):
+        write_torch(tmp_path / "a.pt", {"a": torch.zeros(1000)})

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torchkeras.callbacks.logger import sweep, tell
 from torchkeras.display.targets import target
+from torchkeras.engine.best import in_words, of_disk
 from torchkeras.engine.callback import Callback
 from torchkeras.engine.checks import whole_number
 
@@ -66,9 +68,18 @@ class EpochCheckpoint(Callback):
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             model.save_ckpt(file)
-            self.files.append(file)
-            while self.max_ckpt is not None and len(self.files) > self.max_ckpt:
-                self.files.pop(0).unlink(missing_ok=True)
-        except OSError as error:
+        except Exception as error:
+            if not of_disk(error):
+                raise
             tell(model.run, f"the weights of epoch {model.run.epoch} could not be written to {file} "
-                 f"({type(error).__name__}: {error}); the run goes on")
+                 f"({in_words(error)}); the run goes on")
+        else:
+            self.files.append(file)
+            self.drop_old()
+
+    def drop_old(self) -> None:
+        """Remove the oldest files; one that another program holds is tried again with the next."""
+        for file in [] if self.max_ckpt is None else self.files[:-self.max_ckpt]:
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+                self.files.remove(file)

@@ -85,13 +85,42 @@ class RowLogger(Callback):
         """Write what still waits, and tell of what could not be; for ``on_fit_end`` and ``on_exception``."""
         self.write_waiting(model)
         if self.waiting:
-            tell(model.run, f"{len(self.waiting)} rows could not be written to {self.place()}; they are in "
-                 "model.history")
+            tell(model.run, f"{len(self.waiting)} rows could not be written to {self.place()}; {self.elsewhere()}")
         self.waiting, self.stopped = [], {}
+
+    def elsewhere(self) -> str:
+        """Bring rows that cannot be written to safety where that can be done; say where they are."""
+        return "they are in model.history"
 
     def place(self) -> str:
         """Return where the rows go to, for a message."""
         return type(self).__name__
+
+
+class RunLogger(RowLogger):
+    """Writes to a service that has runs of its own; a resumed run goes on in the one that it was in."""
+
+    how = ""  # how a user opens a run of the service again
+    run_id: str | None = None
+    held: Any = frozenset()  # what the log has of the run, as it begins
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which run of the service it is, and what it has."""
+        return {**super().state_dict(), "run_id": self.run_id}
+
+    def all_held(self) -> Any:
+        """Return what the run that is open has already."""
+        raise NotImplementedError
+
+    def begin_in(self, run_id: str, stopped: str | None, model: Any) -> None:
+        """Write to a run of the service from now on; where it is not the stopped one, it gets all rows."""
+        self.run_id, self.held = run_id, frozenset()
+        if stopped == run_id:
+            self.held = self.all_held()
+        elif stopped:
+            another_run(model.run, self.place(), stopped, run_id, self.how)
+            self.stopped = {}
+        self.begin(model)
 
 
 def rows_of(history: Mapping[str, list[float]], newest: int | None = None) -> list[Row]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
-from torchkeras.callbacks.logger import Row, RowLogger, another_run, numbers, told_of
+from torchkeras.callbacks.logger import Row, RunLogger, numbers, told_of
 from torchkeras.callbacks.needed import needed
 
 
-class MLflowCallback(RowLogger):
+class MLflowCallback(RunLogger):
     """See the rows of the history in MLflow; a run that you opened yourself is used and left open.
 
     A resumed run goes on in the same run of MLflow, and each epoch is in it once. What cannot be sent waits in memory,
@@ -26,22 +25,18 @@ class MLflowCallback(RowLogger):
         >>> model.fit(train, callbacks=[MLflowCallback("digits")])  # doctest: +SKIP
     """
 
+    how = "mlflow.start_run(run_id=...)"
+
     def __init__(self, experiment: str | None = None, run_name: str | None = None) -> None:
         super().__init__()
         needed("mlflow", type(self).__name__, "mlflow")
         self.experiment, self.run_name = experiment, run_name
         self.opened = False
-        self.run_id: str | None = None
-        self.held: set[tuple[str, int]] = set()  # which metric the log has of which epoch, as the run begins
 
     @property
     def mlflow(self) -> Any:
         """The package."""
         return needed("mlflow", type(self).__name__, "mlflow")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return which run it is, and what it has."""
-        return {**super().state_dict(), "run_id": self.run_id}
 
     def on_fit_start(self, model: Any) -> None:
         """Open a run, unless there is one; a resumed run opens its own again."""
@@ -51,15 +46,9 @@ class MLflowCallback(RowLogger):
                 self.mlflow.set_experiment(self.experiment)
             if not (stopped and self.open_again(stopped, model.run)):
                 self.mlflow.start_run(run_name=self.run_name)
-                self.mlflow.log_params(asdict(model.run.config))
+                self.mlflow.log_params(model.run.config.to_share())
             self.opened = True
-        self.run_id, self.held = self.mlflow.active_run().info.run_id, set()
-        if stopped == self.run_id:
-            self.held = self.all_held()
-        elif stopped:
-            another_run(model.run, "MLflow", stopped, self.run_id, "mlflow.start_run(run_id=...)")
-            self.stopped = {}
-        self.begin(model)
+        self.begin_in(self.mlflow.active_run().info.run_id, stopped, model)
 
     def open_again(self, run_id: str, run: Any) -> bool:
         """Open the run that was stopped; tell if it cannot be."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from torchkeras.callbacks.logger import told_of
 from torchkeras.display.figures import plot_history
 from torchkeras.display.progress import Progress
 from torchkeras.display.screen import detect
@@ -49,8 +50,9 @@ class VisMetric(Progress):
         """The last view, and the picture."""
         super().on_fit_end(model)
         if self.save_path is not None:
-            plot_history(model.run.history, self.save_path, best_epoch=model.run.monitor.best_epoch,
-                         figsize=self.figsize)
+            with told_of(model.run, "the picture of the curves", str(self.save_path)):
+                plot_history(model.run.history, self.save_path, best_epoch=model.run.monitor.best_epoch,
+                             figsize=self.figsize)
 
 
 class VisDisplay(Callback):

@@ -6,17 +6,16 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torchkeras.callbacks.logger import Row, RowLogger, another_run, told_of
+from torchkeras.callbacks.logger import Row, RunLogger, told_of
 from torchkeras.callbacks.needed import needed
 
 SENT = "torchkeras-epochs"  # beside the files of a run of W&B, which are uploaded, not among them
 
 
-class WandbCallback(RowLogger):
+class WandbCallback(RunLogger):
     """See the rows of the history in Weights & Biases; a run that you opened yourself is used and left open.
 
     A resumed run goes on in the same run of W&B, and each epoch is in it once. What cannot be sent waits in memory, and
@@ -24,7 +23,8 @@ class WandbCallback(RowLogger):
 
     Args:
         project: the project's name; None leaves it to wandb's own settings.
-        config: what to note of the run beside the arguments of ``fit``: a dict, or parsed arguments.
+        config: what to note of the run beside the arguments of ``fit``, of whose ``ckpt_path`` the folder is left out:
+            a dict, or parsed arguments.
         name: the run's name.
         save_ckpt: upload the best weights when the run ends, if ``fit`` writes them to a file.
         save_code: let wandb keep the script.
@@ -36,6 +36,8 @@ class WandbCallback(RowLogger):
         >>> model.fit(train, callbacks=[WandbCallback("digits")])  # doctest: +SKIP
     """
 
+    how = 'wandb.init(id=..., resume="allow")'
+
     def __init__(self, project: str | None = None, config: Any = None, name: str | None = None,
                  save_ckpt: bool = False, save_code: bool = False) -> None:
         super().__init__()
@@ -44,9 +46,7 @@ class WandbCallback(RowLogger):
         self.config = dict(config if isinstance(config, Mapping) else {} if config is None else vars(config))
         self.name, self.save_ckpt, self.save_code = name, save_ckpt, save_code
         self.opened: Any = None
-        self.run_id: str | None = None
         self.opened_at = 0.0
-        self.held: set[int] = set()  # epochs whose rows were sent before the stop
 
     @property
     def wandb(self) -> Any:
@@ -55,7 +55,7 @@ class WandbCallback(RowLogger):
 
     def state_dict(self) -> dict[str, Any]:
         """Return which run it is, and what it has."""
-        return {**super().state_dict(), "run_id": self.run_id, "opened_at": self.opened_at}
+        return {**super().state_dict(), "opened_at": self.opened_at}
 
     def on_fit_start(self, model: Any) -> None:
         """Open a run, unless there is one; a resumed run opens its own again."""
@@ -66,14 +66,8 @@ class WandbCallback(RowLogger):
             self.opened_at = time.time()
             again = {"id": stopped, "resume": "allow", "allow_val_change": True} if stopped else {}
             self.opened = self.wandb.init(project=self.project, name=self.name, save_code=self.save_code or None,
-                                          config=asdict(model.run.config) | self.config, **again)
-        self.run_id, self.held = self.wandb.run.id, set()
-        if stopped == self.run_id:
-            self.held = self.all_held()
-        elif stopped:
-            another_run(model.run, "W&B", stopped, self.run_id, 'wandb.init(id=..., resume="allow")')
-            self.stopped = {}
-        self.begin(model)
+                                          config=model.run.config.to_share() | self.config, **again)
+        self.begin_in(self.wandb.run.id, stopped, model)
 
     def all_held(self) -> set[int]:
         """Return the epochs that the run has: W&B takes no row back, and would keep a second beside it."""

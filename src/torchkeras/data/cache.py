@@ -6,8 +6,8 @@ import itertools
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from torchkeras.data.arrays import ArrayDataset
+from torchkeras.data.blocks import are_checksums, checksums, damage, reserve
 from torchkeras.data.fingerprint import digest
 from torchkeras.data.kinds import check_samples, is_map_dataset
 from torchkeras.data.tree import map_tree
-from torchkeras.engine import leftover
+from torchkeras.engine import files, leftover
 from torchkeras.engine.checks import bad_type, bad_value, whole_number
 
 AT_ONCE = 64  # samples that are read together
 LOOKED_AT = 8  # samples that are read twice, and by which a cache on disk is recognised
+ABOUT, ABOUT_LIMIT = "cache.json", 1 << 20  # bytes, for 6 TB: what Python makes of JSON takes up to 20 times as much
 Make = Callable[[int, torch.Size, torch.dtype], Tensor]
 
 
@@ -37,7 +39,8 @@ def cache(dataset: Any, folder: str | os.PathLike[str] | None = None, *, num_wor
         dataset: Gives the same sample each time it is asked for it: tensors, arrays and numbers of equal shapes, in
             any nesting of tuples and dicts.
         folder: Where the samples are kept on disk, to be mapped into memory rather than read into it, and found again
-            by the next run; made when it is not there. None keeps them in memory.
+            by the next run; made when it is not there. Its files are looked at for damage when it is opened: their
+            sizes, and checksums of up to 4 GB of them. None keeps them in memory.
         num_workers: Processes that read, as in a DataLoader.
 
     Returns:
@@ -46,7 +49,8 @@ def cache(dataset: Any, folder: str | os.PathLike[str] | None = None, *, num_wor
     Raises:
         TypeError: This is no Dataset of numbered samples, or a sample holds something that is no number.
         ValueError: A sample differs when it is read again, shapes differ between samples, or the folder holds
-            something else.
+            something else, or is damaged.
+        OSError: The disk has no room for the samples, or the folder cannot be written.
 
     Example:
         >>> class Squares(torch.utils.data.Dataset):
@@ -64,8 +68,8 @@ def cache(dataset: Any, folder: str | os.PathLike[str] | None = None, *, num_wor
     told = recognised(dataset)
     if folder is None:
         return ArrayDataset(filled(dataset, num_workers, lambda number, shape, dtype: torch.empty(shape, dtype=dtype)))
-    home = Path(folder)
-    if not home.exists():
+    home = Path(folder).expanduser()
+    if not os.path.lexists(home):
         written(dataset, num_workers, home, told)
     return ArrayDataset(mapped(dataset, home, told))
 
@@ -136,25 +140,82 @@ def written(dataset: Any, num_workers: int, home: Path, told: str) -> None:
     """Write a cache beside its place and move it there when it is whole."""
     leftover.clear(home.parent, f"{home.name}.", ".tmp")
     draft = home.with_name(f"{home.name}.{leftover.owned()}.tmp")
-    draft.mkdir(parents=True)
+    paths: list[Path] = []
+
+    def make(number: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        paths.append(file_of(draft, number))
+        with files.naming(home):
+            reserve(paths[-1], shape.numel() * dtype.itemsize)
+        return from_file(paths[-1], shape, dtype, shared=True)
+
     try:
-        filled(dataset, num_workers, lambda number, shape, dtype: torch.from_file(
-            str(draft / f"{number}.bin"), shared=True, size=shape.numel(), dtype=dtype).view(shape))
-        (draft / "cache.json").write_text(json.dumps({"of": told}))
-        with suppress(OSError):  # another process was first: its cache is as good
-            draft.rename(home)
+        with files.naming(home):
+            draft.mkdir(parents=True)
+        filled(dataset, num_workers, make)
+        with files.naming(home):
+            about = {"of": told, "crc32": [checksums(path) for path in paths]}
+            (draft / ABOUT).write_text(json.dumps(about))
+            put_in_place(draft, home)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def mapped(dataset: Any, home: Path, told: str) -> Any:
-    """The tensors of a cache on disk; what a net writes into them stays in memory."""
+def put_in_place(draft: Path, home: Path) -> None:
+    """Move a cache to its place; where another process was first, its cache is as good."""
     try:
-        of = json.loads((home / "cache.json").read_text())["of"]
-    except (OSError, ValueError, KeyError, TypeError):
-        of = "something else"
-    if of != told:
-        raise bad_value("folder", received=f"{home}, a cache of {of}", expected=f"a cache of this dataset ({told})",
+        files.replace(draft, home)
+    except OSError:
+        if not home.is_dir():
+            raise
+
+
+def file_of(home: Path, number: int) -> Path:
+    """Return the name of the file of a tensor."""
+    return home / f"{number}.bin"
+
+
+def from_file(path: Path, shape: torch.Size, dtype: torch.dtype, shared: bool) -> Tensor:
+    """Return a file as a tensor; no memory can be mapped to none."""
+    if not shape.numel():
+        return torch.empty(shape, dtype=dtype)
+    return torch.from_file(str(path), shared=shared, size=shape.numel(), dtype=dtype).view(shape)
+
+
+def mapped(dataset: Any, home: Path, told: str) -> Any:
+    """The tensors of a cache on disk, looked at for damage; what a net writes into them stays in memory."""
+    about = known_of(home)
+    if (of := about.get("of")) != told:
+        what = f"a cache of {of[:200]}" if isinstance(of, str) else "a cache of something else"
+        raise bad_value("folder", received=f"{home}, {what}", expected=f"a cache of this dataset ({told})",
                         fix="Delete the folder, or choose another one.")
-    return rows_for(dataset, lambda number, shape, dtype: torch.from_file(
-        str(home / f"{number}.bin"), shared=False, size=shape.numel(), dtype=dtype).view(shape))
+    # the shapes come from the dataset: nothing in the folder says how much memory is asked for
+    tree = rows_for(dataset, lambda _, shape, dtype: torch.empty(shape, dtype=dtype, device="meta"))
+    check_sound(home, [part.nbytes for part in leaves_of(tree)], about)
+    numbers = itertools.count()
+    return map_tree(lambda part: from_file(file_of(home, next(numbers)), part.shape, part.dtype, shared=False), tree)
+
+
+def known_of(home: Path) -> dict[str, Any]:
+    """Return what a cache says of itself; nothing where it is none."""
+    try:
+        about = json.loads(files.read_small(home / ABOUT, ABOUT_LIMIT))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return about if isinstance(about, dict) else {}
+
+
+def check_sound(home: Path, sizes: list[int], about: dict[str, Any]) -> None:
+    """Refuse a cache whose files are not those that were written; of an older one only sizes are known."""
+    if "crc32" not in about:
+        warnings.warn(f"the cache {home} was written without checksums, by an earlier version: damage in it is not "
+                      "found. Delete the folder to have it written again.", stacklevel=4)
+    known = about.get("crc32")
+    try:
+        wrong = ("its list of checksums is damaged" if "crc32" in about and not are_checksums(known, sizes) else
+                 damage([file_of(home, number) for number in range(len(sizes))], sizes, known))
+    except OSError as error:
+        wrong = f"{os.path.basename(error.filename or '')}: {error.strerror}"
+    if wrong:
+        raise bad_value("folder", received=f"{home}, a cache of this dataset in which {wrong}",
+                        expected="the files as they were written",
+                        fix="Delete the folder: the next run writes it again.")

@@ -17,6 +17,7 @@ from torchkeras.engine.checks import bad_type, bad_value, one_of, whole_number
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # those of the suffixes
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 MODES = ("RGB", "L", "RGBA")
 
@@ -46,7 +47,7 @@ class ImageFolder(Dataset[Any]):
     Raises:
         TypeError: an argument is of the wrong kind.
         ValueError: there is no such folder, it has no class folders, a class has no images, or an argument cannot be;
-            on reading, a file is no image.
+            on reading, a file is no image, or has more pixels than ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million).
 
     Example:
         >>> import tempfile
@@ -68,7 +69,7 @@ class ImageFolder(Dataset[Any]):
         for argument, function in (("transform", transform), ("target_transform", target_transform)):
             if isinstance(function, type) or not (function is None or callable(function)):
                 raise bad_type(argument, received=repr(function), expected="a function or None")
-        self.folder, self.mode = Path(folder), mode
+        self.folder, self.mode = Path(folder).expanduser(), mode
         self.size, self.flip, self.rotation = checked_size(size), bool(flip), checked_angle(rotation)
         self.transform, self.target_transform = transform, target_transform
         self.classes = class_folders(self.folder)
@@ -103,11 +104,12 @@ class ImageFolder(Dataset[Any]):
 def class_folders(folder: Path) -> list[str]:
     """The names of the folders in a folder, but for hidden ones."""
     if not folder.is_dir():
-        raise bad_value("folder", received=str(folder), expected="a folder that exists",
+        raise bad_value("folder", received=repr(str(folder)), expected="a folder that exists",
                         fix="Check the path and the working directory.")
     names = sorted(one.name for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
     if not names:
-        raise bad_value("folder", received=f"{folder}, with no folders in it", expected="a folder for each class")
+        raise bad_value("folder", received=f"{str(folder)!r}, with no folders in it",
+                        expected="a folder for each class")
     return names
 
 
@@ -116,21 +118,67 @@ def images_in(folder: Path) -> Iterable[Path]:
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
                    and not path.name.startswith("."))
     if not found:
-        raise bad_value("folder", received=f"the class folder {folder} without images",
+        raise bad_value("folder", received=f"the class folder {str(folder)!r} without images",
                         expected="files that end in " + ", ".join(sorted(SUFFIXES)), fix="Remove it or fill it.")
     return found
 
 
 def read_image(path: Path, mode: str) -> Image:
-    """An image, upright as its camera says."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    """An image, upright as its camera says; of several in a file, the first.
+
+    Only the formats that the suffixes stand for are read, whatever a file begins with: for others
+    Pillow may start other programs.
+    """
+    from PIL import Image
+
+    cause = None
+    try:
+        with Image.open(path, formats=FORMATS) as file:
+            wrong = unfit(file.size)  # as its header says: no memory was asked for yet
+            if not wrong:
+                file.load()
+                wrong = unfit(file.size)  # pictures of a GIF may be larger than its header says
+            if not wrong:
+                return upright(file).convert(mode)
+    except Exception as error:  # readers meet a file that is none of theirs in many ways
+        wrong, cause = f"cannot be read ({in_words(error)})", error
+    raise bad_value("folder", received=f"{str(path)!r}, which {wrong}", expected="an image",
+                    fix="Remove the file or fetch it again; for larger images that you trust, raise "
+                        "PIL.Image.MAX_IMAGE_PIXELS.") from cause
+
+
+def unfit(size: tuple[int, int]) -> str:
+    """Why an image of a size is not read; nothing where it is.
+
+    A file of 400 kB may hold gigabytes of one colour. Pillow itself warns from its limit on, and
+    refuses at twice as much.
+    """
+    from PIL import Image
+
+    most = Image.MAX_IMAGE_PIXELS
+    if min(size) < 1:
+        return "has no pixels"
+    if most is not None and size[0] * size[1] > most:
+        return f"has {size[0]} x {size[1]} pixels, and {most:,} are allowed"
+    return ""
+
+
+def upright(image: Image) -> Image:
+    """An image turned as its camera says; where that cannot be read, the image as it is."""
+    from PIL import ImageOps
 
     try:
-        with Image.open(path) as file:
-            return ImageOps.exif_transpose(file).convert(mode)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise bad_value("folder", received=f"{path}, which cannot be read ({error})", expected="an image",
-                        fix="Remove the file or fetch it again.") from error
+        return ImageOps.exif_transpose(image)
+    except Exception:  # what cameras and editors write there breaks Pillow's reader in many ways
+        return image
+
+
+def in_words(error: Exception) -> str:
+    """What went wrong, in one line, without the file's name, which Pillow repeats."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if text.startswith("cannot identify image file"):
+        return "it is none of " + ", ".join(FORMATS)
+    return f"{type(error).__name__}: {' '.join(text.split())[:160]}"
 
 
 def as_tensor(image: Any) -> Any:

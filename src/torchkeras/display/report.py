@@ -8,7 +8,6 @@ import platform
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -93,7 +92,7 @@ def document(model: Any, val_data: Any, class_names: Sequence[str] | None, ended
         ("Most wrong samples", page.samples(judged.worst, names) if judged else ""),
         ("Where the time went", page.parts(seconds)),
         ("What was trained", page.facts(made_of(model))),
-        ("Configuration", page.facts(asdict(run.config))),
+        ("Configuration", page.facts(run.config.to_share())),
         ("Layers", f"<pre>{page.escape(layers(model.net, val_data))}</pre>"),
         ("Environment", page.facts(environment(run)))])
 
@@ -113,10 +112,18 @@ def overview(run: Run, ended: tuple[str, str], seconds: float) -> html.Shown:
     """The run in a few words."""
     epochs = run.history.get("epoch", ())
     return html.Shown(
-        state=ended[0], reason=ended[1], device=run.device, epoch=int(epochs[-1]) if epochs else 0,
+        state=ended[0], reason=without_home(ended[1]), device=run.device, epoch=int(epochs[-1]) if epochs else 0,
         epochs=run.config.epochs, fraction=1.0 if ended[0] == "done" else share_done(run, whole=True), seconds=seconds,
         rate=run.trained / seconds if seconds else 0.0, history=run.history, monitor=run.monitor.name,
-        best=run.monitor.best, best_epoch=run.monitor.best_epoch, notes=run.notes)
+        best=run.monitor.best, best_epoch=run.monitor.best_epoch, notes=[without_home(note) for note in run.notes])
+
+
+def without_home(text: str) -> str:
+    """Return a text without the home folder, whose name is a person's; a report is shown to others."""
+    home = os.path.expanduser("~") + os.sep
+    for spelled in (repr(home)[1:-1], home):  # Windows' backslashes are doubled in quotes
+        text = text.replace(spelled, "~" + os.sep) if len(home) > 2 else text
+    return text
 
 
 def named(judged: Judged | None, given: Sequence[str] | None) -> list[str]:
@@ -202,11 +209,15 @@ class ReportWriter(Callback):
                 return
             except Exception as error:
                 what = "The report" if data is None else "The part on val_data of the report"
-                warnings.warn(f"{what} {str(self.file)!r} could not be written: {error}", stacklevel=2)
+                warnings.warn(f"{what} {str(self.file)!r} could not be written: {error}. "
+                              "model.report('another/place.html') writes it anew.", stacklevel=2)
 
     def on_exception(self, model: Any) -> None:
         """The report of a run that failed: what it came to, and the error; the net is not run again."""
         error = sys.exc_info()[1]
         word = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         if model.run is not None and model.run.updates:
-            write(model, self.file, None, None, (word, f"{type(error).__name__}: {error}"))
+            try:
+                write(model, self.file, None, None, (word, f"{type(error).__name__}: {error}"))
+            except OSError as second:  # later listeners are to hear of the end of the run too
+                warnings.warn(f"The report {str(self.file)!r} could not be written: {second}", stacklevel=2)

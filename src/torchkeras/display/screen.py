@@ -6,7 +6,9 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from torchkeras.display.text import encodable
@@ -39,7 +41,7 @@ class Plain:
     width = 10_000
 
     def __init__(self, write: Callable[[str], object] | None = None) -> None:
-        self.write = write or (lambda text: print(encodable(text, encoding()), flush=True))
+        self.write = write or say
 
     def line(self, text: str) -> None:
         """Write a line."""
@@ -75,23 +77,42 @@ class Terminal:
         """Write a line that stays, above the live one."""
         from rich.text import Text
 
-        self.console.print(Text.from_ansi(encodable(text, encoding())), soft_wrap=True)
+        with unheard():
+            self.console.print(Text.from_ansi(encodable(text, encoding())), soft_wrap=True)
 
     def redraw(self, text: str) -> None:
         """Draw the live line anew."""
         from rich.text import Text
 
-        if self.view is None:
-            self.view = self.make_view()
-            self.view.start()
-        self.view.update(Text(encodable(text, encoding()), no_wrap=True, overflow="ellipsis"), refresh=True)
+        with unheard():
+            if self.view is None:
+                self.view = self.make_view()
+                self.view.start()
+            self.view.update(Text(encodable(text, encoding()), no_wrap=True, overflow="ellipsis"), refresh=True)
 
     def close(self, keep: bool = False) -> None:
         """Take the live line away or keep it, and give the cursor back."""
         if self.view is not None:
             self.view.transient = not keep
-            self.view.stop()
+            with unheard():
+                self.view.stop()
             self.view = None
+
+
+def say(text: object) -> None:
+    """Print a text as far as standard output can take it; what nobody hears is no reason to end a run."""
+    with unheard():
+        print(encodable(str(text), encoding()), flush=True)
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Go on where standard output is gone: a full disk under a log, a closed pipe or terminal."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        warnings.warn(f"lines of the display could not be written to standard output ({type(error).__name__}: {error})",
+                      stacklevel=4)
 
 
 def encoding() -> str:

@@ -20,13 +20,16 @@ def target(argument: str, path: Any, suffixes: tuple[str, ...] = ()) -> Path:
 
     Raises:
         TypeError: it is no path.
-        ValueError: it names a folder, has another ending, or its folder cannot be written.
+        ValueError: it names a folder or a device, has another ending, or its folder cannot be written.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise bad_type(argument, received=f"{path!r} ({type(path).__name__})", expected="the path of a file")
     found = Path(path).expanduser()
     if not os.fspath(path) or found.is_dir():
         raise bad_value(argument, received=repr(str(path)), expected="the path of a file, and this is a folder")
+    if found.exists() and not found.is_file():
+        raise bad_value(argument, received=repr(str(path)), expected="the path of a file, and this is a device, a pipe "
+                        "or a socket")
     if suffixes and found.suffix.lower() not in suffixes:
         raise bad_value(argument, received=repr(str(path)), expected="a name that ends in " + " or ".join(suffixes))
     folder = found.parent

@@ -39,6 +39,8 @@ def encodable(text: str, encoding: str) -> str:
         text.encode(encoding)
     except UnicodeEncodeError:
         return text.translate(ASCII).encode(encoding, "replace").decode(encoding)
+    except LookupError:  # a stream of somebody's with a name of its own for what it does
+        return text.translate(ASCII).encode("ascii", "replace").decode("ascii")
     return text
 
 

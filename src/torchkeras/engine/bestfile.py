@@ -11,11 +11,13 @@ import os
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from torchkeras.engine import files
 from torchkeras.engine.checks import bad_value
 from torchkeras.engine.netstate import metadata_of, weights_in
 from torchkeras.engine.tensorfile import Limits, limits_for
@@ -63,7 +65,8 @@ class BestFile:
                 warnings.warn(f"{learning_beside(self.path)} could not be taken into {self.path.name} ({error}): keep "
                               "both, load_ckpt reads them together", RuntimeWarning, stacklevel=2)
         elif beside:
-            learning_beside(self.path).unlink(missing_ok=True)
+            with suppress(OSError):  # readers see by its checksum that it belongs to no file
+                files.remove(learning_beside(self.path))
 
     def write(self, weights: Weights, whole: Callable[[], object]) -> None:
         """Write the net's weights of this moment, which were just taken down; ``whole`` writes all of them."""
@@ -92,7 +95,7 @@ def mostly(state: Mapping[str, Any], names: set[str]) -> bool:
 
 def digest_of(path: Path) -> str:
     """Return the checksum of a file."""
-    with path.open("rb") as file:
+    with files.patiently(path, lambda: path.open("rb")) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from numbers import Integral, Real
 from typing import Any
 
@@ -89,6 +90,14 @@ class FitConfig:
         if self.keeps_state and self.ckpt_path is None:
             raise bad_value("ckpt_path", received="None with resume or save_every", expected="a path",
                             fix="The run's state is kept in the folder <ckpt_path>.state.")
+
+    def to_share(self) -> dict[str, Any]:
+        """Return the arguments for logs and reports that others read.
+
+        Of a path, which may hold a person's name, there is the file's name alone.
+        """
+        path = self.ckpt_path
+        return asdict(self) | {"ckpt_path": None if path is None else os.path.basename(path)}
 
     @property
     def keeps_state(self) -> bool:

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import operator
 import os
 import shutil
 import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 AnyPath = str | os.PathLike[str]
 Found = TypeVar("Found")
@@ -65,6 +67,61 @@ def patiently(path: AnyPath, act: Callable[[], Found]) -> Found:
             return found
 
 
+@contextlib.contextmanager
+def naming(path: AnyPath) -> Iterator[None]:
+    """Let an error of the disk name this file: not a temporary one beside it, and not none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = os.fspath(path)
+            del error.filename2
+        raise
+
+
+def check_ordinary(path: AnyPath) -> None:
+    """Refuse to put a file in the place of a device, a pipe or a socket.
+
+    Raises:
+        OSError: there is one.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise OSError(errno.EINVAL, "this is a device, a pipe or a socket, and no file",
+                          os.fspath(path))
+
+
+def open_ordinary(path: AnyPath) -> BinaryIO:
+    """Open an ordinary file to read it; a link, which may lead anywhere, and a pipe are none.
+
+    Raises:
+        OSError: there is no such file, or it is no ordinary one.
+    """
+    if os.path.islink(path):
+        raise OSError(errno.EINVAL, "is a link", os.fspath(path))
+    flags = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY", "O_CLOEXEC"))
+    descriptor = os.open(path, functools.reduce(operator.or_, flags, os.O_RDONLY))
+    file = os.fdopen(descriptor, "rb")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "is no ordinary file", os.fspath(path))
+    return file
+
+
+def read_small(path: AnyPath, limit: int) -> bytes:
+    """Read an ordinary file that must not be large.
+
+    Raises:
+        OSError: it is larger, or no ordinary file, or not there.
+    """
+    with open_ordinary(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"is larger than {limit} bytes", os.fspath(path))
+    return content
+
+
 def replace(source: AnyPath, target: AnyPath) -> None:
     """Move a file or folder to its place, over the file that is there, patiently.
 
@@ -76,6 +133,16 @@ def replace(source: AnyPath, target: AnyPath) -> None:
         OSError: another program holds one of them, or the file system refuses; both are as they were.
     """
     patiently(target, lambda: os.replace(source, target))
+
+
+def remove(path: AnyPath) -> None:
+    """Remove a file, or a link, patiently; one that is not there is none.
+
+    Raises:
+        OSError: another program holds it, or the file system refuses.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        patiently(path, lambda: os.unlink(path))
 
 
 def remove_tree(path: AnyPath, first: str = "") -> None:
@@ -93,12 +160,10 @@ def remove_tree(path: AnyPath, first: str = "") -> None:
         OSError: something is left: the first that could not be removed.
     """
     if not stat.S_ISDIR(os.lstat(path).st_mode):
-        patiently(path, lambda: os.unlink(path))
+        remove(path)
         return
     if first:
-        with contextlib.suppress(FileNotFoundError):
-            marker = Path(path) / first
-            patiently(marker, lambda: os.unlink(marker))
+        remove(Path(path) / first)
     failures: list[BaseException] = []
 
     def noted(function: Any, name: str, error: Any) -> None:

@@ -42,7 +42,8 @@ def clear(folder: Path, before: str, after: str = "", *, aged: bool = False) -> 
         folder: where to look.
         before: how the names begin.
         after: how they end.
-        aged: whether what another machine left is removed when it is older than a day.
+        aged: whether what another machine left, or a process that cannot be asked for, is removed when it is older
+            than a day.
     """
     for path in glob.glob(os.path.join(glob.escape(str(folder)), f"{glob.escape(before)}[0-9]*{after}")):
         inner = os.path.basename(path)[len(before):]
@@ -54,17 +55,17 @@ def clear(folder: Path, before: str, after: str = "", *, aged: bool = False) -> 
 
 def abandoned(path: str, number: int, of: str | None, aged: bool) -> bool:
     """Return whether nobody writes there any more."""
-    if of == mark():
-        return not lives(number)
+    if of == mark() and (found := lives(number)) is not None:
+        return not found
     with contextlib.suppress(OSError):
         return aged and time.time() - os.lstat(path).st_mtime > DAY
     return False
 
 
-def lives(number: int) -> bool:
-    """Return whether there is a process with a number on this machine."""
+def lives(number: int) -> bool | None:
+    """Return whether there is a process with a number on this machine; None where that cannot be asked."""
     if os.name == "nt":
-        return True  # there, a signal of number 0 ends a process
+        return None  # there, a signal of number 0 ends a process
     try:
         os.kill(number, 0)
     except ProcessLookupError:

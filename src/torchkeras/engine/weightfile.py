@@ -50,13 +50,22 @@ def write_checked(weights: Mapping[str, Any], path: str | os.PathLike[str]) -> N
         write_whole(target, lambda temporary: write_chunks(temporary, safetensors_chunks(unique, about)))
     else:
         write_whole(target, lambda temporary: write_torch(temporary, weights))
-    learning_beside(target).unlink(missing_ok=True)
+    files.remove(learning_beside(target))
 
 
 def write_torch(path: Path, content: Any) -> None:
-    """Write a file of torch's; through Python's file, so that the disk's own error is known."""
-    with path.open("wb") as file:
-        torch.save(content, file)
+    """Write a file of torch's; through Python's file, so that the disk's own error is known.
+
+    Raises:
+        OSError: the disk did not take it; torch says that in words of its own.
+    """
+    try:
+        with path.open("wb") as file:
+            torch.save(content, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def learning_beside(path: Path) -> Path:
@@ -307,15 +316,21 @@ def shape_of(value: Any) -> Any:
 
 
 def write_whole(target: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that it is there whole or not at all: beside it, flushed to disk, then renamed."""
+    """Write a file so that it is there whole or not at all: beside it, flushed to disk, then renamed.
+
+    Raises:
+        OSError: the disk did not take it, or another program holds it; names the file.
+    """
+    files.check_ordinary(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     leftover.clear(target.parent, f".{target.name}.", ".tmp", aged=True)
     temporary = target.with_name(f".{target.name}.{leftover.owned()}.tmp")
     try:
-        write(temporary)
-        flush_to_disk(temporary)
-        files.replace(temporary, target)
-        flush_to_disk(target.parent)
+        with files.naming(target):
+            write(temporary)
+            flush_to_disk(temporary)
+            files.replace(temporary, target)
+            flush_to_disk(target.parent)
     except BaseException:
         with contextlib.suppress(OSError):  # the error is what counts; the next writer clears away what stays
             temporary.unlink()

@@ -45,7 +45,7 @@ def to_svg(net: FunctionalModel, path: str | os.PathLike[str] | None = None) -> 
     chains = routed(arrows, levels(list(boxes), arrows))
     picture = rendered(boxes, {node.name: node.kind for node in net.plan.nodes}, *chains)
     if path is not None:
-        Path(path).write_text(picture, encoding="utf-8")
+        Path(path).expanduser().write_text(picture, encoding="utf-8")
     return picture
 
 

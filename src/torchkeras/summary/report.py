@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
+from torchkeras.display.screen import say
 from torchkeras.engine.checks import bad_type
 from torchkeras.summary.drawn import as_drawn, drawn_rows, fits_drawing
 from torchkeras.summary.inputs import Asked, Inputs, count_bytes, gather, tensors
@@ -23,7 +24,7 @@ MADE_UP_SAMPLES = 3
 def summary(net: nn.Module, input_shape: Any = None, input_data: Any = None, input_dtype: Any = None,
             batch_size: int = -1, layer_modules: type | tuple[type, ...] = (), input_data_args: Any = None,
             input_data_kwargs: Mapping[str, Any] | None = None, *,
-            write: Callable[[str], object] = print) -> Summary:
+            write: Callable[[str], object] = say) -> Summary:
     """See what each layer puts out and where the parameters are, before you train a net.
 
     A row is a call inside which no other module was called. The net runs once, in eval mode on its own device; its
@@ -118,7 +119,7 @@ def size(parameter: Tensor) -> int:
 def flop_summary(net: nn.Module, input_shape: Any = None, input_data: Any = None, input_dtype: Any = None,
                  batch_size: int = -1, input_data_args: Any = None,
                  input_data_kwargs: Mapping[str, Any] | None = None, *,
-                 write: Callable[[str], object] = print) -> Flops:
+                 write: Callable[[str], object] = say) -> Flops:
     """Know what a forward pass costs, and which module costs most.
 
     The count is that of ``torch.utils.flop_counter``: two for a multiply-add; matrix products, convolutions and
