@@ -98,6 +98,7 @@ def drawing_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     running, _ = echo.look(args, kwargs, watched=True)
     if running is not None:
         return wrapped(running.step, run_module(module, values(args), values(kwargs)))
+    refuse_own_gradient(type(module).__name__, (args, kwargs))
     return record_module(module, args, kwargs)
 
 
@@ -131,7 +132,7 @@ def record_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     name = torch.overrides.resolve_name(func) or f"{getattr(func, '__module__', '')}.{getattr(func, '__name__', func)}"
     short = name.removesuffix(".__get__").rpartition(".")[2]
     refuse(name, short, args, kwargs)
-    refuse_own_gradient(short, args)
+    refuse_own_gradient(short, args, lone=short == "view_as" and len(args) == 2 and args[0] is args[1])
     check_constants(short, args, kwargs)
     try:
         result = compute(func, args, kwargs)
@@ -147,10 +148,11 @@ def record_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 def catch_up(running: echo.Echo) -> None:
     """Record the module whose forward we are in, and see the calls of modules again."""
-    held = running.frame.f_locals
-    start(*(step.args[0]() for step in steps_of((held["args"], held["kwargs"])) if step.kind == "input"))
+    module, args, kwargs = echo.call_in(running.frame)
+    start(*(step.args[0]() for step in steps_of((args, kwargs)) if step.kind == "input"))
     echo.going.clear()
-    running.given = record_module(held["self"], held["args"], held["kwargs"])
+    refuse_own_gradient(type(module).__name__, (args, kwargs), running.frame)
+    running.given = record_module(module, args, kwargs)
     echo.going.append(running)
 
 
