@@ -82,6 +82,8 @@ class Writer:
         self.owned: dict[int, str] = {}
         self.named: dict[int, str] = {}
         self.taken: set[str] = set(given)
+        self.numbers: dict[str, int] = {}  # the last number of each kind of name
+        self.targets: set[str] = set()
         self.nodes: list[Node] = []
 
     def write(self, steps: list[Step], inputs: Mapping[str, Symbol], outputs: Any, shapes: Mapping[int, Any]) -> Plan:
@@ -89,7 +91,7 @@ class Writer:
         for name, symbol in inputs.items():
             self.taken.add(name)
             self.named[symbol.step.number] = name
-            self.nodes.append(Node(name, "input", name, shapes=shapes[symbol.step.number], dtype=symbol.value.dtype))
+            self.append(Node(name, "input", name, shapes=shapes[symbol.step.number], dtype=symbol.value.dtype))
         for step in steps:
             if step.kind != "input":
                 self.add(step, shapes[step.number])
@@ -105,9 +107,14 @@ class Writer:
         if step.kind != "module":
             name = self.fresh(target.rpartition(".")[2].strip("_"))
         else:
-            name = self.fresh(f"{target}_call") if any(one.target == target for one in self.nodes) else target
+            name = self.fresh(f"{target}_call") if target in self.targets else target
         self.named[step.number] = name
-        self.nodes.append(Node(name, step.kind, target, args, kwargs, shapes))
+        self.append(Node(name, step.kind, target, args, kwargs, shapes))
+
+    def append(self, node: Node) -> None:
+        """One record more."""
+        self.nodes.append(node)
+        self.targets.add(node.target)
 
     def ref(self, value: Any) -> Any:
         """What stands for a value in a record."""
@@ -120,7 +127,7 @@ class Writer:
         """The name of a tensor that was used as it is."""
         if id(value) not in self.owned:
             name = self.own(value)
-            self.nodes.append(Node(name, "tensor", name, shapes=(tuple(value.shape),), dtype=value.dtype))
+            self.append(Node(name, "tensor", name, shapes=(tuple(value.shape),), dtype=value.dtype))
         return self.owned[id(value)]
 
     def own(self, part: nn.Module | Tensor) -> str:
@@ -135,9 +142,10 @@ class Writer:
 
     def fresh(self, kind: str) -> str:
         """The first free name of a kind: ``linear_1``, ``linear_2``."""
-        number = 1
+        number = self.numbers.get(kind, 0) + 1
         while (name := f"{kind}_{number}") in self.taken:
             number += 1
+        self.numbers[kind] = number
         self.taken.add(name)
         return name
 
