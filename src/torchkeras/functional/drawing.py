@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from torchkeras.engine.checks import bad_type, bad_value
 from torchkeras.functional import echo
+from torchkeras.functional.plan import is_plain
 from torchkeras.functional.refusals import check_constants, misfit, refuse, refuse_own_gradient, refuse_time_first
 from torchkeras.functional.shapes import compute, fake_mode, plain_call, run_module, settle, values
 from torchkeras.functional.symbol import BATCH, BatchSize, Step, Symbol, drawn_at, leaves, place, symbols
@@ -60,9 +61,9 @@ def Input(shape: tuple[int, ...] | list[int], dtype: torch.dtype = torch.float32
                         fix="Leave the batch out: (3, 32, 32).")
     if not isinstance(dtype, torch.dtype):
         raise bad_type("dtype", received=repr(dtype), expected="a torch.dtype", fix="Pass torch.int64.")
-    if name is not None and not (isinstance(name, str) and name.isidentifier()):
+    if name is not None and not is_plain(name):
         raise bad_value("name", received=repr(name), expected="a name as an argument can have it",
-                        fix="Use letters, digits and _.")
+                        fix="Use letters, digits and _, and no word of Python's.")
     with fake_mode():
         value = torch.empty(BATCH, *shape, dtype=dtype)
     symbol = Symbol(value, Step("input", name, where=place()))
@@ -91,7 +92,7 @@ def watched() -> bool:
 
 
 @functools.wraps(plain_call)
-def drawing_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def drawing_call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
     """What stands for ``nn.Module.__call__`` while a net is drawn."""
     if not any(isinstance(leaf, Symbol) for leaf in leaves((args, kwargs))):
         return plain_call(module, *args, **kwargs)

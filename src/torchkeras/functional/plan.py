@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import keyword
 import operator
 import pkgutil
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +25,7 @@ INFIX = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": o
          "__or__": operator.or_, "__xor__": operator.xor}
 SWAPPED = {"__rsub__": operator.sub, "__rdiv__": operator.truediv, "__rtruediv__": operator.truediv,
            "__rpow__": operator.pow, "__rfloordiv__": operator.floordiv, "__rmatmul__": operator.matmul}
+LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,19 @@ class Writer:
 
 def snake(name: str) -> str:
     """``MaxPool1d`` as ``max_pool1d``, ``LSTM`` as ``lstm``, ``BatchNorm2d`` as ``batch_norm2d``."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower().lstrip("_") or "module"
+    plain = re.sub(r"\W+", "_", unicodedata.normalize("NFKC", name))
+    found = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", plain).lower().lstrip("_")
+    return found if is_plain(f"{found}_1") else "module"
+
+
+def is_plain(name: Any) -> bool:
+    """Whether a name can stand in the source of ``forward`` as it is, and means there what it says.
+
+    Python reads some letters as others (``ｉｆ`` as ``if``), so only names that it takes as they are will do.
+    """
+    return (isinstance(name, str) and len(name) <= LONGEST_NAME and name.isidentifier()
+            and not keyword.iskeyword(name) and name != "self" and not name.startswith("__")
+            and name == unicodedata.normalize("NFKC", name))
 
 
 def shapes_of(result: Any) -> tuple[tuple[int, ...], ...]:
@@ -177,6 +193,10 @@ def graph(plan: Plan) -> fx.Graph:
         return parts[leaf]
 
     for node in plan.nodes:
+        names = [node.name, *node.kwargs, *([node.target] if node.kind in ("module", "tensor") else [])]
+        if not all(map(is_plain, names)):  # they become source code
+            raise bad_value("plan", received=f"the name {next(one for one in names if not is_plain(one))!r}",
+                            expected="names that arguments and attributes can have")
         kind, target, args = operation(node, map_values(value, node.args))
         given[node.name] = drawn.create_node(kind, target, args, map_values(value, node.kwargs), node.name)
     drawn.output(map_values(value, plan.outputs))
@@ -203,8 +223,7 @@ def check_names(names: Mapping[str, nn.Module], steps: list[Step], inputs: Mappi
     """Refuse names for layers that are not drawn, and those that cannot be attributes."""
     drawn = {id(step.target): step.target for step in steps if step.kind == "module"}
     for name, module in names.items():
-        if not isinstance(name, str) or not name.isidentifier() or hasattr(nn.Module, name) or name in inputs or (
-                name in ("training", "plan")):
+        if not is_plain(name) or name in reserved() or name in inputs:
             raise bad_value("names", received=repr(name), expected="a name that an attribute can have",
                             fix="Use letters, digits and _, and no name of an input or of nn.Module.")
         if id(module) not in drawn:
@@ -212,3 +231,11 @@ def check_names(names: Mapping[str, nn.Module], steps: list[Step], inputs: Mappi
             raise bad_value("names", received=f"{name!r} for a {type(module).__name__} that was not drawn",
                             expected="layers that lead to the outputs",
                             fix=did_you_mean(type(module).__name__, kinds) or "Pass the object that was called.")
+
+
+@functools.cache
+def reserved() -> set[str]:
+    """The attributes of a net that no layer may take the place of."""
+    from torchkeras.functional.model import FunctionalModel
+
+    return {*dir(FunctionalModel), *vars(nn.Module()), "plan", "names", "code", "_run"}
