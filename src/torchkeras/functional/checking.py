@@ -7,7 +7,7 @@ plain, what is nested must have an end, and the weights must fit into the memory
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from torchkeras.engine.checks import bad_value, did_you_mean
@@ -15,7 +15,7 @@ from torchkeras.functional.data import READERS, dtype_of
 from torchkeras.functional.plan import is_plain
 
 VERSION = 1
-MOST_VALUES, DEEPEST, LONGEST = 1_000_000, 100, 1_000  # values in all, levels of nesting, letters of a text
+MOST_VALUES, DEEPEST, LONGEST = 300_000, 100, 1_000  # values in all, levels of nesting, letters of a text
 MOST_REPEATS = MOST_PIECES = 1_000  # layers within a layer, pieces of a tensor
 KINDS = ("input", "tensor", "module", "function", "method", "attribute")
 NET, ROW = "torchkeras.functional.FunctionalModel", "torch.nn.Sequential"
@@ -50,22 +50,28 @@ def check_extent(config: Any) -> None:
         if value is waiting:
             waiting.pop()
             continue
-        seen += 1
-        if isinstance(value, Mapping):
-            for key in value:
-                check_text(key)
-            value = list(value.values())
-        if isinstance(value, (list, tuple)):
-            seen += len(value)
-            waiting.append(iter(value))
-        elif isinstance(value, str):
-            check_text(value)
-        elif not (value is None or isinstance(value, (bool, float))
-                  or (isinstance(value, int) and abs(value) < 1 << 63)):
-            raise wrong(short(value), "dicts, lists, texts, and numbers of 64 bits")
+        inside = held(value)
+        seen += 1 + len(inside)
+        if inside:
+            waiting.append(iter(inside))
         if len(waiting) > DEEPEST or seen > MOST_VALUES:
             raise wrong(f"more than {DEEPEST} levels of nesting" if len(waiting) > DEEPEST else
                         f"more than {MOST_VALUES:,} values", "the config of a net")
+
+
+def held(value: Any) -> Collection[Any]:
+    """What a container holds; what is none and no plain value is refused."""
+    if isinstance(value, Mapping):
+        for key in value:
+            check_text(key)
+        return value.values()
+    if isinstance(value, (list, tuple)):
+        return value
+    if isinstance(value, str):
+        check_text(value)
+    elif not (value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 1 << 63)):
+        raise wrong(short(value), "dicts, lists, texts, and numbers of 64 bits")
+    return ()
 
 
 def check_text(text: Any) -> None:
@@ -97,6 +103,9 @@ def check_net(config: Mapping[str, Any]) -> None:
     for place, node in enumerate(part(config, "nodes", (list, tuple), "the net")):
         check_node(node, f"node {place}", layers, known)
         known.add(node["name"])
+    called = {node["target"] for node in config["nodes"] if node["kind"] == "module"}
+    if idle := next((name for name in layers if name not in called), None):
+        raise wrong(f"the layer {idle!r}, which no node calls", "layers that are used")
     if "outputs" not in config:
         raise wrong("no outputs", "what get_config() gave")
     check_value(config["outputs"], known, "the outputs")
@@ -104,63 +113,82 @@ def check_net(config: Mapping[str, Any]) -> None:
 
 def check_node(node: Any, where: str, layers: Mapping[str, Any], known: set[str]) -> None:
     """One node, which takes values from those before."""
-    name, kind = part(node, "name", str, where), part(node, "kind", str, where)
-    part(node, "target", str, where)
+    name, kind, target = (part(node, key, str, where) for key in ("name", "kind", "target"))
     where = f"the node {name[:60]!r}"
     if not is_plain(name) or name in known:
         raise wrong(where + (" for the second time" if name in known else ""), "a plain name, another for each node")
     if kind not in KINDS:
         raise wrong(f"the kind {kind[:60]!r} of {where}", ", ".join(KINDS) + ": what torch can record")
     if kind in ("input", "tensor"):
-        sizes = part(node, "shape", (list, tuple), where)
-        if len(sizes) > 64 or not all(type(size) is int and size >= 0 for size in sizes):
-            raise wrong(f"the shape {str(sizes)[:60]} of {where}", "sizes")
-        dtype_of(part(node, "dtype", str, where))
-        if kind == "tensor":
-            part(node, "parameter", bool, where)
-        return
-    check_value(part(node, "args", Mapping, where), known, where)
-    check_value(part(node, "kwargs", Mapping, where), known, where)
-    if "tuple" not in node["args"] or "dict" not in node["kwargs"]:
-        raise wrong(f"{short(node['args'])} and {short(node['kwargs'])} for the arguments of {where}",
-                    "a tuple and a dict")
-    for key, _ in node["kwargs"]["dict"]:
+        return check_begin(node, kind, where)
+    if kind == "module" and target not in layers:
+        raise wrong(f"the layer {target[:60]!r} of {where}", "one of the layers", did_you_mean(target, layers))
+    return check_call(node, known, where)
+
+
+def check_begin(node: Mapping[str, Any], kind: str, where: str) -> None:
+    """An input or a tensor."""
+    sizes = part(node, "shape", (list, tuple), where)
+    if len(sizes) > 64 or not all(type(size) is int and size >= 0 for size in sizes):
+        raise wrong(f"the shape {str(sizes)[:60]} of {where}", "sizes")
+    dtype_of(part(node, "dtype", str, where))
+    if kind == "tensor":
+        part(node, "parameter", bool, where)
+
+
+def check_call(node: Mapping[str, Any], known: set[str], where: str) -> None:
+    """The arguments of a layer, function, method or attribute."""
+    args, kwargs = part(node, "args", Mapping, where), part(node, "kwargs", Mapping, where)
+    check_value(args, known, where)
+    check_value(kwargs, known, where)
+    if "tuple" not in args or "dict" not in kwargs:
+        raise wrong(f"{short(args)} and {short(kwargs)} for the arguments of {where}", "a tuple and a dict")
+    for key, _ in kwargs["dict"]:
         if not is_plain(key):
-            raise wrong(f"the argument {short(key)} of {where}", "names that an argument can have")
-    if kind == "module" and node["target"] not in layers:
-        raise wrong(f"the layer {node['target'][:60]!r} of {where}", "one of the layers",
-                    did_you_mean(node["target"], layers))
+            raise wrong(f"the argument {short(key)} of {where}", "a name that an argument can have")
 
 
 def check_value(value: Any, known: set[str], where: str) -> None:
     """An argument, as :func:`torchkeras.functional.data.told` writes it."""
+    if isinstance(value, (list, tuple)):
+        raise wrong(f"{short(value)} in {where}", "containers as get_config() writes them")
     if not isinstance(value, Mapping):
-        if isinstance(value, (list, tuple)):
-            raise wrong(f"{short(value)} in {where}", "containers as get_config() writes them")
         return
     if "ref" in value:
-        path = part(value, "path", (list, tuple), where)
-        if part(value, "ref", str, where) not in known:
-            raise wrong(f"a value from {value['ref'][:60]!r} in {where}", "values from nodes before")
-        if not all(type(key) in (str, int) for key in path):
-            raise wrong(f"the path {str(path)[:60]} in {where}", "places and names")
+        check_ref(value, known, where)
         return
     kind = next(iter(value), "")
     if kind not in READERS or len(value) != 1:
         raise wrong(f"a value of kind {kind[:60]!r}", ", ".join(READERS))
     if kind in ("torch", "device", "float"):
         part(value, kind, str, where)
-    elif kind == "dict":
-        for pair in part(value, kind, (list, tuple), where):
-            if not isinstance(pair, (list, tuple)) or len(pair) != 2 or isinstance(pair[0], (Mapping, list, tuple)):
-                raise wrong(f"{short(pair)} in {where}", "pairs of a key and a value")
-            check_value(pair[1], known, where)
     elif kind != "ellipsis":
-        items = part(value, kind, (list, tuple), where)
-        if kind == "slice" and len(items) != 3:
-            raise wrong(f"a slice of {len(items)} in {where}", "start, stop and step")
-        for item in items:
+        for item in items_of(value, kind, where):
             check_value(item, known, where)
+
+
+def items_of(value: Mapping[str, Any], kind: str, where: str) -> list[Any]:
+    """What a container holds, as it is written."""
+    items = part(value, kind, (list, tuple), where)
+    if kind == "slice" and len(items) != 3:
+        raise wrong(f"a slice of {len(items)} in {where}", "start, stop and step")
+    return [second(item, where) for item in items] if kind == "dict" else list(items)
+
+
+def check_ref(value: Mapping[str, Any], known: set[str], where: str) -> None:
+    """A value from another node."""
+    path = part(value, "path", (list, tuple), where)
+    if part(value, "ref", str, where) not in known:
+        raise wrong(f"a value from {value['ref'][:60]!r} in {where}", "values from nodes before")
+    if not all(type(key) in (str, int) for key in path):
+        raise wrong(f"the path {str(path)[:60]} in {where}", "places and names")
+
+
+def second(pair: Any, where: str) -> Any:
+    """The value of a pair of a key and a value."""
+    if not isinstance(pair, (list, tuple)) or len(pair) != 2 or isinstance(pair[0], (Mapping, list, tuple)):
+        raise wrong(f"{short(pair)} in {where}", "pairs of a key and a value")
+    return pair[1]
 
 
 def check_layer(layer: Any, name: str) -> None:
@@ -178,7 +206,8 @@ def check_layer(layer: Any, name: str) -> None:
             raise wrong(f"the argument {short(key)} of {name[:60]!r}", "names that an argument can have")
         if kind.startswith("torch.nn.") and (key in ("device", "dtype") or (
                 key.startswith("num_") and key.endswith("layers") and not 0 < _size(value) <= MOST_REPEATS)):
-            raise wrong(f"{key}={short(value)} of {name[:60]!r}", f"at most {MOST_REPEATS:,} layers in one, and no place")
+            raise wrong(f"{key}={short(value)} of {name[:60]!r}",
+                        f"at most {MOST_REPEATS:,} layers in one, and no place")
         if isinstance(value, Mapping) and "layer" in value:
             check_layer(value["layer"], f"{name}.{key}")
         else:

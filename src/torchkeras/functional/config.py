@@ -29,7 +29,7 @@ from torchkeras.functional.symbol import BATCH, READ, Symbol, leaves, symbols
 OWN = {name: kind for name, kind in vars(layers).items()
        if isinstance(kind, type) and issubclass(kind, nn.Module) and not name.startswith("_")}
 BATCH_MATH = {f"operator.{name}": getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "mod")}
-MOST_BYTES = 4 << 30  # of weights, unless the caller allows more
+MOST_BYTES = 1 << 30  # of weights, unless the caller allows more
 ELSEWHERE: dict[tuple[type, str], str] = {
     (nn.MultiheadAttention, "bias"): "in_proj_bias", (nn.MultiheadAttention, "add_bias_kv"): "bias_k"}
 
@@ -79,7 +79,7 @@ def explained(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if "user_mistake" in vars(error):
+        if "user_mistake" in vars(error) or isinstance(error, Warning):
             raise
         raise wrong(f"{what}, which cannot be made", "what get_config() gave",
                     f"{type(error).__name__}: {(str(error) or 'nothing more').splitlines()[0][:200]}") from error
@@ -142,16 +142,28 @@ def redrawn(node: Mapping[str, Any], parts: Mapping[str, nn.Module], given: Mapp
 
 
 def check_pieces(node: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Refuse to take a tensor apart into pieces without number, each of which would be a value of the drawing."""
+    """Refuse pieces and repetitions without number, each of which would be worked out for the drawing."""
+    numbers = [one for one in leaves((args[1:], kwargs)) if type(one) is int and one > 0]
+    if re.search(r"diff|histogram|lowrank|combinations|(^|\.)index$", node["target"]):
+        return few(node, max(numbers, default=0))
     if not re.search(r"(split|chunk|unbind|__iter__)[a-z_]*$", node["target"]):
-        return
+        return None
     sizes = [size for one in leaves((args, kwargs)) if isinstance(one, Symbol) for size in one.value.shape]
-    counts = [one for one in leaves((args[1:2], kwargs)) if type(one) is int and one > 0]
     longest = max((size for size in sizes if size % BATCH), default=1)
-    by_size = node["target"].endswith("split") and not re.search(r"tensor_|[hvd]split$", node["target"])
-    pieces = longest / counts[0] if counts and by_size else max([longest if not counts else 1, *counts])
-    if pieces > MOST_PIECES:
-        raise wrong(f"{node['name']!r}, which makes {pieces:,.0f} pieces", f"at most {MOST_PIECES:,}")
+    count = next(iter(numbers), None)
+    if count is None or re.search(r"unbind|__iter__", node["target"]):
+        pieces = longest
+    elif re.search(r"(^|[._])split$", node["target"]) and "tensor_" not in node["target"]:
+        pieces = longest // count  # a size; the others take a number of pieces
+    else:
+        pieces = count
+    return few(node, pieces)
+
+
+def few(node: Mapping[str, Any], count: int) -> None:
+    """Refuse more pieces or repetitions than a net has."""
+    if count > MOST_PIECES:
+        raise wrong(f"{node['name']!r}, which makes {count:,} pieces or repetitions", f"at most {MOST_PIECES:,}")
 
 
 def permitted(kind: str, target: str, custom: Mapping[str, Any]) -> Callable[..., Any]:

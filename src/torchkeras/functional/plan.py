@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import keyword
 import operator
@@ -198,10 +199,18 @@ def graph(plan: Plan) -> fx.Graph:
             raise bad_value("plan", received=f"the name {next(one for one in names if not is_plain(one))!r}",
                             expected="names that arguments and attributes can have")
         kind, target, args = operation(node, map_values(value, node.args))
+        while kind == "placeholder" and target in meaningful():
+            target += "_"  # in the source alone: there an argument would hide what numbers and functions are called
         given[node.name] = drawn.create_node(kind, target, args, map_values(value, node.kwargs), node.name)
     drawn.output(map_values(value, plan.outputs))
     drawn.lint()
     return drawn
+
+
+@functools.cache
+def meaningful() -> set[str]:
+    """What names mean something in the source that torch.fx writes: Python's own, torch, inf and a few more."""
+    return {*dir(builtins), *fx.Graph().python_code("self").globals}
 
 
 def operation(node: Node, args: tuple[Any, ...]) -> tuple[str, Any, tuple[Any, ...]]:
