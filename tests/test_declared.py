@@ -53,3 +53,45 @@ def test_what_is_imported_is_declared(folder):
 def test_an_import_that_is_not_declared_is_found():
     text = "def f():\n    from nowhere.at_all import x\n    needed('nothing.there', 1)\n    import torch, os"
     assert undeclared(text) == {"nowhere", "nothing"}
+
+
+# --- what others promise no name for ---
+
+
+def read_at_import(tree: ast.AST) -> list[ast.AST]:
+    """The parts of a file that run when it is imported: all but the bodies of functions."""
+    if isinstance(tree, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return [part for one in (*tree.decorator_list, *tree.args.defaults) for part in read_at_import(one)]
+    return [tree, *(part for one in ast.iter_child_nodes(tree) for part in read_at_import(one))]
+
+
+def private(text: str) -> set[str]:
+    """The private names of other packages, and the insides of functions, that a file reads when it is imported."""
+    parts = read_at_import(ast.parse(text))
+    foreign, found = set(), set()
+    for one in parts:
+        own = isinstance(one, ast.ImportFrom) and (one.module or "").startswith(("torchkeras", "__future__"))
+        if isinstance(one, (ast.Import, ast.ImportFrom)) and not own:
+            foreign |= {(alias.asname or alias.name).partition(".")[0] for alias in one.names}
+            names = [f"{getattr(one, 'module', '')}.{alias.name}" for alias in one.names]
+            found |= {name for name in names if "._" in name}
+    for one in parts:
+        if isinstance(one, ast.Attribute):
+            hidden = one.attr.startswith("_") and one.attr not in ("__file__", "__call__", "__version__", "__mro__")
+            if hidden and ast.unparse(one).partition(".")[0] in foreign:
+                found.add(ast.unparse(one))
+    return found - {"Tensor.__add__", "Tensor.__sub__", "Tensor.__mul__", "Tensor.__truediv__"}
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=[one.name for one in FOLDERS])
+def test_importing_reads_nothing_that_another_package_may_change_without_a_word(folder):
+    assert {path.name: found for path in folder.glob("*.py") if (
+        found := private(path.read_text(encoding="utf-8")))} == {}
+
+
+def test_a_private_name_that_is_read_at_import_is_found():
+    text = ("import torch\nfrom torch import nn\nfrom torch.nn.modules.batchnorm import _BatchNorm\n"
+            "A = torch.autograd.Function.apply.__func__.__code__\nclass B:\n    call = nn.Module._call_impl\n"
+            "def late():\n    return torch._C\ndef soon(kind=torch._dynamo):\n    pass\n")
+    assert private(text) == {"torch.nn.modules.batchnorm._BatchNorm", "torch.autograd.Function.apply.__func__.__code__",
+                             "torch.autograd.Function.apply.__func__", "nn.Module._call_impl", "torch._dynamo"}

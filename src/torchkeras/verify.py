@@ -164,5 +164,5 @@ def same(one: Any, other: Any) -> bool:
 def distance(one: Any, other: Any) -> str:
     """How far apart two values are, where that can be said."""
     if isinstance(one, Tensor) and isinstance(other, Tensor) and one.shape == other.shape:
-        return f" differs by up to {float((one.double() - other.double()).abs().max()):.2g}"
+        return f" differs by up to {float((one.cpu().double() - other.cpu().double()).abs().max()):.2g}"
     return " differs"

@@ -11,8 +11,8 @@ from tests.functional.nets import small, text_net
 from torch import nn
 
 from torchkeras import KerasModel, flop_summary, summary
-from torchkeras.functional import Input, build, to_svg
-from torchkeras.functional.picture import levels, routed, spread
+from torchkeras.functional import Input, build, picture, to_svg
+from torchkeras.functional.picture import BETWEEN, levels, routed, settle_row, spread
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -125,3 +125,23 @@ def test_names_are_escaped_and_other_nets_have_no_picture():
     assert "Less&lt;T&gt;" in to_svg(build(x, layer(x), {"less": layer}))
     with pytest.raises(TypeError, match="net.*a Linear.*functional.build"):
         to_svg(nn.Linear(3, 1))
+
+
+def test_sorting_the_rows_of_a_picture_looks_at_each_row_and_not_at_all_for_each(monkeypatch):
+    looked = []
+    monkeypatch.setattr(picture, "spots", lambda row, plain=picture.spots: looked.append(len(row)) or plain(row))
+    for size in (20, 200):
+        looked.clear()
+        names = [f"n{number}" for number in range(size)]
+        arrows = list(pairwise(names)) + [("n0", "n9")]
+        rows, _ = routed(arrows, levels(names, arrows))
+        assert sum(looked) == 9 * sum(map(len, rows))  # once at first, and once a turn
+
+
+def test_boxes_of_a_row_that_all_want_one_place_stand_side_by_side_around_it():
+    row = [f"n{number}" for number in range(2000)]  # joined one by one: copies of ever longer rows would take minutes
+    middle: dict[str, float] = {}
+    settle_row(row, dict.fromkeys(row, 7.0), dict.fromkeys(row, 10.0), middle)
+    places = [middle[name] for name in row]
+    assert sum(places) / len(places) == pytest.approx(7.0)
+    assert all(after - before == pytest.approx(10.0 + BETWEEN) for before, after in pairwise(places))

@@ -16,6 +16,7 @@ from torchkeras.engine.checks import bad_type, bad_value, did_you_mean
 from torchkeras.engine.denominator import Denominator, known_denominator
 from torchkeras.metrics import Metric
 from torchkeras.metrics.base import State
+from torchkeras.metrics.shapes import wide
 from torchkeras.summary.drawn import plan_of
 from torchkeras.task import task_for
 
@@ -142,8 +143,8 @@ class OutputLoss(Metric):
 
     def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
         """The batch's loss, as often as what it is a mean over."""
-        found, loss = known_denominator(self.loss) or self.found.get(self.output), self.loss(preds, labels).double()
-        seen = torch.as_tensor((found or Denominator("samples")).count(labels, len(preds)), dtype=torch.float64)
+        found, loss = known_denominator(self.loss) or self.found.get(self.output), wide(self.loss(preds, labels))
+        seen = torch.as_tensor((found or Denominator("samples")).count(labels, len(preds)), dtype=loss.dtype)
         # before it is known which labels a loss leaves out, those of a batch without a loss are
         seen = seen if found is not None else torch.where(loss.isnan(), torch.zeros_like(seen), seen)
         total = loss * seen

@@ -17,6 +17,7 @@ from torchkeras.engine.components import modules_of
 from torchkeras.engine.explain import described
 from torchkeras.engine.modes import evaluating
 from torchkeras.engine.state import put_random_states, random_states
+from torchkeras.metrics.shapes import wide
 
 GROWN = 10.0  # times the first loss of a pass: from there on the size of the gradients is looked at
 
@@ -155,8 +156,8 @@ def sizes(net: nn.Module, optimizer: Any, gradient: float | None) -> list[str]:
 
 
 def norm(tensors: Iterable[Tensor | None]) -> float:
-    """Return the norm of all tensors together, in float64."""
-    return math.sqrt(sum(float(one.detach().double().square().sum()) for one in tensors if one is not None))
+    """Return the norm of all tensors together, in the most precise float of their device."""
+    return math.sqrt(sum(float(wide(one.detach()).square().sum()) for one in tensors if one is not None))
 
 
 def afterwards(model: Any, run: Any, data: Any, step: Any) -> str:

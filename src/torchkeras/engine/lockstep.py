@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from torchkeras.data import Batches
@@ -17,6 +16,7 @@ from torchkeras.engine import gradients, hardware
 from torchkeras.engine.checks import bad_type, bad_value
 from torchkeras.engine.components import components_of
 from torchkeras.engine.epoch import EpochRunner
+from torchkeras.engine.modes import BATCH_NORMS
 from torchkeras.engine.run import Run, nothing
 from torchkeras.engine.shards import Shards, Undivided, check_divisible
 
@@ -162,7 +162,7 @@ def shortened(text: str) -> str:
 @contextmanager
 def each_its_own(learners: list[nn.Module], run: Run) -> Iterator[None]:
     """BatchNorm as it is: every process normalises its own part of a batch."""
-    if any(isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
+    if any(isinstance(module, BATCH_NORMS) and not isinstance(module, nn.SyncBatchNorm)
            for one in learners for module in one.modules()):
         run.notes.append("BatchNorm: each process normalises its own part of a batch; "
                          "sync_batchnorm=True takes the whole batch")
@@ -177,7 +177,7 @@ def synchronised(learners: list[nn.Module], run: Run) -> Iterator[None]:
                         fix="torch has SyncBatchNorm for accelerators only.")
     places = [(parent, name, child) for one in learners for parent in one.modules()
               for name, child in parent.named_children()
-              if isinstance(child, _BatchNorm) and not isinstance(child, nn.SyncBatchNorm)]
+              if isinstance(child, BATCH_NORMS) and not isinstance(child, nn.SyncBatchNorm)]
     for parent, name, child in places:
         setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
     try:

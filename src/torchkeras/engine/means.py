@@ -131,10 +131,13 @@ def added(total: float, values: Tensor) -> float:
 
 def column(values: list[Any]) -> Tensor:
     """Scalars as one float64 vector on the CPU; an accelerator is read once, not once a value."""
-    away = next((value.device for value in values if isinstance(value, Tensor) and not value.is_cpu), None)
-    if away is None:
-        return torch.tensor([float(value) for value in values], dtype=torch.float64)
-    return torch.stack([torch.as_tensor(value, device=away).detach().reshape(()) for value in values]).cpu().double()
+    away = [place for place, value in enumerate(values) if isinstance(value, Tensor) and not value.is_cpu]
+    found = torch.tensor([0.0 if place in away else float(value) for place, value in enumerate(values)],
+                         dtype=torch.float64)
+    if away:
+        device = values[away[0]].device
+        found[away] = torch.stack([values[place].detach().to(device).reshape(()) for place in away]).cpu().double()
+    return found
 
 
 def number(name: str, value: Any) -> float:
@@ -144,4 +147,4 @@ def number(name: str, value: Any) -> float:
         came = f"shape {shape}" if shape else f"{type(value).__name__}"
         raise bad_value(f"metrics_dict[{name!r}]", received=f"a result of {came}", expected="one number",
                         fix="Reduce it, for example with .mean().")
-    return float(value.detach().double().item() if isinstance(value, Tensor) else value)
+    return float(value.detach().cpu().double().item() if isinstance(value, Tensor) else value)

@@ -19,6 +19,10 @@ PLAIN: WeakSet[nn.Module] = WeakSet()
 SIGNS = ("does not require grad", "requires_grad=True on inference tensor", "Inference tensors cannot be saved")
 NOTE = ("measured with gradients: the net or its loss differentiates, so validation, evaluate and predict cost more "
         "time and memory a batch")
+# torch's batch norms, and those that others build on what torch's have in common, for which torch promises no name
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, *(
+    one for one in nn.BatchNorm1d.__mro__
+    if issubclass(nn.SyncBatchNorm, one) and not issubclass(nn.InstanceNorm1d, one)))
 
 
 @contextmanager

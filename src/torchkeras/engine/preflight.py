@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from torchkeras.data import batch as batches
 from torchkeras.engine import broadcast
 from torchkeras.engine.checks import bad_type, bad_value, instance_not_class
 from torchkeras.engine.components import components_of
+from torchkeras.engine.modes import BATCH_NORMS
 from torchkeras.engine.optimizers import each_of, kind_of, needs_closure, titled
 
 CLASS_LOSSES = {"CrossEntropyLoss", "NLLLoss", "cross_entropy", "nll_loss"}
@@ -308,7 +308,7 @@ def batchnorm_watch(net: nn.Module, last_batch: int | None) -> Iterator[None]:
             hook.remove()
 
     if last_batch == 1:
-        hooks += [one.register_forward_pre_hook(look) for one in net.modules() if isinstance(one, _BatchNorm)]
+        hooks += [one.register_forward_pre_hook(look) for one in net.modules() if isinstance(one, BATCH_NORMS)]
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from torchkeras.engine.checks import bad_type, bad_value
 from torchkeras.functional import echo, plan
 from torchkeras.functional.drawing import done, steps_of
 from torchkeras.functional.model import FunctionalModel
-from torchkeras.functional.plan import Node, Writer, check_names, shapes_of
+from torchkeras.functional.plan import Node, Writer, check_names, is_plain, shapes_of
 from torchkeras.functional.shapes import fake_mode, quiet, run_module
 from torchkeras.functional.symbol import BATCH, BatchSize, Step, Symbol, drawn_at, leaves, map_values
 
@@ -74,9 +75,10 @@ def named_inputs(inputs: Any) -> dict[str, Symbol]:
         raise bad_value("inputs", received="none", expected="at least one Input")
     keys = list(inputs) if isinstance(inputs, Mapping) else [
         one.step.target or f"input_{number}" for number, one in enumerate(listed, 1)]
-    for key in keys:
-        if not isinstance(key, str) or not key.isidentifier() or keys.count(key) > 1:
-            raise bad_value("inputs", received=f"the name {key!r}" + (" twice" if keys.count(key) > 1 else ""),
+    counted = Counter(keys)
+    for key, count in counted.items():
+        if not is_plain(key) or count > 1:
+            raise bad_value("inputs", received=f"the name {key!r}" + (" twice" if count > 1 else ""),
                             expected="a name for each input that an argument can have",
                             fix="Give them names: Input(shape, name='title').")
     if len({id(one) for one in listed}) < len(listed):
@@ -101,8 +103,9 @@ def check_connected(inputs: Mapping[str, Symbol], steps: list[Step]) -> None:
             raise bad_value("outputs", received=f"one that needs the input {step.target or 'without a name'!r}",
                             expected=f"outputs that come from the inputs listed: {', '.join(inputs)}",
                             fix=f"Add it to inputs, or draw from these only. {drawn_at(step.where)}")
+    drawn = {step.number for step in steps}
     for number, name in listed.items():
-        if number not in {step.number for step in steps}:
+        if number not in drawn:
             raise bad_value("inputs", received=f"{name!r}, which leads to none of the outputs",
                             expected="inputs that are used", fix=f"Leave it out. {drawn_at(inputs[name].step.where)}")
 

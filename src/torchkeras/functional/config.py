@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import operator
+import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from torchkeras.engine.checks import bad_value, did_you_mean
+from torchkeras.engine.checks import bad_value, did_you_mean, whole_number
 from torchkeras.functional import layers
 from torchkeras.functional.building import build
+from torchkeras.functional.checking import MOST_PIECES, NET, ROW, VERSION, check_config, wrong
 from torchkeras.functional.data import dtype_of, meant, told
 from torchkeras.functional.drawing import Input
 from torchkeras.functional.model import FunctionalModel
 from torchkeras.functional.plan import INFIX, SWAPPED, Node
-from torchkeras.functional.symbol import READ
+from torchkeras.functional.symbol import BATCH, READ, Symbol, leaves, symbols
 
 OWN = {name: kind for name, kind in vars(layers).items()
        if isinstance(kind, type) and issubclass(kind, nn.Module) and not name.startswith("_")}
 BATCH_MATH = {f"operator.{name}": getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "mod")}
-VERSION = 1
+MOST_BYTES = 1 << 30  # of weights, unless the caller allows more
 ELSEWHERE: dict[tuple[type, str], str] = {
     (nn.MultiheadAttention, "bias"): "in_proj_bias", (nn.MultiheadAttention, "add_bias_kv"): "bias_k"}
 
@@ -47,17 +52,76 @@ def origin(net: FunctionalModel, node: Node) -> dict[str, Any]:
             "parameter": isinstance(held, nn.Parameter)}
 
 
-def from_config(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> FunctionalModel:
+def from_config(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None,
+                max_bytes: int = MOST_BYTES) -> FunctionalModel:
     """A net with fresh weights from what :func:`get_config` gave; see :meth:`FunctionalModel.from_config`."""
-    if not isinstance(config, Mapping) or config.get("version") != VERSION:
-        raise bad_value("config", received=str(config)[:60], expected=f"what get_config() gave, version {VERSION}")
     custom = dict(custom_objects or {})
+    check_config(config)
+    check_memory(config, custom, max_bytes)
+    return made(config, custom)
+
+
+def made(config: Mapping[str, Any], custom: Mapping[str, Any]) -> FunctionalModel:
+    """The net of a config that was looked over."""
     parts = {name: construct(one, custom) for name, one in config["layers"].items()}
     given: dict[str, Any] = {}
     for node in config["nodes"]:
-        given[node["name"]] = redrawn(node, parts, given, custom)
+        with explained(f"the node {node['name']!r}"):
+            given[node["name"]] = redrawn(node, parts, given, custom)
     inputs = {node["name"]: given[node["name"]] for node in config["nodes"] if node["kind"] == "input"}
-    return build(inputs, meant(config["outputs"], given), names=parts)
+    with explained("outputs"):
+        return build(inputs, meant(config["outputs"], given), names=parts)
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Say of an error that is not told in our words in which part of a config it arose."""
+    try:
+        yield
+    except Exception as error:
+        if "user_mistake" in vars(error) or isinstance(error, Warning):
+            raise
+        raise wrong(f"{what}, which cannot be made", "what get_config() gave",
+                    f"{type(error).__name__}: {(str(error) or 'nothing more').splitlines()[0][:200]}") from error
+
+
+def check_memory(config: Mapping[str, Any], custom: Mapping[str, Any], most: int) -> None:
+    """Refuse weights of more than so many bytes; they are made without memory to be counted."""
+    whole_number("max_bytes", most, least=0)
+    count = 0
+    for name, size in sizes_in(config, custom):
+        count += size
+        if count > most:
+            raise wrong(f"weights of {count:,} bytes up to {name[:60]!r}", f"at most {most:,}",
+                        "Pass a larger max_bytes if you trust the config and have the memory.")
+
+
+def sizes_in(config: Mapping[str, Any], custom: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """The bytes of each tensor and each layer, and of those in the nets within."""
+    for node in config["nodes"]:
+        if node["kind"] == "tensor":
+            yield node["name"], math.prod(node["shape"]) * dtype_of(node["dtype"]).itemsize
+    for name, described in config["layers"].items():
+        yield from sizes_of(described, name, custom)
+
+
+def sizes_of(described: Mapping[str, Any], name: str, custom: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """The bytes of a layer and of those within, each before the next is made."""
+    if described["class"] == NET:
+        yield from sizes_in(described["config"], custom)
+    elif described["class"] == ROW:
+        for key, one in described["layers"].items():
+            yield from sizes_of(one, f"{name}.{key}", custom)
+    else:
+        for key, one in described["arguments"].items():
+            if isinstance(one, Mapping) and "layer" in one:
+                yield from sizes_of(one["layer"], f"{name}.{key}", custom)
+        with torch.device("meta"), explained(f"the layer {name!r}"):
+            layer = construct(described, custom)
+            tensors = [*layer.parameters(), *layer.buffers()]
+            if any(map(is_lazy, tensors)):
+                raise wrong(f"{name!r}, a {type(layer).__name__} without sizes", "layers with sizes")
+        yield name, sum(one.numel() * one.element_size() for one in tensors)
 
 
 def redrawn(node: Mapping[str, Any], parts: Mapping[str, nn.Module], given: Mapping[str, Any],
@@ -69,13 +133,37 @@ def redrawn(node: Mapping[str, Any], parts: Mapping[str, nn.Module], given: Mapp
     if kind == "tensor":
         zeros = torch.zeros(node["shape"], dtype=dtype_of(node["dtype"]))
         return nn.Parameter(zeros) if node["parameter"] else zeros
+    call = parts[target] if kind == "module" else permitted(kind, target, custom)
     args, kwargs = meant(node["args"], given), meant(node["kwargs"], given)
-    if "'ref'" not in repr((node["args"], node["kwargs"])):
-        raise bad_value("config", received=f"{node['name']!r}, which takes nothing from the net",
-                        expected="nodes that take values")
-    if kind == "module":
-        return parts[target](*args, **kwargs)
-    return permitted(kind, target, custom)(*args, **kwargs)
+    if next(symbols((args, kwargs)), None) is None:  # it would be computed now, and not drawn
+        raise wrong(f"{node['name']!r}, which takes nothing from the net", "nodes that take values")
+    check_pieces(node, args, kwargs)
+    return call(*args, **kwargs)
+
+
+def check_pieces(node: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Refuse pieces and repetitions without number, each of which would be worked out for the drawing."""
+    numbers = [one for one in leaves((args[1:], kwargs)) if type(one) is int and one > 0]
+    if re.search(r"diff|histogram|lowrank|combinations|(^|\.)index$", node["target"]):
+        return few(node, max(numbers, default=0))
+    if not re.search(r"(split|chunk|unbind|__iter__)[a-z_]*$", node["target"]):
+        return None
+    sizes = [size for one in leaves((args, kwargs)) if isinstance(one, Symbol) for size in one.value.shape]
+    longest = max((size for size in sizes if size % BATCH), default=1)
+    count = next(iter(numbers), None)
+    if count is None or re.search(r"unbind|__iter__", node["target"]):
+        pieces = longest
+    elif re.search(r"(^|[._])split$", node["target"]) and "tensor_" not in node["target"]:
+        pieces = longest // count  # a size; the others take a number of pieces
+    else:
+        pieces = count
+    return few(node, pieces)
+
+
+def few(node: Mapping[str, Any], count: int) -> None:
+    """Refuse more pieces or repetitions than a net has."""
+    if count > MOST_PIECES:
+        raise wrong(f"{node['name']!r}, which makes {count:,} pieces or repetitions", f"at most {MOST_PIECES:,}")
 
 
 def permitted(kind: str, target: str, custom: Mapping[str, Any]) -> Callable[..., Any]:
@@ -84,11 +172,11 @@ def permitted(kind: str, target: str, custom: Mapping[str, Any]) -> Callable[...
         return custom[target]
     key = {"function": target, "method": f"torch.Tensor.{target}", "attribute": f"torch.Tensor.{target}.__get__"}.get(
         kind, "")
-    found = (BATCH_MATH | recordable()).get(key)
+    found = BATCH_MATH.get(key) or recordable().get(key)
     hidden = target.startswith("_") and target not in {*INFIX, *SWAPPED, "__invert__", "__lshift__", "__rshift__"}
     if found is None or target in READ or hidden:
-        raise bad_value("config", received=f"the {kind} {target!r}", expected="what torch can record on tensors",
-                        fix=did_you_mean(key, recordable()) or "Pass it in custom_objects.")
+        raise wrong(f"the {kind} {target[:60]!r}", "what torch can record on tensors",
+                    did_you_mean(key[:60], recordable()) or "Pass it in custom_objects.")
     return found
 
 
@@ -103,9 +191,9 @@ def describe(module: nn.Module, name: str) -> dict[str, Any]:
     """The class of a layer and the arguments that make it; made again without memory, to see that it is the same."""
     kind = type(module)
     if isinstance(module, FunctionalModel):
-        return {"class": "torchkeras.functional.FunctionalModel", "config": get_config(module)}
+        return {"class": NET, "config": get_config(module)}
     if kind is nn.Sequential:
-        return {"class": "torch.nn.Sequential",
+        return {"class": ROW,
                 "layers": {key: describe(child, f"{name}.{key}") for key, child in module.named_children()}}
     own = getattr(module, "get_config", None)
     taken = own() if callable(own) else arguments(module, name)
@@ -173,27 +261,28 @@ def beside(module: nn.Module, parameter: inspect.Parameter) -> bool:
 def construct(described: Mapping[str, Any], custom: Mapping[str, Any]) -> nn.Module:
     """A layer from its description; classes come from torch.nn, this package and ``custom_objects`` only."""
     name = described["class"]
-    if name == "torchkeras.functional.FunctionalModel":
-        return from_config(described["config"], custom)
-    if name == "torch.nn.Sequential":
-        return nn.Sequential(OrderedDict((key, construct(one, custom)) for key, one in described["layers"].items()))
-    kind = known_class(name, custom)
-    taken = {key: construct(one["layer"], custom) if isinstance(one, dict) and "layer" in one else meant(one, {})
-             for key, one in described["arguments"].items()}
-    make = getattr(kind, "from_config", None)
-    made = make(taken) if callable(make) else kind(**taken)
-    return made.to(dtype_of(described["dtype"]))
+    if name == NET:
+        return made(described["config"], custom)
+    with explained(f"a layer of class {name[:60]!r}"):
+        if name == ROW:
+            return nn.Sequential(OrderedDict((key, construct(one, custom))
+                                             for key, one in described["layers"].items()))
+        kind = known_class(name, custom)
+        taken = {key: construct(one["layer"], custom) if isinstance(one, Mapping) and "layer" in one else meant(one, {})
+                 for key, one in described["arguments"].items()}
+        make = getattr(kind, "from_config", None)
+        layer = make(taken) if callable(make) else kind(**taken)
+        return layer.to(dtype_of(described["dtype"]))
 
 
 def known_class(name: str, custom: Mapping[str, Any]) -> Any:
     """A class that may be made."""
     home, _, short = name.rpartition(".")
-    found = custom.get(name) if not home else getattr(nn, short, None) if home == "torch.nn" else OWN.get(
+    found = custom.get(name) if not home else vars(nn).get(short) if home == "torch.nn" else OWN.get(
         short) if home == "torchkeras.functional" else None
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise bad_value("config", received=f"the class {name!r}",
-                        expected="a layer of torch.nn, of torchkeras.functional or of custom_objects",
-                        fix=did_you_mean(short, [*custom, *OWN]) or f"Pass custom_objects={{{short!r}: {short}}}.")
+        raise wrong(f"the class {name[:60]!r}", "a layer of torch.nn, of torchkeras.functional or of custom_objects",
+                    did_you_mean(short[:60], [*custom, *OWN]) or f"Pass custom_objects={{{short[:60]!r}: ...}}.")
     return found
 
 

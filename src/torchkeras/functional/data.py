@@ -15,9 +15,9 @@ from torchkeras.functional.plan import Ref
 
 def dtype_of(name: str) -> torch.dtype:
     """``torch.float32`` for "float32"."""
-    found = getattr(torch, name, None) if isinstance(name, str) else None
+    found = vars(torch).get(name) if isinstance(name, str) else None
     if not isinstance(found, torch.dtype):
-        raise bad_value("config", received=f"the dtype {name!r}", expected="a dtype such as 'float32'")
+        raise bad_value("config", received=f"the dtype {str(name)[:60]!r}", expected="a dtype such as 'float32'")
     return found
 
 
@@ -59,7 +59,7 @@ READERS: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
 
 def meant(value: Any, given: Mapping[str, Any]) -> Any:
     """What :func:`told` was given."""
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         return value
     if "ref" in value:
         return functools.reduce(lambda found, key: found[key], value["path"], given[value["ref"]])
@@ -71,7 +71,7 @@ def meant(value: Any, given: Mapping[str, Any]) -> Any:
 
 def torch_word(name: str) -> Any:
     """A dtype, memory format or layout by its name."""
-    found = getattr(torch, str(name), None)
+    found = vars(torch).get(name)  # getattr would import a part of torch by its name
     if not isinstance(found, (torch.dtype, torch.memory_format, torch.layout)):
         raise bad_value("config", received=f"torch.{name}", expected="a dtype, memory format or layout")
     return found

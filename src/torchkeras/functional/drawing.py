@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from torchkeras.engine.checks import bad_type, bad_value
 from torchkeras.functional import echo
+from torchkeras.functional.plan import is_plain
 from torchkeras.functional.refusals import check_constants, misfit, refuse, refuse_own_gradient, refuse_time_first
 from torchkeras.functional.shapes import compute, fake_mode, plain_call, run_module, settle, values
 from torchkeras.functional.symbol import BATCH, BatchSize, Step, Symbol, drawn_at, leaves, place, symbols
@@ -60,9 +61,9 @@ def Input(shape: tuple[int, ...] | list[int], dtype: torch.dtype = torch.float32
                         fix="Leave the batch out: (3, 32, 32).")
     if not isinstance(dtype, torch.dtype):
         raise bad_type("dtype", received=repr(dtype), expected="a torch.dtype", fix="Pass torch.int64.")
-    if name is not None and not (isinstance(name, str) and name.isidentifier()):
+    if name is not None and not is_plain(name):
         raise bad_value("name", received=repr(name), expected="a name as an argument can have it",
-                        fix="Use letters, digits and _.")
+                        fix="Use letters, digits and _, and no word of Python's.")
     with fake_mode():
         value = torch.empty(BATCH, *shape, dtype=dtype)
     symbol = Symbol(value, Step("input", name, where=place()))
@@ -91,13 +92,14 @@ def watched() -> bool:
 
 
 @functools.wraps(plain_call)
-def drawing_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def drawing_call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
     """What stands for ``nn.Module.__call__`` while a net is drawn."""
     if not any(isinstance(leaf, Symbol) for leaf in leaves((args, kwargs))):
         return plain_call(module, *args, **kwargs)
     running, _ = echo.look(args, kwargs, watched=True)
     if running is not None:
         return wrapped(running.step, run_module(module, values(args), values(kwargs)))
+    refuse_own_gradient(type(module).__name__, (args, kwargs))
     return record_module(module, args, kwargs)
 
 
@@ -131,7 +133,7 @@ def record_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     name = torch.overrides.resolve_name(func) or f"{getattr(func, '__module__', '')}.{getattr(func, '__name__', func)}"
     short = name.removesuffix(".__get__").rpartition(".")[2]
     refuse(name, short, args, kwargs)
-    refuse_own_gradient(short, args)
+    refuse_own_gradient(short, args, lone=short == "view_as" and len(args) == 2 and args[0] is args[1])
     check_constants(short, args, kwargs)
     try:
         result = compute(func, args, kwargs)
@@ -147,10 +149,11 @@ def record_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 def catch_up(running: echo.Echo) -> None:
     """Record the module whose forward we are in, and see the calls of modules again."""
-    held = running.frame.f_locals
-    start(*(step.args[0]() for step in steps_of((held["args"], held["kwargs"])) if step.kind == "input"))
+    module, args, kwargs = echo.call_in(running.frame)
+    start(*(step.args[0]() for step in steps_of((args, kwargs)) if step.kind == "input"))
     echo.going.clear()
-    running.given = record_module(held["self"], held["args"], held["kwargs"])
+    refuse_own_gradient(type(module).__name__, (args, kwargs), running.frame)
+    running.given = record_module(module, args, kwargs)
     echo.going.append(running)
 
 

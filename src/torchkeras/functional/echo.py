@@ -14,7 +14,7 @@ from torch import nn
 from torchkeras.engine.checks import bad_value
 from torchkeras.functional.symbol import Step, Symbol, drawn_at, leaves, map_values
 
-CALL: Any = nn.Module._call_impl.__code__
+CALL: Any = getattr(nn.Module.__call__, "__code__", None)
 going: list[Echo] = []  # at most one
 
 
@@ -35,6 +35,9 @@ def look(args: Any, kwargs: Any, watched: bool) -> tuple[Echo | None, bool]:
     if going and any(frame is going[0].frame for frame in stack()):
         return going[0], False
     going.clear()
+    if CALL is None and not watched:
+        raise bad_value("drawing", received="a value after build, on a torch whose calls of modules leave no frame",
+                        expected="all values drawn before build", fix=f"Draw everything first. {drawn_at()}")
     inside = None if watched else outermost()
     if inside is None:
         return None, False
@@ -47,14 +50,19 @@ def outermost() -> Any:
     found = None
     for frame in stack():
         if frame.f_code is CALL:
-            given = (frame.f_locals["args"], frame.f_locals["kwargs"])
-            found = frame if any(isinstance(leaf, Symbol) for leaf in leaves(given)) else found
+            found = frame if any(isinstance(leaf, Symbol) for leaf in leaves(call_in(frame)[1:])) else found
     return found
 
 
-def stack() -> Any:
-    """The frames that are running, innermost first."""
-    frame: Any = sys._getframe(1)
+def call_in(frame: Any) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
+    """The module that a frame of ``nn.Module.__call__`` calls, and what it gives it: by place and by name."""
+    module, args, kwargs = (frame.f_locals[name] for name in CALL.co_varnames[:3])
+    return module, args, kwargs
+
+
+def stack(frame: Any = None) -> Any:
+    """The frames that are running, innermost first: all, or from one of them on."""
+    frame = frame or sys._getframe(1)
     while frame is not None:
         yield frame
         frame = frame.f_back

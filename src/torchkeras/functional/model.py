@@ -85,19 +85,22 @@ class FunctionalModel(nn.Module):
         return get_config(self)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any],
-                    custom_objects: Mapping[str, Any] | None = None) -> FunctionalModel:
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None,
+                    max_bytes: int = 1 << 30) -> FunctionalModel:
         """Make a net anew, with fresh weights, from what :meth:`get_config` gave.
 
         Classes are those of torch.nn and torchkeras.functional, functions those that torch can record on tensors;
-        nothing is imported by a name that the data hold.
+        nothing is imported by a name that the data hold, and all is looked over before anything is made, so the data
+        may come from somebody else. Classes and functions of your own get what arguments the data have for them.
 
         Args:
             config: what ``get_config()`` gave, perhaps by way of JSON.
             custom_objects: classes of other layers, by name, and functions, by the name that the data have for them.
+            max_bytes: the memory that the weights may take. Default 1 GiB.
 
         Raises:
-            ValueError: a class or function that is none of these, or data that are no such net.
+            ValueError: a class or function that is none of these, data that are no such net, or more weights than
+                ``max_bytes`` allows.
 
         Example:
             >>> from torchkeras.functional import Input, build
@@ -109,7 +112,7 @@ class FunctionalModel(nn.Module):
         """
         from torchkeras.functional.config import from_config
 
-        return from_config(config, custom_objects)
+        return from_config(config, custom_objects, max_bytes)
 
     def _in_order(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """The inputs one by one."""
@@ -127,6 +130,9 @@ class FunctionalModel(nn.Module):
     def _compose(self) -> None:
         """Make the function that runs the graph."""
         written = plan.graph(self.plan).python_code("self")
+        if hidden := {*self.names} & {*written.globals} - plan.meaningful():
+            raise bad_value("inputs", received=f"the name {min(hidden)!r}, which forward has for a function",
+                            expected="another name for the input")
         self.code = written.src.strip()
         name = f"<functional model {abs(hash(self.code)):x}>"
         lines = (self.code + "\n").splitlines(keepends=True)

@@ -6,6 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from html import escape
+from itertools import islice
 from pathlib import Path
 
 from torchkeras.engine.checks import bad_type
@@ -100,12 +101,20 @@ def untangled(rows: list[list[str]], ways: list[list[str]]) -> list[list[str]]:
         for upper, lower in zip(way, way[1:], strict=False):
             above[lower].append(upper)
             below[upper].append(lower)
+    spot: dict[str, float] = {}
+    for row in rows:
+        spot |= spots(row)
     for turn in range(8):
         near = below if turn % 2 else above
         for row in rows[::-1] if turn % 2 else rows:
-            spot = {name: place / max(len(one) - 1, 1) for one in rows for place, name in enumerate(one)}
             row.sort(key=lambda name: mean([spot[one] for one in near[name]], spot[name]))
+            spot |= spots(row)
     return rows
+
+
+def spots(row: list[str]) -> dict[str, float]:
+    """How far right each is in its row, from 0 to 1."""
+    return {name: place / max(len(row) - 1, 1) for place, name in enumerate(row)}
 
 
 def mean(numbers: list[float], otherwise: float) -> float:
@@ -136,25 +145,20 @@ def spread(rows: list[list[str]], ways: list[list[str]], width: dict[str, float]
 
 def settle_row(row: list[str], wish: dict[str, float], width: dict[str, float], middle: dict[str, float]) -> None:
     """Each box as near to its wish as the others let it: overlapping ones move apart, alike to both sides."""
-    groups: list[tuple[list[str], float]] = []  # boxes side by side, and where the first box's left edge is
+    groups: list[tuple[int, float, float]] = []  # boxes side by side: how many, how wide, and their left edge
     for name in row:
-        group, left = [name], wish[name] - width[name] / 2
-        while groups and groups[-1][1] + extent(groups[-1][0], width) + BETWEEN > left:
-            before, start = groups.pop()
-            size = extent(before, width) + BETWEEN
-            share = len(before) / (len(before) + len(group))
-            left = share * start + (1 - share) * (left - size)
-            group = before + group
-        groups.append((group, left))
-    for group, left in groups:
-        for name in group:
+        count, size, left = 1, width[name] + BETWEEN, wish[name] - width[name] / 2
+        while groups and groups[-1][2] + groups[-1][1] > left:
+            more, wider, start = groups.pop()
+            share = more / (more + count)
+            left = share * start + (1 - share) * (left - wider)
+            count, size = more + count, wider + size
+        groups.append((count, size, left))
+    names = iter(row)
+    for count, _, left in groups:
+        for name in islice(names, count):
             middle[name] = left + width[name] / 2
             left += width[name] + BETWEEN
-
-
-def extent(group: list[str], width: dict[str, float]) -> float:
-    """How wide boxes are side by side."""
-    return sum(width[name] + BETWEEN for name in group) - BETWEEN
 
 
 def rendered(boxes: dict[str, list[str]], kinds: dict[str, str], rows: list[list[str]], ways: list[list[str]]) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
+import functools
+import keyword
 import operator
 import pkgutil
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +26,7 @@ INFIX = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": o
          "__or__": operator.or_, "__xor__": operator.xor}
 SWAPPED = {"__rsub__": operator.sub, "__rdiv__": operator.truediv, "__rtruediv__": operator.truediv,
            "__rpow__": operator.pow, "__rfloordiv__": operator.floordiv, "__rmatmul__": operator.matmul}
+LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,8 @@ class Writer:
         self.owned: dict[int, str] = {}
         self.named: dict[int, str] = {}
         self.taken: set[str] = set(given)
+        self.numbers: dict[str, int] = {}  # the last number of each kind of name
+        self.targets: set[str] = set()
         self.nodes: list[Node] = []
 
     def write(self, steps: list[Step], inputs: Mapping[str, Symbol], outputs: Any, shapes: Mapping[int, Any]) -> Plan:
@@ -89,7 +96,7 @@ class Writer:
         for name, symbol in inputs.items():
             self.taken.add(name)
             self.named[symbol.step.number] = name
-            self.nodes.append(Node(name, "input", name, shapes=shapes[symbol.step.number], dtype=symbol.value.dtype))
+            self.append(Node(name, "input", name, shapes=shapes[symbol.step.number], dtype=symbol.value.dtype))
         for step in steps:
             if step.kind != "input":
                 self.add(step, shapes[step.number])
@@ -105,9 +112,14 @@ class Writer:
         if step.kind != "module":
             name = self.fresh(target.rpartition(".")[2].strip("_"))
         else:
-            name = self.fresh(f"{target}_call") if any(one.target == target for one in self.nodes) else target
+            name = self.fresh(f"{target}_call") if target in self.targets else target
         self.named[step.number] = name
-        self.nodes.append(Node(name, step.kind, target, args, kwargs, shapes))
+        self.append(Node(name, step.kind, target, args, kwargs, shapes))
+
+    def append(self, node: Node) -> None:
+        """One record more."""
+        self.nodes.append(node)
+        self.targets.add(node.target)
 
     def ref(self, value: Any) -> Any:
         """What stands for a value in a record."""
@@ -120,7 +132,7 @@ class Writer:
         """The name of a tensor that was used as it is."""
         if id(value) not in self.owned:
             name = self.own(value)
-            self.nodes.append(Node(name, "tensor", name, shapes=(tuple(value.shape),), dtype=value.dtype))
+            self.append(Node(name, "tensor", name, shapes=(tuple(value.shape),), dtype=value.dtype))
         return self.owned[id(value)]
 
     def own(self, part: nn.Module | Tensor) -> str:
@@ -135,16 +147,29 @@ class Writer:
 
     def fresh(self, kind: str) -> str:
         """The first free name of a kind: ``linear_1``, ``linear_2``."""
-        number = 1
+        number = self.numbers.get(kind, 0) + 1
         while (name := f"{kind}_{number}") in self.taken:
             number += 1
+        self.numbers[kind] = number
         self.taken.add(name)
         return name
 
 
 def snake(name: str) -> str:
     """``MaxPool1d`` as ``max_pool1d``, ``LSTM`` as ``lstm``, ``BatchNorm2d`` as ``batch_norm2d``."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower().lstrip("_") or "module"
+    plain = re.sub(r"\W+", "_", unicodedata.normalize("NFKC", name))
+    found = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", plain).lower().lstrip("_")
+    return found if is_plain(f"{found}_1") else "module"
+
+
+def is_plain(name: Any) -> bool:
+    """Whether a name can stand in the source of ``forward`` as it is, and means there what it says.
+
+    Python reads some letters as others (``ｉｆ`` as ``if``), so only names that it takes as they are will do.
+    """
+    return (isinstance(name, str) and len(name) <= LONGEST_NAME and name.isidentifier()
+            and not keyword.iskeyword(name) and name != "self" and not name.startswith("__")
+            and name == unicodedata.normalize("NFKC", name))
 
 
 def shapes_of(result: Any) -> tuple[tuple[int, ...], ...]:
@@ -169,11 +194,23 @@ def graph(plan: Plan) -> fx.Graph:
         return parts[leaf]
 
     for node in plan.nodes:
+        names = [node.name, *node.kwargs, *([node.target] if node.kind in ("module", "tensor") else [])]
+        if not all(map(is_plain, names)):  # they become source code
+            raise bad_value("plan", received=f"the name {next(one for one in names if not is_plain(one))!r}",
+                            expected="names that arguments and attributes can have")
         kind, target, args = operation(node, map_values(value, node.args))
+        while kind == "placeholder" and target in meaningful():
+            target += "_"  # in the source alone: there an argument would hide what numbers and functions are called
         given[node.name] = drawn.create_node(kind, target, args, map_values(value, node.kwargs), node.name)
     drawn.output(map_values(value, plan.outputs))
     drawn.lint()
     return drawn
+
+
+@functools.cache
+def meaningful() -> set[str]:
+    """What names mean something in the source that torch.fx writes: Python's own, torch, inf and a few more."""
+    return {*dir(builtins), *fx.Graph().python_code("self").globals}
 
 
 def operation(node: Node, args: tuple[Any, ...]) -> tuple[str, Any, tuple[Any, ...]]:
@@ -195,8 +232,7 @@ def check_names(names: Mapping[str, nn.Module], steps: list[Step], inputs: Mappi
     """Refuse names for layers that are not drawn, and those that cannot be attributes."""
     drawn = {id(step.target): step.target for step in steps if step.kind == "module"}
     for name, module in names.items():
-        if not isinstance(name, str) or not name.isidentifier() or hasattr(nn.Module, name) or name in inputs or (
-                name in ("training", "plan")):
+        if not is_plain(name) or name in reserved() or name in inputs:
             raise bad_value("names", received=repr(name), expected="a name that an attribute can have",
                             fix="Use letters, digits and _, and no name of an input or of nn.Module.")
         if id(module) not in drawn:
@@ -204,3 +240,11 @@ def check_names(names: Mapping[str, nn.Module], steps: list[Step], inputs: Mappi
             raise bad_value("names", received=f"{name!r} for a {type(module).__name__} that was not drawn",
                             expected="layers that lead to the outputs",
                             fix=did_you_mean(type(module).__name__, kinds) or "Pass the object that was called.")
+
+
+@functools.cache
+def reserved() -> set[str]:
+    """The attributes of a net that no layer may take the place of."""
+    from torchkeras.functional.model import FunctionalModel
+
+    return {*dir(FunctionalModel), *vars(nn.Module()), "plan", "names", "code", "_run"}

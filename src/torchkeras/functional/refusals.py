@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
 from typing import Any
 
@@ -10,10 +12,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from torchkeras.engine.checks import bad_type, bad_value
-from torchkeras.functional.echo import CALL, stack
+from torchkeras.functional.echo import CALL, call_in, stack
 from torchkeras.functional.symbol import BATCH, READ, Symbol, drawn_at, leaves, shape_text, size_text
 
-APPLY: Any = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
 KEPT = (bool, int, float, complex, str, torch.dtype, torch.device, torch.layout, torch.memory_format, Tensor,
         type(None), type(...), torch.Size)
@@ -40,12 +41,36 @@ def refuse(name: str, short: str, args: tuple[Any, ...], kwargs: dict[str, Any])
                         expected="a dimension of known size", fix=f"Take x[:, i], or x.unbind(1). {drawn_at()}")
 
 
-def refuse_own_gradient(name: str, args: Any) -> None:
-    """The steps of an autograd.Function would be recorded, and its own backward lost."""
-    if any(frame.f_code is APPLY for frame in stack()):
+def refuse_own_gradient(name: str, args: Any, frame: Any = None, lone: bool = False) -> None:
+    """The steps of an autograd.Function would be recorded, and its own backward lost.
+
+    A Function that gives back what it was given draws nothing in its forward; torch then asks for a view of the value
+    as itself (``lone``), which nobody else has a use for.
+    """
+    if lone or not {one.f_code for one in stack(frame)}.isdisjoint(forwards()):
         raise bad_value(name, received=f"{first(args)} inside the forward of a torch.autograd.Function",
                         expected="a module around it, whose call keeps its backward",
                         fix=f"Call it in the forward of an nn.Module and draw that. {drawn_at()}")
+
+
+def forwards() -> set[Any]:
+    """The code of the forward of each autograd.Function that there is, without its decorators."""
+    found, waiting = set(), [torch.autograd.Function]
+    while waiting:
+        below = waiting.pop().__subclasses__()
+        found |= {code_of(vars(one)["forward"]) for one in below if "forward" in vars(one)}
+        waiting += below
+    return found - {None}
+
+
+def code_of(function: Any) -> Any:
+    """The code that a function runs, or None where it has none of its own."""
+    function = inspect.unwrap(getattr(function, "__func__", function))
+    while isinstance(function, functools.partial):
+        function = inspect.unwrap(function.func)
+    if not hasattr(function, "__code__"):
+        function = getattr(type(function), "__call__", None)  # noqa: B004
+    return getattr(function, "__code__", None)
 
 
 def refuse_time_first(module: nn.Module, args: Any) -> None:
@@ -103,7 +128,7 @@ def culprit(error: Exception) -> tuple[nn.Module, Any] | None:
     found, trace = None, error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code is CALL:
-            held = trace.tb_frame.f_locals
-            found = (held["self"], (held["args"], held["kwargs"]))
+            module, *given = call_in(trace.tb_frame)
+            found = (module, given)
         trace = trace.tb_next
     return found

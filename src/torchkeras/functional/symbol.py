@@ -110,7 +110,11 @@ def _recorded(name: str, swap: bool) -> Callable[[BatchSize, Any], Any]:
         if not isinstance(other, int):
             return NotImplemented
         args = (other, self) if swap else (self, other)
-        return BatchSize(function(*map(int, args)), Step("function", f"operator.{name}", args, where=place()))
+        size = function(*map(int, args))
+        if abs(size) >= 1 << 63:
+            raise bad_value("the batch size", received=f"{name} to more than 64 bits", expected="sizes of tensors",
+                            fix=drawn_at())
+        return BatchSize(size, Step("function", f"operator.{name}", args, where=place()))
 
     return method
 

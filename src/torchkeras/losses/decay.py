@@ -7,14 +7,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from torchkeras.engine.checks import bad_type, one_of
 from torchkeras.losses.penalties import is_bias
 from torchkeras.losses.robust import check_number
 
 KINDS = ("biases", "norms", "embeddings")
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+# others are known by a name that ends in Norm, Norm1d and the like
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d,
+         nn.InstanceNorm3d, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def decay_groups(model: nn.Module, weight_decay: float,
