@@ -58,7 +58,7 @@ ROWS: dict[str, Row] = {}
 
 def row(name: str, what: str, *, unit: str, limit: float, against: Measure | None = None,
         compare: Callable[[float, float], float] | None = None) -> Callable[[Measure], Measure]:
-    """Enter a function as a row. A name is its section, or the section, a hyphen and a word."""
+    """Enter a function as a row. A name is the section, a hyphen and a word."""
     chosen = compare or (alone if against is None else difference)
 
     def enter(measure: Measure) -> Measure:
@@ -135,9 +135,37 @@ def saved_notebook(epochs: int) -> float:
     return len(json.dumps(notebook, indent=1, ensure_ascii=False).encode()) / 1e3
 
 
-@row("notebook", "a notebook file after 10,000 epochs", unit="kB", limit=100)
+@row("notebook-file", "a notebook file after 10,000 epochs", unit="kB", limit=100)
 def notebook(scale: float) -> float:
     return saved_notebook(sized(10_000, scale, least=10))
+
+
+def seconds_of_a_view(epochs: int) -> float:
+    """Return the CPU seconds of one view in mid-run, beside a history of so many epochs."""
+    from types import SimpleNamespace
+
+    from torchkeras.display.notebook import NotebookProgress
+    from torchkeras.engine.history import History
+
+    history = History(epoch=list(range(1, epochs + 1)))
+    history |= {name: [1 / epoch for epoch in history["epoch"]]
+                for name in ("train_loss", "train_accuracy", "lr", "val_loss", "val_accuracy")}
+    monitor = SimpleNamespace(name="val_loss", best=0.1, best_epoch=epochs // 2)
+    run = SimpleNamespace(
+        history=history, epoch=epochs + 1, stage="train", step=1, steps=10, trained=1, notes=[],
+        device="cpu", numbers=lambda: {"train_loss": 1.0}, monitor=monitor,
+        config=SimpleNamespace(epochs=2 * epochs, initial_epoch=0))
+    listener = NotebookProgress(show=lambda view: None)
+    listener.on_fit_start(SimpleNamespace(run=run))  # it takes in the epochs that are there
+    return min(cpu_seconds(lambda: listener.draw(run, listener.clock())) for _ in range(20))
+
+
+@row("notebook-view", "a view's share of the time after 100,000 epochs, one each 2 s", unit="%",
+     limit=1)
+def notebook_view(scale: float) -> float:
+    from torchkeras.display.notebook import LONGEST_WAIT
+
+    return 100 * seconds_of_a_view(sized(100_000, scale, least=10)) / LONGEST_WAIT
 
 
 # ---- predict: memory beside a loop that keeps a list of outputs and joins them ----
@@ -172,7 +200,7 @@ def peak_of_predict(scale: float, batch_size: int = 1024, labels: bool = False) 
     return peak(lambda: model.predict(data, batch_size=batch_size, cpu=True))
 
 
-@row("predict", "peak of 10,000,000 predictions over a plain loop's", unit="MB", limit=20,
+@row("predict-peak", "peak of 10,000,000 predictions over a plain loop's", unit="MB", limit=20,
      against=peak_of_plain)
 def predict(scale: float) -> float:
     return peak_of_predict(scale)

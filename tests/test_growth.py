@@ -10,14 +10,14 @@ from torchkeras import KerasModel
 
 
 def test_a_row_is_measured_and_printed_with_what_is_asked_of_it(capsys):
-    growth.main(["notebook", "--scale", "0.001", "--repeats", "1", "--json"])
+    growth.main(["notebook-file", "--scale", "0.001", "--repeats", "1", "--json"])
     told = capsys.readouterr()
     found = json.loads(told.out)["rows"]
-    assert [one["row"] for one in found] == ["notebook"]
+    assert [one["row"] for one in found] == ["notebook-file"]
     assert 1 < found[0]["figure"] < found[0]["asked"] == 100
-    heading, row, *_ = told.err.split("measuring notebook\n")[1].splitlines()
+    heading, row, *_ = told.err.split("measuring notebook-file\n")[1].splitlines()
     assert heading.split()[:4] == ["row", "measured", "against", "figure"]
-    assert row.split()[0] == "notebook"
+    assert row.split()[0] == "notebook-file"
     assert "these figures mean nothing" in told.err
 
 
@@ -47,13 +47,13 @@ def test_a_row_that_fails_says_why_and_shows_no_figure(monkeypatch):
         raise RuntimeError("no /proc here")
 
     monkeypatch.setattr(growth, "in_process", fails)
-    shown = growth.table([growth.measured("predict", 1, 1.0)]).splitlines()[-1]
-    assert shown.split()[:4] == ["predict", "-", "-", "-"]
+    shown = growth.table([growth.measured("predict-peak", 1, 1.0)]).splitlines()[-1]
+    assert shown.split()[:4] == ["predict-peak", "-", "-", "-"]
     assert shown.endswith("no /proc here")
 
 
 def test_a_name_is_a_row_or_a_section_and_an_unknown_one_is_refused(capsys):
-    assert growth.matching(["predict"]) == ["predict", "predict-labels", "predict-32"]
+    assert growth.matching(["predict"]) == ["predict-peak", "predict-labels", "predict-32"]
     assert growth.matching(["predict-32"]) == ["predict-32"]
     assert growth.matching([]) == list(growth.ROWS)
     with pytest.raises(SystemExit):
