@@ -129,7 +129,8 @@ class NotebookProgress(Callback):
             stage=run.stage, step=0 if whole else run.step, steps=run.steps, seconds=now - self.began,
             left=time_left(run, now - self.began, whole), rate=steps / seconds if seconds > 0 else 0.0,
             numbers=numbers, history=history, rows=rows, lines=lines, monitor=run.monitor.name,
-            best=run.monitor.best, best_epoch=run.monitor.best_epoch, notes=list(run.notes), batches=self.batches, curves=self.plot)
+            best=run.monitor.best, best_epoch=run.monitor.best_epoch, notes=list(run.notes),
+            batches=self.batches, curves=self.plot)
 
 
 def brief(error: BaseException) -> str:
