@@ -14,7 +14,7 @@ FLOORS = [  # a file imports from its own floor and those below; the first match
      "engine.wrappers engine.netstate engine.weights", 0),
     ("engine.state data metrics losses names outputs joined task functional summary display.text display.plot "
      "display.screen display.svg display.html display.samples display.figures display.targets display.png "
-     "display.classes display.page display.boxed", 1),
+     "display.classes display.page display.boxed display.digest", 1),
     ("engine.when engine.config engine.history engine.monitor engine.run engine.modes engine.denominator "
      "engine.pieces engine.components engine.shards", 2),
     ("engine.weighing engine.means engine.recognition engine.interrupt engine.joining "

@@ -55,7 +55,7 @@ from torchkeras.engine.step import StepRunner, is_own, names_scheduler, updates_
 from torchkeras.engine.together import Alone, join_job
 from torchkeras.engine.tracebacks import level_of_caller, short_traceback
 from torchkeras.engine.wholeblock import follows
-from torchkeras.metrics.buffered import buffered
+from torchkeras.metrics.buffered import buffered, settled
 from torchkeras.saving import LoadReport, Rename, put_matching
 from torchkeras.verify import ResumeReport, verify_resume
 
@@ -328,7 +328,7 @@ class KerasModel(nn.Module):
         with (archive(self, run, train, val) as (vault, saved),
               session(self, run, callbacks, before, train.last_batch), lockstep(self, run, train, val),
               kept(self, run, callbacks, best, train, val, vault, saved), form(run, self.optimizer),
-              closing(best), piloted(run, self, callbacks, train)):
+              closing(best), settled(run.tools.metrics["train"].values()), piloted(run, self, callbacks, train)):
             self.optimizer.zero_grad()
             loop.fit(self, run, callbacks, best, train, val)
         self.from_scratch = True
@@ -372,7 +372,8 @@ class KerasModel(nn.Module):
         if not ours or config.mixed_precision != "no":
             optimizer, wrapped = hardware.wrap(accelerator, optimizer, scheduler)
         if ours and together.world == 1 and not any(map(follows, listeners)):
-            metrics = {stage: buffered(one) for stage, one in metrics.items()}
+            own = config.speed == "exact"
+            metrics = {stage: buffered(one, own) for stage, one in metrics.items()}
         return Tools(metrics, optimizer, picked(wrapped, step_keys), picked(scheduler, epoch_keys),
                      picked(wrapped, given), own_step, names_scheduler(self.StepRunner))
 
@@ -451,6 +452,8 @@ class KerasModel(nn.Module):
         data.device = accelerator.device
         together = join_job(accelerator)
         metrics = joinable(copy.deepcopy(self.metrics_dict), together.world)
+        if together.world == 1 and not is_own(self.StepRunner):
+            metrics = buffered(metrics)
         run = Run(config=config, accelerator=accelerator, monitor=Monitor("val_loss", "min"),
                   together=together, tools=Tools({"val": metrics}))
         parts = components_of(self)

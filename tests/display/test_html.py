@@ -130,8 +130,8 @@ def test_a_long_line_is_drawn_with_few_points_and_ends_where_it_ends():
 
 def test_a_long_table_shows_the_first_the_best_and_the_last_epochs():
     epochs = list(range(1, 101))
-    assert html.chosen(epochs, 40, 12) == [0, 39, *range(90, 100)]
-    assert html.chosen(epochs[:12], 4, 12) == list(range(12))
+    assert html.places(Shown(history={"epoch": epochs}, best_epoch=40)) == [0, 39, *range(90, 100)]
+    assert html.places(Shown(history={"epoch": epochs}, best_epoch=4, rows=12)) == list(range(12))
     shown = Shown(history={"epoch": epochs, "val_loss": [float(epoch) for epoch in epochs]}, best_epoch=40)
     drawn = html.table(shown)
     assert drawn.count("⋮") == 2

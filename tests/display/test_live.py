@@ -19,6 +19,7 @@ from torchkeras import KerasModel
 from torchkeras.display import plot
 from torchkeras.display.live import LiveProgress
 from torchkeras.display.screen import detect
+from torchkeras.engine.history import History
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 HISTORY = {"epoch": [1, 2, 3], "train_loss": [0.7, 0.5, 0.3], "val_loss": [0.6, 0.5, 0.55], "lr": [0.1] * 3}
@@ -99,6 +100,25 @@ def test_curves_are_drawn_with_and_without_validation_and_around_nan(history):
 def test_nothing_is_drawn_of_fewer_than_two_points(values):
     history = {"epoch": list(range(1, len(values) + 1)), "train_loss": values}
     assert plot.curves(history, "loss", 60) == ""
+
+
+def test_nothing_is_drawn_of_a_run_that_ended_in_its_first_epoch():
+    assert plot.curves(History(), "loss", 60) == ""
+
+
+def test_curves_of_many_epochs_are_drawn_of_a_few_of_their_points(monkeypatch):
+    import plotext
+
+    drawn, signal = [], plotext.figure.signal
+    monkeypatch.setattr(plotext.figure, "signal", lambda epochs, values, **options: (
+        drawn.append(epochs), signal(epochs, values, **options))[1])
+    epochs = list(range(1, 20_001))
+    history = {"epoch": epochs, "val_loss": [1 / epoch for epoch in epochs]}
+    assert "best: epoch 777" in plot.curves(history, "loss", 60, 12, best_epoch=777, colour=False)
+    line, star = drawn
+    assert (line[0], line[-1], star) == (1, 20_000, [777])
+    assert 777 in line
+    assert len(line) < 810
 
 
 def test_a_picture_of_the_curves_touches_no_figure_of_yours(tmp_path):

@@ -13,6 +13,7 @@ from torchkeras.display.notebook import NotebookProgress
 from torchkeras.display.progress import Progress
 from torchkeras.display.samples import MOST, Samples
 from torchkeras.display.screen import detect
+from torchkeras.engine.history import History
 
 X = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
 
@@ -90,6 +91,82 @@ def test_drawing_takes_half_a_percent_of_the_time_however_slow_it_is():
     between = [two - one for one, two in itertools.pairwise(clock.drawn[1:-1])]
     assert between
     assert min(between) >= 1.0
+
+
+@pytest.mark.parametrize(("view", "least", "most"), [(0.015, 2.0, 2.1), (0.1, 10.0, 10.5)])
+def test_a_slow_view_waits_two_seconds_or_a_hundred_times_as_long_as_it_took(view, least, most):
+    clock = Time(step=0.05, view=view)
+    fit(NotebookProgress(show=clock.show, clock=clock), clock, epochs=40)
+    between = [two - one - view for one, two in itertools.pairwise(clock.drawn[1:-1])]
+    assert between
+    assert least - 1e-9 <= min(between) <= max(between) < most
+
+
+def long_run(epochs, best_epoch):
+    """A run as it is in mid-epoch after so many."""
+    from types import SimpleNamespace
+
+    history = History(epoch=list(range(1, epochs + 1)))
+    names = ("train_loss", "val_loss", "lr")
+    history |= {name: [1 / epoch for epoch in history["epoch"]] for name in names}
+    return SimpleNamespace(
+        history=history, epoch=epochs + 1, stage="train", step=1, steps=10, trained=1, notes=[],
+        device="cpu", interrupted=False, stop_reason=None, numbers=lambda: {"train_loss": 1.0}, logs={},
+        config=SimpleNamespace(epochs=2 * epochs, initial_epoch=0),
+        monitor=SimpleNamespace(name="val_loss", best=0.1, best_epoch=best_epoch))
+
+
+def views_of(run):
+    from types import SimpleNamespace
+
+    views = []
+    listener, made = NotebookProgress(show=views.append), SimpleNamespace(run=run)
+    listener.on_fit_start(made)
+    listener.draw(run, 0.0)
+    listener.on_fit_end(made)
+    return views
+
+
+def test_what_a_notebook_keeps_is_as_long_after_many_epochs_as_after_some():
+    some, many = (views_of(long_run(epochs, 700))[-1] for epochs in (2_000, 100_000))
+    assert {kind: len(text) // 3000 for kind, text in some.items()}["text/plain"] == 0
+    assert len(many["text/plain"]) < 1.1 * len(some["text/plain"])
+    assert len(many["text/html"]) < 1.3 * len(some["text/html"]) < 50_000
+
+
+def test_the_text_of_a_long_run_has_its_first_best_and_last_rows_and_says_how_many_are_left_out():
+    lines = views_of(long_run(100_000, 700))[-1]["text/plain"].splitlines()
+    assert [line.split()[0] for line in lines[1:6]] == ["1", "...", "700", "...", "99983"]
+    assert lines[2].split()[1:-1] == ["698", "epochs", "left", "out"]
+    assert lines[4].split()[1:-1] == ["99,282", "epochs", "left", "out"]
+    assert "★" in lines[3]
+    assert lines[-2].split()[0] == "100000"
+    short = views_of(long_run(20, 7))[-1]["text/plain"].splitlines()
+    assert [line.split()[0] for line in short[1:-1]] == [str(epoch) for epoch in range(1, 21)]
+
+
+class Once(list):
+    """A column of which nobody reads more than a few numbers at a time."""
+
+    def __init__(self, numbers):
+        super().__init__(numbers)
+        self.read = 0
+
+    def __getitem__(self, place):
+        self.read += len(range(len(self))[place]) if isinstance(place, slice) else 1
+        return super().__getitem__(place)
+
+    def __iter__(self):
+        self.read += len(self)
+        return super().__iter__()
+
+
+def test_a_view_reads_each_row_once_however_many_there_are():
+    run = long_run(3_000, 700)
+    run.history = History({name: Once(column) for name, column in run.history.items()})
+    views_of(run)  # three views
+    read = [column.read for name, column in run.history.items() if name != "epoch"]
+    assert all(3_000 <= one < 2 * 3_000 for one in read)
 
 
 def test_a_running_view_has_the_epoch_so_far_and_the_batches():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from html import escape
 
 from torchkeras.display import svg, text
+from torchkeras.display.digest import Digest, place_of
 from torchkeras.display.plot import quantities
 
 LIVE_ROWS, ALL_ROWS = 12, 20  # of the table, while it grows and in the end
@@ -48,6 +49,8 @@ class Shown:
     rate: float = 0.0  # steps a second
     numbers: Mapping[str, float] = field(default_factory=dict)  # of the running epoch
     history: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    rows: int | None = None  # of the history that are whole; None: all
+    lines: Mapping[str, svg.Points] | None = None  # points of the history; None: made of it
     monitor: str = ""
     best: float | None = None
     best_epoch: int | None = None
@@ -58,7 +61,9 @@ class Shown:
 
 def view(shown: Shown) -> str:
     """A run at a glance: how far it is, the table of its epochs, the curves."""
-    drawn = charts(shown.history, shown.best_epoch, shown.batches) if shown.curves else ""
+    drawn = ""
+    if shown.curves:
+        drawn = charts(shown.history, shown.best_epoch, shown.batches, shown.lines)
     curves = f'<div style="{WRAP}">{drawn}</div>' if drawn else ""
     rows = f'<div style="overflow-x:auto;max-width:100%">{table(shown)}</div>'
     return f'{STYLE}<div class="torchkeras">{header(shown)}{notes(shown.notes)}{curves}{rows}</div>'
@@ -107,9 +112,8 @@ def table(shown: Shown) -> str:
     if not names:
         return ""
     names = names if "epoch" in names else ["epoch", *names]
-    most = LIVE_ROWS if shown.state == "running" else ALL_ROWS
     rows, before = [], -1
-    for place in chosen(history.get("epoch", ()), shown.best_epoch, most):
+    for place in places(shown):
         if place > before + 1:
             rows.append(f'<tr><td colspan="{len(names) + 1}" style="text-align:center;opacity:.6">⋮</td></tr>')
         rows.append(row({name: history[name][place] for name in history}, names, shown.best_epoch))
@@ -120,13 +124,15 @@ def table(shown: Shown) -> str:
     return f'<table><thead><tr>{head}<th></th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 
-def chosen(epochs: Sequence[float], best_epoch: int | None, most: int) -> list[int]:
+def places(shown: Shown) -> list[int]:
     """The rows to show: all of them, or the first, the best and the last ones."""
-    count = len(epochs)
+    epochs = shown.history.get("epoch", ())
+    count = len(epochs) if shown.rows is None else shown.rows
+    most = LIVE_ROWS if shown.state == "running" else ALL_ROWS
     if count <= most:
         return list(range(count))
-    best = [place for place, epoch in enumerate(epochs) if epoch == best_epoch]
-    return sorted({0, *best, *range(count - most + 2, count)})
+    best = place_of(epochs, shown.best_epoch, count)
+    return sorted({0, *([] if best is None else [best]), *range(count - most + 2, count)})
 
 
 def row(values: Mapping[str, float], names: Sequence[str], best_epoch: int | None, *, running: bool = False) -> str:
@@ -139,9 +145,11 @@ def row(values: Mapping[str, float], names: Sequence[str], best_epoch: int | Non
     return f'<tr{" class=torchkeras-best" if best else ""}>{cells}<td style="{CELL}">{mark}</td></tr>'
 
 
-def charts(history: Mapping[str, Sequence[float]], best_epoch: int | None, batches: svg.Points = ()) -> str:
+def charts(history: Mapping[str, Sequence[float]], best_epoch: int | None, batches: svg.Points = (),
+           lines: Mapping[str, svg.Points] | None = None) -> str:
     """The curves of everything that was measured; single batches belong to the loss."""
     names = quantities(history) or (["loss"] if batches else [])
-    drawn = [svg.chart({"epoch": (), **history}, name, best_epoch=best_epoch, batches=batches if name == "loss" else ())
-             for name in names]
-    return "".join(drawn)
+    if lines is None:
+        lines = Digest().lines(history, len(history.get("epoch", ())), best_epoch)
+    return "".join(svg.picture(lines, name, best_epoch=best_epoch,
+                               batches=batches if name == "loss" else ()) for name in names)

@@ -9,14 +9,15 @@ from collections.abc import Callable
 from typing import Any
 
 from torchkeras.display import text
-from torchkeras.display.html import Shown, view
+from torchkeras.display.digest import Digest
+from torchkeras.display.html import Shown, places, view
 from torchkeras.display.live import share_done, time_left
 from torchkeras.display.samples import Samples
 from torchkeras.engine.callback import Callback
 
 REDRAW_EVERY = 0.25  # seconds: a front end takes a few messages a second
 IDLE = 200  # times as long as a view took to draw, nothing is drawn: half a percent of the time at most
-LONGEST_WAIT = 2.0  # seconds
+LONGEST_WAIT, BUSY = 2.0, 100  # seconds; but a view never takes more than a hundredth of the time
 Show = Callable[[dict[str, str]], object]
 
 
@@ -46,7 +47,7 @@ class NotebookProgress(Callback):
     def on_fit_start(self, model: Any) -> None:
         """Open the view."""
         self.show = self.given or in_place()
-        self.samples = Samples()
+        self.samples, self.digest = Samples(), Digest()
         self.numbers: dict[str, float] = {}
         self.batches: list[tuple[float, float]] = []
         self.began = self.pass_began = self.clock()
@@ -107,16 +108,19 @@ class NotebookProgress(Callback):
         if self.show is not None:
             self.show({"text/html": view(shown), "text/plain": plain(shown)})
         end = self.clock()
-        self.next_draw = end + min(max(REDRAW_EVERY, IDLE * (end - now)), LONGEST_WAIT)
+        took = end - now
+        self.next_draw = end + min(max(REDRAW_EVERY, IDLE * took), max(LONGEST_WAIT, BUSY * took))
 
     def shown(self, run: Any, now: float, state: str, reason: str, whole: bool) -> Shown:
         """What there is to see."""
         history, numbers = run.history, self.numbers
         epochs = history.get("epoch", ())
+        rows = len(epochs)
         if not whole and epochs and epochs[-1] == run.epoch:  # while it is validated, its row has begun
             begun = {name: column[-1] for name, column in history.items() if name != "epoch"}
             numbers = {name: value for name, value in begun.items() if not math.isnan(value)} | numbers
-            history = {name: column[:-1] for name, column in history.items()}
+            rows -= 1
+        lines = self.digest.lines(history, rows, run.monitor.best_epoch) if self.plot else {}
         over = whole and state != "running"
         steps, seconds = (run.trained, now - self.began) if over else (run.step, now - self.pass_began)
         return Shown(
@@ -124,8 +128,9 @@ class NotebookProgress(Callback):
             epochs=run.config.epochs, fraction=1.0 if state == "done" else share_done(run, whole),
             stage=run.stage, step=0 if whole else run.step, steps=run.steps, seconds=now - self.began,
             left=time_left(run, now - self.began, whole), rate=steps / seconds if seconds > 0 else 0.0,
-            numbers=numbers, history=history, monitor=run.monitor.name, best=run.monitor.best,
-            best_epoch=run.monitor.best_epoch, notes=list(run.notes), batches=self.batches, curves=self.plot)
+            numbers=numbers, history=history, rows=rows, lines=lines, monitor=run.monitor.name,
+            best=run.monitor.best, best_epoch=run.monitor.best_epoch, notes=list(run.notes),
+            batches=self.batches, curves=self.plot)
 
 
 def brief(error: BaseException) -> str:
@@ -136,10 +141,14 @@ def brief(error: BaseException) -> str:
 def plain(shown: Shown) -> str:
     """The same for a viewer that knows no HTML."""
     history, names = shown.history, list(shown.history)
-    rows = [] if shown.state == "running" else [
-        {name: history[name][place] for name in names} for place in range(len(history.get("epoch", ())))]
-    lines = [text.header(names)] if rows else []
-    lines += [text.table_row(row, names, star=row["epoch"] == shown.best_epoch) for row in rows]
+    rows = [] if shown.state == "running" else places(shown)
+    lines, before = [text.header(names)] if rows else [], -1
+    for place in rows:
+        if place > before + 1:
+            lines.append(f"   ... {place - before - 1:,} epochs left out ...")
+        row = {name: history[name][place] for name in names}
+        lines.append(text.table_row(row, names, star=row["epoch"] == shown.best_epoch))
+        before = place
     last = text.last_line(shown.monitor, shown.best, shown.best_epoch, shown.seconds)
     return "\n".join([*lines, " · ".join(filter(None, (shown.state, shown.reason, last)))])
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torchkeras.display.digest import Digest, Points
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -36,14 +38,20 @@ def curves(history: Columns, quantity: str, width: int, height: int = 14, *, col
 
     canvas = plotext.figure  # plotext has one figure; it is left empty for whoever uses it next
     canvas.clear()
+    names = ["epoch", *(f"{stage}_{quantity}" for stage in LINES)]
+    columns = {name: history[name] for name in names if name in history}
+    found = Digest().lines(columns, len(columns.get("epoch", ())), best_epoch)
     try:
         canvas.theme("simple" if colour else "colorless")
-        drawn = [draw_line(canvas, history, f"{stage}_{quantity}", LINES[stage][1]) for stage in LINES]
-        if max(drawn) < 2:
+        for stage, (_, marker) in LINES.items():
+            if line := found.get(f"{stage}_{quantity}"):
+                epochs, values = map(list, zip(*line, strict=True))
+                canvas.draw(canvas.signal(epochs, values, marker=marker).lines())
+        if max(map(len, found.values()), default=0) < 2:
             return ""
-        mark_best(canvas, history, quantity, best_epoch)
+        mark_best(canvas, found, quantity, best_epoch)
         canvas.plot_size(width, height)
-        canvas.title(title(history, quantity, best_epoch)).label("epoch")
+        canvas.title(title(found, quantity, best_epoch)).label("epoch")
         canvas.ruler("x").ticks(ticks(history["epoch"]))
         canvas.legend(False)
         text = str(canvas.build())
@@ -52,32 +60,25 @@ def curves(history: Columns, quantity: str, width: int, height: int = 14, *, col
         canvas.clear()
 
 
-def draw_line(canvas: Any, history: Columns, column: str, marker: str) -> int:
-    """One column as a line; how many points it has."""
-    epochs, values = points(history, column)
-    if epochs:
-        canvas.draw(canvas.signal(epochs, values, marker=marker).lines())
-    return len(epochs)
-
-
 def ticks(epochs: Sequence[float], most: int = 10) -> list[int]:
     """At most so many epochs to name on the axis, evenly apart."""
     return [int(epoch) for epoch in epochs[::math.ceil(len(epochs) / most)]]
 
 
-def title(history: Columns, quantity: str, best_epoch: int | None) -> str:
+def title(found: Mapping[str, Points], quantity: str, best_epoch: int | None) -> str:
     """What is drawn how; plotext's own legend would cover the curves."""
-    shown = [f"{LINES[stage][0] * 3} {stage}" for stage in LINES if points(history, f"{stage}_{quantity}")[0]]
+    shown = [f"{LINES[stage][0] * 3} {stage}" for stage in LINES if f"{stage}_{quantity}" in found]
     best = [] if not best_epoch else [f"★ best: epoch {best_epoch}"]
     return "   ".join([quantity, *shown, *best])
 
 
-def mark_best(canvas: Any, history: Columns, quantity: str, best_epoch: int | None) -> None:
+def mark_best(canvas: Any, found: Mapping[str, Points], quantity: str,
+              best_epoch: int | None) -> None:
     """A star where the best epoch is, on the validation's line if there is one."""
-    column = f"val_{quantity}" if f"val_{quantity}" in history else f"train_{quantity}"
-    epochs, values = points(history, column)
-    if best_epoch in epochs:
-        canvas.draw(canvas.signal([best_epoch], [values[epochs.index(best_epoch)]], marker="★"))
+    line = found.get(f"val_{quantity}") or found.get(f"train_{quantity}", [])
+    for epoch, value in line:
+        if epoch == best_epoch:
+            canvas.draw(canvas.signal([best_epoch], [value], marker="★"))
 
 
 def figure(history: Any, best_epoch: int | None = None) -> Figure:

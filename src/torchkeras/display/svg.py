@@ -54,7 +54,15 @@ def chart(history: Mapping[str, Sequence[float]], quantity: str, *, best_epoch: 
         >>> chart({"epoch": [1, 2], "val_acc": [0.5, 0.6]}, "acc", best_epoch=2).count("<circle")
         2
     """
-    lines = {stage: drawable(zip(*points(history, f"{stage}_{quantity}"), strict=True)) for stage in ("train", "val")}
+    names = (f"{stage}_{quantity}" for stage in ("train", "val"))
+    found = {name: list(zip(*points(history, name), strict=True)) for name in names}
+    return picture(found, quantity, best_epoch=best_epoch, batches=batches)
+
+
+def picture(found: Mapping[str, Points], quantity: str, *, best_epoch: int | None = None,
+            batches: Points = ()) -> str:
+    """Return the same for columns that are points already."""
+    lines = {stage: drawable(found.get(f"{stage}_{quantity}", ())) for stage in ("train", "val")}
     thin = drawable(batches)
     if not any(lines.values()) and len(thin) < 2:
         return ""
