@@ -126,7 +126,7 @@ class Vault:
     def owner_lives(self) -> bool:
         """Whether the process that holds the folder is known to be at work."""
         number, host = self.owner()
-        return host != socket.gethostname() or (number != 0 and leftover.lives(number))
+        return host != socket.gethostname() or (number != 0 and leftover.lives(number) is not False)
 
     def taken(self) -> Exception:
         """The error for a folder that another run holds."""
