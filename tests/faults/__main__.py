@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tests.faults import damage, growth, kills, logs, places, processes, runs, strangers
+from tests.faults import damage, forgeries, growth, kills, logs, places, processes, runs
 
 FULL: dict[str, Callable[[], dict[str, Any]]] = {
     "kill -9 at random": lambda: kills.side_by_side(200),
@@ -25,8 +25,8 @@ FULL: dict[str, Callable[[], dict[str, Any]]] = {
     "single bits flipped": lambda: damage.flipped(600),
     "control: the same by weights_only": damage.unchecked,
     "malicious states": damage.malicious,
-    "odd files around the states": strangers.around,
-    "files that claim too much": strangers.too_much,
+    "odd files around the states": forgeries.around,
+    "files that claim too much": forgeries.too_much,
     "full disk": lambda: places.full_disk(20),
     "full disk under the best file": lambda: places.full_under_best(20),
     "places that cannot be written": places.unwritable,
@@ -46,8 +46,8 @@ QUICK: dict[str, Callable[[], dict[str, Any]]] = {
     "single bits flipped": lambda: damage.flipped(60),
     "control: the same by weights_only": damage.unchecked,
     "malicious states": damage.malicious,
-    "odd files around the states": lambda: strangers.around(every=4),
-    "files that claim too much": strangers.too_much,
+    "odd files around the states": lambda: forgeries.around(every=4),
+    "files that claim too much": forgeries.too_much,
     "full disk": lambda: places.full_disk(3),
     "full disk under the best file": lambda: places.full_under_best(2),
     "places that cannot be written": places.unwritable,

@@ -29,6 +29,7 @@ from torchkeras.engine.netstate import (
 from torchkeras.engine.packing import place_of
 from torchkeras.engine.wrappers import BareNames, plain
 
+SAYING = ("state_dict", "_save_to_state_dict", "get_extra_state")
 PIECE = 1 << 16  # 64-bit words that are mixed at once: they stay in the processor's cache
 
 
@@ -279,14 +280,14 @@ def others(net: nn.Module) -> dict[str, Any]:
 def says_more(module: nn.Module) -> bool:
     """Return whether code of a module may put more than its parameters and buffers into a state dict."""
     kind: Any = type(module)
-    return bool(module._state_dict_hooks or module._state_dict_pre_hooks) or class_says_more(kind)
+    return bool(module._state_dict_hooks or module._state_dict_pre_hooks) or class_says_more(
+        kind) or not vars(module).keys().isdisjoint(SAYING)
 
 
 @functools.cache
 def class_says_more(kind: Any) -> bool:
     """Return whether a class of modules has code of its own for state dicts."""
-    names = ("state_dict", "_save_to_state_dict", "get_extra_state")
-    return any(getattr(kind, name) is not getattr(nn.Module, name) for name in names)
+    return any(getattr(kind, name) is not getattr(nn.Module, name) for name in SAYING)
 
 
 def checksum(value: Tensor) -> str | None:
