@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "torchkeras"
 FLOORS = [  # a file imports from its own floor and those below; the first match counts
     ("engine.checks engine.keywords engine.tracebacks engine.moments engine.allocator engine.attempt engine.words "
-     "engine.ending engine.forking engine.together engine.optimizers engine.known engine.leftover "
+     "engine.meeting engine.ending engine.forking engine.together engine.optimizers engine.known engine.leftover "
      "engine.wrappers engine.netstate engine.weights", 0),
     ("engine.state data metrics losses names outputs joined task functional summary display.text display.plot "
      "display.screen display.svg display.html display.samples display.figures display.targets display.png "
@@ -31,7 +31,7 @@ FLOORS = [  # a file imports from its own floor and those below; the first match
     ("engine.predicting", 6),
     ("callbacks display.live display.notebook display.progress display.report display.stopwatch display.epochlines "
      "utils", 6),
-    ("engine.launch engine.worker", 5),
+    ("engine.launch engine.worker engine.jobfolder", 5),
     ("arguments launched saving verify kerasmodel model dialects train lightmodel lightpass lightflags vlog "
      "kerascallbacks", 7),
 ]
