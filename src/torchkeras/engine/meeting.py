@@ -22,7 +22,8 @@ from typing import Any
 PATIENCE = timedelta(minutes=30)  # torch's own for gloo
 LOOPBACKS = ("lo", "lo0", "Loopback Pseudo-Interface 1")  # on Linux, macOS, Windows
 DESCRIPTORS = Path("/dev/fd")  # what this process has open, where the system tells
-Connection = tuple[Any, ...]  # an address here and one there
+TRIES = 3  # a program that looks into new ports is not to end a job
+Address = tuple[Any, ...]  # a host and a port
 file: Path | None = None  # by which to meet, in a process of a job of ``fit_ddp``
 
 
@@ -51,10 +52,18 @@ def meet(backend: str) -> None:
     name: Any = str(file).encode("mbcs") if os.name == "nt" else os.fsencode(file)
     store = distributed.FileStore(name, world)
     store.set_timeout(PATIENCE)
-    before = {address for address, _ in connections(listening=True)}
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
-    own = {address for address, _ in connections(listening=True)} - before
-    check_peers(distributed.PrefixStore("connections", store), rank, world, own)
+    for number in range(TRIES):
+        once = distributed.PrefixStore(f"try {number}", store)
+        before = listeners()
+        distributed.init_process_group(backend, store=once, rank=rank, world_size=world)
+        found = strangers(once, rank, world, listeners() - before)
+        if not found:
+            return
+        distributed.destroy_process_group()
+    raise StrangerConnected(
+        f"somebody who is not of this job connected to it from {found[0][0]}, port {found[0][1]}, before its "
+        f"processes had found each other, {TRIES} times: another user or program of this machine that tries "
+        "ports. Nothing was sent or received. Start the job again.")
 
 
 def stay_on_this_machine() -> None:
@@ -72,37 +81,40 @@ def stay_on_this_machine() -> None:
                 return
 
 
-def check_peers(store: Any, rank: int, world: int, listeners: set[Any]) -> None:
-    """Refuse to go on where somebody who is not of this job has connected to it.
+def strangers(store: Any, rank: int, world: int, own: set[Address]) -> list[Address]:
+    """Return from where somebody who is not of this job connected to it, the same in all processes.
 
     Args:
         store: where the processes tell each other what they are connected with.
         rank: this process's number.
         world: how many processes there are.
-        listeners: the addresses at which this process waits for the others.
+        own: the addresses at which this process waits for the others.
     """
     mine = connections()
-    store.set(str(rank), json.dumps(mine))
-    told = (json.loads(store.get(str(other))) for other in range(world))
-    known = {(tuple(there), tuple(here)) for one in told for here, there in one}
-    strangers = sorted(there for here, there in mine if here in listeners and (here, there) not in known)
-    store.set(f"strangers/{rank}", json.dumps(strangers))
-    found = [json.loads(store.get(f"strangers/{other}")) for other in range(world)]
-    if any(found):
-        first = next(one[0] for one in found if one)
-        raise StrangerConnected(
-            f"somebody who is not of this job connected to it from {first[0]}, port {first[1]}, before "
-            "its processes had found each other: another user or program of this machine that tries "
-            "ports. Nothing was sent or received. Start the job again.")
+    told = [pair for one in exchanged(store, "connections", rank, world, mine) for pair in one]
+    known = {(tuple(there), tuple(here)) for here, there in told}
+    found = [there for here, there in mine if here in own and (here, there) not in known]
+    return [there for one in exchanged(store, "strangers", rank, world, found) for there in one]
 
 
-def connections(listening: bool = False) -> list[Connection]:
-    """Return the ends of this process's TCP connections: the address here and there.
+def exchanged(store: Any, name: str, rank: int, world: int, value: list[Any]) -> list[list[Any]]:
+    """Return what each process says under a name."""
+    store.set(f"{name}/{rank}", json.dumps(value))
+    return [json.loads(store.get(f"{name}/{other}")) for other in range(world)]
 
-    Args:
-        listening: whether to return the addresses that wait for connections instead.
-    """
-    return [found for one in sockets() if (found := ends(one, listening)) is not None]
+
+def listeners() -> set[Address]:
+    """Return the addresses at which this process waits for connections."""
+    return {one.getsockname()[:2] for one in sockets() if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)}
+
+
+def connections() -> list[tuple[Address, Address]]:
+    """Return the ends of this process's connections: the address here and there."""
+    found = []
+    for one in sockets():
+        with suppress(OSError):  # it is not connected
+            found.append((one.getsockname()[:2], one.getpeername()[:2]))
+    return found
 
 
 def sockets() -> Iterator[socket.socket]:
@@ -113,13 +125,3 @@ def sockets() -> Iterator[socket.socket]:
                 with socket.socket(fileno=os.dup(int(name))) as one:
                     if one.type == socket.SOCK_STREAM and one.family in (socket.AF_INET, socket.AF_INET6):
                         yield one
-
-
-def ends(one: socket.socket, listening: bool) -> Connection | None:
-    """Return the addresses of a socket; None for one of the other kind."""
-    with suppress(OSError):
-        if listening and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            return one.getsockname()[:2], None
-        if not listening:
-            return one.getsockname()[:2], one.getpeername()[:2]
-    return None
