@@ -116,8 +116,8 @@ class LeanOrder:
             generator = torch.Generator()
             generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_().item()))
         rounds, more = divmod(self.sampler.num_samples, samples)
-        for size in (*[samples] * rounds, more):  # the last is drawn whole, too, however little of it is taken
-            for part in torch.randperm(samples, generator=generator)[:size].split(LISTED):
+        for taken in (*[samples] * rounds, more):  # the last is drawn whole, too, however little of it is taken
+            for part in torch.randperm(samples, generator=generator)[:taken].split(LISTED):
                 yield from part.tolist()
 
 
