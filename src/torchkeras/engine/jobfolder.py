@@ -25,11 +25,15 @@ PREFIX, LOCK, JOB = "torchkeras-job-", "lock", "job"
 
 @contextmanager
 def job_folder() -> Iterator[Path]:
-    """Make a folder for what the processes are sent and send back; remove it, and those that killed callers left."""
+    """Make a folder for what the processes are sent and send back; remove it at the end.
+
+    Those that killed callers left go first.
+    """
     from filelock import FileLock
 
     clear()
-    with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as name, FileLock(Path(name) / LOCK):
+    made = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
+    with made as name, FileLock(Path(name) / LOCK):
         yield Path(name)
 
 
@@ -45,9 +49,13 @@ def clear() -> None:
 
 
 def is_own(folder: Path) -> bool:
-    """Return whether a folder is one that a job of this user made: others may write to a folder for temporary files."""
+    """Return whether a folder is one that a job of this user made.
+
+    Others may write to the folder for temporary files, too.
+    """
     found, lock = os.lstat(folder), os.lstat(folder / LOCK)
-    private = not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077)
+    private = not hasattr(os, "getuid") or (
+        found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077)
     return stat.S_ISDIR(found.st_mode) and private and stat.S_ISREG(lock.st_mode)
 
 
@@ -59,8 +67,8 @@ def tell_mapped(folder: Path, rank: int) -> None:
 def let_go(folder: Path, world: int) -> bool:
     """Let go of what the processes were sent, once all have it; an empty file takes its place.
 
-    Systems with POSIX's files keep what is mapped until the last process ends, wherever that comes from. Windows lets
-    nobody replace it; there it goes with the folder.
+    Systems with POSIX's files keep what is mapped until the last process ends, whatever has become of
+    its name. Windows lets nobody replace it; there it goes with the folder.
     """
     if not all((folder / f"mapped-{rank}").exists() for rank in range(world)):
         return False
@@ -81,10 +89,11 @@ def check_room(parts: Mapping[str, Any], folder: Path) -> None:
     """Refuse data for which the folder has no room, before any of it is written."""
     needed, free = size_of(parts), shutil.disk_usage(folder).free
     if needed > free:
-        raise bad_value("TMPDIR", received=f"a temporary folder ({folder.parent}) with {free / 1e9:,.3f} GB free",
-                        expected=f"{needed / 1e9:,.3f} GB, for the data that the processes share",
-                        fix="Set the environment variable TMPDIR to a folder on a larger disk before Python starts, "
-                            "or start the script with torchrun, where each process reads the data itself.")
+        raise bad_value(
+            "TMPDIR", received=f"a temporary folder ({folder.parent}) with {free / 1e9:,.3f} GB free",
+            expected=f"{needed / 1e9:,.3f} GB, for the data that the processes share",
+            fix="Set the environment variable TMPDIR to a folder on a larger disk before Python starts, "
+                "or start the script with torchrun, where each process reads the data itself.")
 
 
 def size_of(parts: Mapping[str, Any]) -> int:

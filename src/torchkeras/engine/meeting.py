@@ -61,9 +61,9 @@ def meet(backend: str) -> None:
             return
         distributed.destroy_process_group()
     raise StrangerConnected(
-        f"somebody who is not of this job connected to it from {found[0][0]}, port {found[0][1]}, before its "
-        f"processes had found each other, {TRIES} times: another user or program of this machine that tries "
-        "ports. Nothing was sent or received. Start the job again.")
+        f"somebody who is not of this job connected to it from {found[0][0]}, port {found[0][1]}, before "
+        f"its processes had found each other, {TRIES} times: another user or program of this machine "
+        "that tries ports. Nothing was sent or received. Start the job again.")
 
 
 def stay_on_this_machine() -> None:
