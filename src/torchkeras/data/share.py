@@ -28,7 +28,7 @@ from torchkeras.engine.checks import bad_type, bad_value
 
 AT_ONCE = 1024  # batches of each process whose sample numbers process 0 sends together
 NUMBERS_AT_ONCE = 1 << 17  # and no more numbers than that, of large batches
-LISTED = 1 << 14  # numbers of an order that are Python's at a time: in a list, each takes 40 bytes instead of 8
+LISTED = 1 << 14  # numbers of an order in a list at a time: there, each takes 40 bytes, not 8
 
 
 class Share(NamedTuple):
@@ -85,7 +85,7 @@ class Numbers:
             yield from keys
 
     def hand(self, drawn: Iterator[Any]) -> tuple[list[list[Any]], bool]:
-        """The next batches that process 0 sends, in whole rounds of cards, and whether more may follow.
+        """Return the next batches that process 0 sends, in whole rounds, and whether more may follow.
 
         So all processes ask for more in the same round.
         """
@@ -101,7 +101,7 @@ class Numbers:
 
 
 class LeanOrder:
-    """Iterate over the numbers that a RandomSampler draws, drawn as it draws them, without a list of all.
+    """Iterate over the numbers that a RandomSampler draws, as it draws them, without a list of all.
 
     Args:
         sampler: one without replacement.
@@ -116,13 +116,14 @@ class LeanOrder:
             generator = torch.Generator()
             generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_().item()))
         rounds, more = divmod(self.sampler.num_samples, samples)
-        for taken in (*[samples] * rounds, more):  # the last is drawn whole, too, however little of it is taken
+        # the last is drawn whole, too, however little of it is taken
+        for taken in (*[samples] * rounds, more):
             for part in torch.randperm(samples, generator=generator)[:taken].split(LISTED):
                 yield from part.tolist()
 
 
 def lean(batch_sampler: Any) -> Any:
-    """Return a batch sampler that gives the same batches, and takes little memory where that is known how."""
+    """Return a batch sampler of the same batches, which takes little memory where that can be."""
     if not is_ordered(batch_sampler) or type(batch_sampler.sampler) is not RandomSampler:
         return batch_sampler
     order: Any = LeanOrder(batch_sampler.sampler)

@@ -1,7 +1,7 @@
-"""The folder by which ``fit_ddp`` and its processes send each other what they need, and how it goes away.
+"""The folder by which ``fit_ddp`` and its processes send each other what they need.
 
-Its caller removes it. Where the caller is killed its processes do, and where all are killed in the same
-moment the next job does. The data in it are let go of as soon as all processes have them in memory.
+Its caller removes it. Where the caller is killed its processes do, and where all are killed in the
+same moment the next job does. The data in it are let go of as soon as all processes have them in memory.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def tell_mapped(folder: Path, rank: int) -> None:
 def let_go(folder: Path, world: int) -> bool:
     """Let go of what the processes were sent, once all have it; an empty file takes its place.
 
-    Systems with POSIX's files keep what is mapped until the last process ends, whatever has become of
-    its name. Windows lets nobody replace it; there it goes with the folder.
+    Systems with POSIX's files keep what is mapped until the last process ends, whatever has become
+    of its name. Windows lets nobody replace it; there it goes with the folder.
     """
     if not all((folder / f"mapped-{rank}").exists() for rank in range(world)):
         return False
@@ -90,10 +90,11 @@ def check_room(parts: Mapping[str, Any], folder: Path) -> None:
     needed, free = size_of(parts), shutil.disk_usage(folder).free
     if needed > free:
         raise bad_value(
-            "TMPDIR", received=f"a temporary folder ({folder.parent}) with {free / 1e9:,.3f} GB free",
+            "TMPDIR",
+            received=f"a temporary folder ({folder.parent}) with {free / 1e9:,.3f} GB free",
             expected=f"{needed / 1e9:,.3f} GB, for the data that the processes share",
-            fix="Set the environment variable TMPDIR to a folder on a larger disk before Python starts, "
-                "or start the script with torchrun, where each process reads the data itself.")
+            fix="Set the environment variable TMPDIR to a folder on a larger disk before Python "
+                "starts, or start the script with torchrun, where each process reads the data itself.")
 
 
 def size_of(parts: Mapping[str, Any]) -> int:

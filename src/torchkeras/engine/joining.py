@@ -82,22 +82,22 @@ def packed(metric: Any) -> Any:
     if isinstance(metric, Metric):
         kept = [in_pieces({name: getattr(metric, name) for name in (*metric.sums, *metric.lists)})]
         return [*kept, paths(metric.layout)] if isinstance(metric, FunctionMetric) else kept
-    return [in_pieces({name: getattr(one, name) for name in one._reductions}) if one._update_count else {}
-            for one in torchmetrics_of(metric)]
+    return [in_pieces({name: getattr(one, name) for name in one._reductions})
+            if one._update_count else {} for one in torchmetrics_of(metric)]
 
 
 def in_pieces(state: dict[str, Any]) -> dict[str, Any]:
     """Return a state in main memory, with one tensor in the place of each list that allows it.
 
-    Sent one by one, tensors of 32 numbers cost 150 microseconds each and 500 bytes beside their numbers.
+    Sent one by one, tensors of 32 numbers cost 180 microseconds each, and three times their bytes.
     """
     return {name: in_one(value) for name, value in to_device(state, "cpu").items()}
 
 
 def in_one(value: Any) -> Any:
     """Return a list of tensors as one tensor and their sizes; all else as it is."""
-    if not isinstance(value, list) or not all(type(one) is Tensor and one.dim() and one.layout is torch.strided
-                                              for one in value):
+    if not isinstance(value, list) or not all(
+            type(one) is Tensor and one.dim() and one.layout is torch.strided for one in value):
         return value
     kinds = {(one.dtype, one.shape[1:]) for one in value}
     with torch.no_grad():

@@ -46,7 +46,8 @@ def send(parts: Mapping[str, Any], path: Path) -> None:
 
     try:
         with path.open("wb") as file:
-            torch.save(dict(parts), file, pickle_module=cloudpickle, pickle_protocol=cloudpickle.DEFAULT_PROTOCOL)
+            torch.save(dict(parts), file, pickle_module=cloudpickle,
+                       pickle_protocol=cloudpickle.DEFAULT_PROTOCOL)
     except OSError:  # a disk that is full, say
         raise
     except Exception:
@@ -81,7 +82,8 @@ def run(num_processes: int, parts: Mapping[str, Any]) -> Any:
         try:
             for rank in range(num_processes):
                 workers.append(start(rank, num_processes, folder))
-            readers += [threading.Thread(target=forward, args=(one,), daemon=True) for one in workers if one.stdout]
+            readers += [threading.Thread(target=forward, args=(one,), daemon=True)
+                        for one in workers if one.stdout]
             for reader in readers:
                 reader.start()
             wait(workers, terminated, folder)
@@ -121,20 +123,22 @@ def start(rank: int, world: int, folder: Path) -> subprocess.Popen[bytes]:
     with (folder / f"errors-{rank}").open("wb") as errors:
         return subprocess.Popen(
             [sys.executable, *flags(), "-c", BOOT, str(folder), json.dumps(paths), *users_last(paths)],
-            env=environment(rank, world), stdin=subprocess.PIPE, stdout=output if rank == 0 else subprocess.DEVNULL,
-            stderr=errors, **own_group())
+            env=environment(rank, world), stdin=subprocess.PIPE, stderr=errors,
+            stdout=output if rank == 0 else subprocess.DEVNULL, **own_group())
 
 
 def flags() -> list[str]:
     """Return the options that keep a process from looking for modules where this one does not."""
-    asked = {"-E": sys.flags.ignore_environment, "-s": sys.flags.no_user_site, "-S": sys.flags.no_site}
+    own = sys.flags
+    asked = {"-E": own.ignore_environment, "-s": own.no_user_site, "-S": own.no_site}
     return ["-P", *(flag for flag, on in asked.items() if on)]
 
 
 def environment(rank: int, world: int) -> dict[str, str]:
     """Return the environment of one process of the job."""
     threads = str(max(torch.get_num_threads() // world, 1))
-    own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+    own = {"RANK": str(rank), "LOCAL_RANK": str(rank),
+           "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
     if "PYTHONPATH" in os.environ:
         own["PYTHONPATH"] = python_path(os.environ["PYTHONPATH"])
     if WINDOWS:
@@ -143,7 +147,10 @@ def environment(rank: int, world: int) -> dict[str, str]:
 
 
 def python_path(asked: str) -> str:
-    """Return a PYTHONPATH that means what it meant when this process began: it may be in another folder by now."""
+    """Return a PYTHONPATH that means what it meant when this process began.
+
+    That was in another folder, perhaps: a relative path counts only where it leads to the same now.
+    """
     whole = (os.path.abspath(one) for one in asked.split(os.pathsep))
     return os.pathsep.join(path for path in whole if path in sys.path)
 
@@ -173,7 +180,8 @@ def in_terminal() -> bool:
 def forward(worker: subprocess.Popen[bytes]) -> None:
     """Show a process's lines where this one's go, in the notebook's cell, say, until it says no more.
 
-    Whatever stands in the way of showing them, they are read: a process whose output nobody takes would end of it.
+    Whatever stands in the way of showing them, they are read: a process whose output nobody takes
+    would end of it.
     """
     with io.TextIOWrapper(worker.stdout or io.BytesIO(), encoding="utf-8", errors="replace") as lines:
         for line in lines:

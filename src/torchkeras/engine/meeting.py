@@ -1,10 +1,10 @@
 """How the processes that ``fit_ddp`` started find each other, and nobody else.
 
 They meet by a file in the job's folder, which only their user can read, and talk over the loopback
-device, which no other machine reaches. gloo takes whoever connects first and sends a small number for
-the process that it waits for, and what processes send each other is unpickled. So once all are
-connected, and before anything is sent, each looks who is at the other end: the processes write their
-connections down in the file, and one that nobody wrote down is a stranger's.
+device, which no other machine reaches. gloo takes whoever connects first and sends a small number
+for the process that it waits for, and what processes send each other is unpickled. So once all are
+connected, and before anything is sent, each looks who is at the other end: the processes write
+their connections down in the file, and one that nobody wrote down is a stranger's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ file: Path | None = None  # by which to meet, in a process of a job of ``fit_ddp
 
 
 class StrangerConnected(ConnectionError):
-    """Somebody who is not of the job connected to one of its processes as they looked for each other."""
+    """Somebody who is not of the job connected to it as its processes looked for each other."""
 
     user_mistake = True  # shown with a short traceback
 
@@ -61,9 +61,9 @@ def meet(backend: str) -> None:
             return
         distributed.destroy_process_group()
     raise StrangerConnected(
-        f"somebody who is not of this job connected to it from {found[0][0]}, port {found[0][1]}, before "
-        f"its processes had found each other, {TRIES} times: another user or program of this machine "
-        "that tries ports. Nothing was sent or received. Start the job again.")
+        f"somebody who is not of this job connected to it from {found[0][0]}, port {found[0][1]}, "
+        f"before its processes had found each other, {TRIES} times: another user or program of this "
+        "machine that tries ports. Nothing was sent or received. Start the job again.")
 
 
 def stay_on_this_machine() -> None:
@@ -105,7 +105,8 @@ def exchanged(store: Any, name: str, rank: int, world: int, value: list[Any]) ->
 
 def listeners() -> set[Address]:
     """Return the addresses at which this process waits for connections."""
-    return {one.getsockname()[:2] for one in sockets() if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)}
+    return {one.getsockname()[:2] for one in sockets()
+            if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)}
 
 
 def connections() -> list[tuple[Address, Address]]:
@@ -123,5 +124,6 @@ def sockets() -> Iterator[socket.socket]:
         with suppress(OSError):  # the descriptor of the list itself is closed again
             if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
                 with socket.socket(fileno=os.dup(int(name))) as one:
-                    if one.type == socket.SOCK_STREAM and one.family in (socket.AF_INET, socket.AF_INET6):
+                    families = socket.AF_INET, socket.AF_INET6
+                    if one.type == socket.SOCK_STREAM and one.family in families:
                         yield one

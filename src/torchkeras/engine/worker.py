@@ -85,7 +85,7 @@ def speak_utf8() -> None:
 
 
 def hear_break() -> None:
-    """Take Ctrl-Break for Ctrl-C on Windows, where it is all that the caller can send to this process alone."""
+    """Take Ctrl-Break for Ctrl-C on Windows, which cannot send one process of several that."""
     if hasattr(signal, "SIGBREAK"):
         signal.signal(signal.SIGBREAK, lambda number, frame: signal.raise_signal(signal.SIGINT))
 
