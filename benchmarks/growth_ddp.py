@@ -28,7 +28,9 @@ def seconds(metric: str, samples: int = SAMPLES) -> tuple[float, float]:
 
 def main() -> None:
     """Print one line of JSON: what a metric that keeps every score costs over one that adds up."""
-    processor = {metric: seconds(metric)[0] for metric in ("accuracy", "auc")}
+    # the lower of two each, in turn: what else the machine does can only add to it
+    runs = [(metric, seconds(metric)[0]) for _ in range(2) for metric in ("accuracy", "auc")]
+    processor = {metric: min(found for name, found in runs if name == metric) for metric, _ in runs}
     print(json.dumps({"evaluate_ddp AUC over accuracy": round(processor["auc"] / processor["accuracy"], 3)}))
 
 
