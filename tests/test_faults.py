@@ -17,7 +17,8 @@ CHECKS = ["kill -9 at random", "kill -9 with a loss with a state, two optimizers
           "odd files around the states",
           "files that claim too much",
           "full disk", "places that cannot be written", "two runs in one folder", "200 saves, 20 resumes",
-          "2 processes, one killed", "loggers in runs that are killed"]
+          "2 processes, one killed", "loggers in runs that are killed",
+          "strangers who connect", "strangers' files in the temporary folder"]
 
 
 @pytest.fixture(scope="module")

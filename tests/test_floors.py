@@ -10,7 +10,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "torchkeras"
 FLOORS = [  # a file imports from its own floor and those below; the first match counts
     ("engine.checks engine.keywords engine.tracebacks engine.moments engine.allocator engine.attempt engine.words "
-     "engine.ending engine.forking engine.together engine.optimizers engine.known engine.leftover engine.files "
+     "engine.meeting engine.ending engine.forking engine.together engine.optimizers engine.known engine.leftover "
+     "engine.files engine.tensorfile engine.historyfile "
      "engine.wrappers engine.netstate engine.weights", 0),
     ("engine.state data metrics losses names outputs joined task functional summary display.text display.plot "
      "display.screen display.svg display.html display.samples display.figures display.targets display.png "
@@ -21,7 +22,7 @@ FLOORS = [  # a file imports from its own floor and those below; the first match
      "engine.explain engine.families engine.divergence engine.nextlabels", 3),
     ("engine.schedule engine.step engine.epoch engine.callback engine.hardware engine.checkpoint engine.session "
      "engine.gradients engine.lockstep engine.fast engine.ways engine.wholestep engine.wholeblock "
-     "engine.forms engine.updates engine.trial engine.hooks engine.sameness engine.vault engine.snapshot "
+     "engine.forms engine.updates engine.trial engine.hooks engine.sameness engine.vault engine.statefolder engine.snapshot "
      "engine.packing engine.archive engine.keeper engine.keeping "
      "engine.inexact engine.examination engine.metricstate engine.generators engine.preflight engine.broadcast "
      "engine.metriccheck engine.memento engine.datakeeper engine.putting engine.iterators engine.reach "
@@ -31,7 +32,7 @@ FLOORS = [  # a file imports from its own floor and those below; the first match
     ("engine.predicting", 6),
     ("callbacks display.live display.notebook display.progress display.report display.stopwatch display.epochlines "
      "utils", 6),
-    ("engine.launch engine.worker", 5),
+    ("engine.launch engine.worker engine.jobfolder", 5),
     ("arguments launched saving verify kerasmodel model dialects train lightmodel lightpass lightflags vlog "
      "kerascallbacks", 7),
 ]

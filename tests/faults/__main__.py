@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tests.faults import damage, forgeries, growth, kills, logs, places, processes, runs
+from tests.faults import damage, forgeries, growth, kills, logs, places, processes, runs, strangers
 
 FULL: dict[str, Callable[[], dict[str, Any]]] = {
     "kill -9 at random": lambda: kills.side_by_side(200),
@@ -35,6 +35,8 @@ FULL: dict[str, Callable[[], dict[str, Any]]] = {
     "2 processes, one killed": lambda: processes.killed(2),
     "loggers in runs that are killed": lambda: logs.loggers_killed(20),
     "2 processes with FSDP, one killed": lambda: processes.killed(2, fsdp=True),
+    "strangers who connect": strangers.connecting,
+    "strangers' files in the temporary folder": strangers.planted,
 }
 QUICK: dict[str, Callable[[], dict[str, Any]]] = {
     "kill -9 at random": lambda: kills.kills(12),
@@ -55,6 +57,8 @@ QUICK: dict[str, Callable[[], dict[str, Any]]] = {
     "200 saves, 20 resumes": lambda: growth.growth(20, 2),
     "2 processes, one killed": lambda: processes.killed(1),
     "loggers in runs that are killed": lambda: logs.loggers_killed(3),
+    "strangers who connect": lambda: strangers.connecting(quick=True),
+    "strangers' files in the temporary folder": strangers.planted,
 }
 
 

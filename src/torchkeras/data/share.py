@@ -13,18 +13,22 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.utils.data import BatchSampler, RandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from torchkeras.data.batch import Items, as_inputs
 from torchkeras.data.fingerprint import digest
-from torchkeras.data.memory import InMemory
+from torchkeras.data.memory import InMemory, is_ordered
 from torchkeras.data.samples import size
 from torchkeras.data.start import Start, numbered
 from torchkeras.data.tree import rebuild
 from torchkeras.engine.checks import bad_type, bad_value
 
 AT_ONCE = 1024  # batches of each process whose sample numbers process 0 sends together
+NUMBERS_AT_ONCE = 1 << 17  # and no more numbers than that, of large batches
+LISTED = 1 << 14  # numbers of an order in a list at a time: there, each takes 40 bytes, not 8
 
 
 class Share(NamedTuple):
@@ -74,13 +78,56 @@ class Numbers:
 
     def order(self) -> Iterator[Any]:
         """The sample numbers of all batches, as process 0 draws them."""
-        drawn = islice(self.batch_sampler, self.steps) if self.together.main else iter(())
-        # by rounds of cards, so that all processes ask for more in the same round
-        at_once, more = AT_ONCE * self.together.world, True
+        drawn = islice(lean(self.batch_sampler), self.steps) if self.together.main else iter(())
+        more = True
         while more:
-            keys = self.together.from_main(list(islice(drawn, at_once)))
-            more = len(keys) == at_once
+            keys, more = self.together.from_main(self.hand(drawn) if self.together.main else None)
             yield from keys
+
+    def hand(self, drawn: Iterator[Any]) -> tuple[list[list[Any]], bool]:
+        """Return the next batches that process 0 sends, in whole rounds, and whether more may follow.
+
+        So all processes ask for more in the same round.
+        """
+        keys: list[list[Any]] = []
+        numbers, world = 0, self.together.world
+        while len(keys) < AT_ONCE * world and numbers < NUMBERS_AT_ONCE:
+            cards = [list(one) for one in islice(drawn, world)]
+            keys += cards
+            numbers += sum(map(len, cards))
+            if len(cards) < world:
+                return keys, False
+        return keys, True
+
+
+class LeanOrder:
+    """Iterate over the numbers that a RandomSampler draws, as it draws them, without a list of all.
+
+    Args:
+        sampler: one without replacement.
+    """
+
+    def __init__(self, sampler: RandomSampler) -> None:
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[int]:
+        generator, samples = self.sampler.generator, len(self.sampler.data_source)
+        if generator is None:
+            generator = torch.Generator()
+            generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_().item()))
+        rounds, more = divmod(self.sampler.num_samples, samples)
+        # the last is drawn whole, too, however little of it is taken
+        for taken in (*[samples] * rounds, more):
+            for part in torch.randperm(samples, generator=generator)[:taken].split(LISTED):
+                yield from part.tolist()
+
+
+def lean(batch_sampler: Any) -> Any:
+    """Return a batch sampler of the same batches, which takes little memory where that can be."""
+    if not is_ordered(batch_sampler) or type(batch_sampler.sampler) is not RandomSampler:
+        return batch_sampler
+    order: Any = LeanOrder(batch_sampler.sampler)
+    return BatchSampler(order, batch_sampler.batch_size, batch_sampler.drop_last)
 
 
 class Sharing:

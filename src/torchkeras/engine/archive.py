@@ -16,8 +16,9 @@ from torchkeras.engine.checks import bad_value
 from torchkeras.engine.components import components_of
 from torchkeras.engine.ending import CheckpointCorruptError
 from torchkeras.engine.historyfile import HISTORY, Rows
+from torchkeras.engine.netstate import place_of
 from torchkeras.engine.olderstate import in_own_names
-from torchkeras.engine.packing import Packer, place_of, unpack
+from torchkeras.engine.packing import Packer, unpack
 from torchkeras.engine.run import Run
 from torchkeras.engine.statefolder import ANY, FROZEN, TENSORS, Saved
 from torchkeras.engine.tensorfile import bytes_of, limits_for

@@ -24,7 +24,9 @@ def join_attempt(backend: str) -> None:
     shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if attempt == "0" or not shared or distributed.is_initialized():
         return
+    # torch's wheels for Windows are built without libuv, and refuse to begin with it
+    libuv = os.name != "nt" and os.environ.get("USE_LIBUV", "1") == "1"
     store = distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False,
-                                 timeout=PATIENCE)
+                                 timeout=PATIENCE, use_libuv=libuv)
     distributed.init_process_group(backend, store=distributed.PrefixStore(f"attempt {attempt}", store),
                                    rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]))

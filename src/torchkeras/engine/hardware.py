@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchkeras.engine.allocator import keep_freed_memory
 from torchkeras.engine.attempt import join_attempt
 from torchkeras.engine.checks import bad_value
+from torchkeras.engine.meeting import meet
 from torchkeras.engine.optimizers import Optimizers, Schedulers, each_of
 from torchkeras.engine.together import Alone
 
@@ -39,6 +40,7 @@ def start(*, mixed_precision: str = "no", cpu: bool = False, accumulation: int =
         raise bad_value("mixed_precision", received="'fp16' on the CPU", expected="'no' or 'bf16' there",
                         fix="fp16 needs an accelerator.")
     if launched():
+        meet(group_backend(cpu))
         join_attempt(group_backend(cpu))
     # accelerate keeps the first precision, device and accumulation of a process for good; a fresh dict for each
     # Accelerator leaves those that are still at work with the state they were made with

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,13 @@ class Replayed:
             told(marks)
 
 
+class Pieces(NamedTuple):
+    """A list of tensors on their way to another process."""
+
+    whole: Tensor
+    sizes: list[int]
+
+
 def joinable(metrics: Mapping[str, Any], world: int) -> dict[str, Any]:
     """Metrics that several processes can count with; one process takes them as they are."""
     return {name: metric if world == 1 or isinstance(metric, Metric) or torchmetrics_of(metric) else Replayed(metric)
@@ -73,10 +80,28 @@ def packed(metric: Any) -> Any:
     if isinstance(metric, Replayed):
         return metric.kept
     if isinstance(metric, Metric):
-        kept = to_device([{name: getattr(metric, name) for name in (*metric.sums, *metric.lists)}], "cpu")
+        kept = [in_pieces({name: getattr(metric, name) for name in (*metric.sums, *metric.lists)})]
         return [*kept, paths(metric.layout)] if isinstance(metric, FunctionMetric) else kept
-    return to_device([{name: getattr(one, name) for name in one._reductions} if one._update_count else {}
-                      for one in torchmetrics_of(metric)], "cpu")
+    return [in_pieces({name: getattr(one, name) for name in one._reductions})
+            if one._update_count else {} for one in torchmetrics_of(metric)]
+
+
+def in_pieces(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state in main memory, with one tensor in the place of each list that allows it.
+
+    Sent one by one, tensors of 32 numbers cost 180 microseconds each, and three times their bytes.
+    """
+    return {name: in_one(value) for name, value in to_device(state, "cpu").items()}
+
+
+def in_one(value: Any) -> Any:
+    """Return a list of tensors as one tensor and their sizes; all else as it is."""
+    if not isinstance(value, list) or not all(
+            type(one) is Tensor and one.dim() and one.layout is torch.strided for one in value):
+        return value
+    kinds = {(one.dtype, one.shape[1:]) for one in value}
+    with torch.no_grad():
+        return Pieces(torch.cat(value), [len(one) for one in value]) if len(kinds) == 1 else value
 
 
 def joined(metric: Any, packs: list[Any], counted: list[list[int]]) -> Any:
@@ -111,7 +136,7 @@ def put_together(metric: Any, states: list[dict[str, Any]], counted: list[list[i
     """Set a metric's state to that of all: tensors by their reductions, lists in the order of the batches."""
     for name in states[0] if states else ():
         # a process without a batch may not know the name yet
-        parts, numbers = zip(*((state[name], own) for state, own in zip(states, counted, strict=True)
+        parts, numbers = zip(*((apart(state[name]), own) for state, own in zip(states, counted, strict=True)
                                if name in state), strict=True)
         if isinstance(parts[0], Tensor):
             # a sum without a size has that of its first batch, and is a scalar where there was none
@@ -120,6 +145,11 @@ def put_together(metric: Any, states: list[dict[str, Any]], counted: list[list[i
         else:
             value = in_order(list(parts), list(numbers))
         setattr(metric, name, value)
+
+
+def apart(value: Any) -> Any:
+    """Return what :func:`in_one` put together as the list that it was."""
+    return list(value.whole.split(value.sizes)) if isinstance(value, Pieces) else value
 
 
 def in_order(lists: list[list[Any]], counted: list[list[int]]) -> list[Any]:

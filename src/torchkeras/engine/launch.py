@@ -9,11 +9,9 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -23,11 +21,13 @@ from typing import Any
 
 import torch
 
+from torchkeras.display.text import encodable
 from torchkeras.engine.checks import bad_type, bad_value
 from torchkeras.engine.ending import ProcessFailed
+from torchkeras.engine.jobfolder import JOB, check_room, job_folder, let_go
 
 PATIENCE = 15.0  # seconds for the others to end by themselves after one has failed
-PREFIX, LOCK = "torchkeras-job-", "lock"  # of folders, and of the file in each that its caller holds
+WINDOWS = os.name == "nt"
 # what torch and this library import is found before the caller's own folder, where a numbers.py may lie
 BOOT = "import sys; sys.path[:] = sys.argv[3:]; from torchkeras.engine import worker; worker.begin(*sys.argv[1:3])"
 
@@ -46,7 +46,10 @@ def send(parts: Mapping[str, Any], path: Path) -> None:
 
     try:
         with path.open("wb") as file:
-            torch.save(dict(parts), file, pickle_module=cloudpickle)
+            torch.save(dict(parts), file, pickle_module=cloudpickle,
+                       pickle_protocol=cloudpickle.DEFAULT_PROTOCOL)
+    except OSError:  # a disk that is full, say
+        raise
     except Exception:
         for name, part in parts.items():
             check_sendable(name, part)
@@ -72,15 +75,18 @@ def check_sendable(name: str, part: Any) -> None:
 def run(num_processes: int, parts: Mapping[str, Any]) -> Any:
     """Run a job in several processes on this machine; what process 0 returned, or the error that ended it."""
     with job_folder() as folder, terminable() as terminated:
-        send(parts, folder / "job")
-        # this process keeps the store by which the others find each other, so that no port can be lost in between
-        store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        workers = [start(rank, num_processes, store.port, folder) for rank in range(num_processes)]
-        readers = [threading.Thread(target=forward, args=(one,), daemon=True) for one in workers if one.stdout]
-        for reader in readers:
-            reader.start()
+        check_room(parts, folder)
+        send(parts, folder / JOB)
+        workers: list[subprocess.Popen[bytes]] = []
+        readers: list[threading.Thread] = []
         try:
-            wait(workers, terminated)
+            for rank in range(num_processes):
+                workers.append(start(rank, num_processes, folder))
+            readers += [threading.Thread(target=forward, args=(one,), daemon=True)
+                        for one in workers if one.stdout]
+            for reader in readers:
+                reader.start()
+            wait(workers, terminated, folder)
         finally:
             codes = [worker.poll() for worker in workers]
             for worker in workers:
@@ -90,20 +96,6 @@ def run(num_processes: int, parts: Mapping[str, Any]) -> Any:
         if terminated.is_set():
             raise SystemExit(128 + signal.SIGTERM)
         return answer(folder, codes)
-
-
-@contextmanager
-def job_folder() -> Iterator[Path]:
-    """Make a folder for what the processes are sent and send back; remove it, and those that killed callers left."""
-    from filelock import FileLock, Timeout
-
-    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with suppress(OSError, Timeout):
-            if (left / "job").exists():  # written when the lock was taken
-                with FileLock(left / LOCK, timeout=0):
-                    shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as name, FileLock(Path(name) / LOCK):
-        yield Path(name)
 
 
 @contextmanager
@@ -121,19 +113,53 @@ def terminable() -> Iterator[threading.Event]:
         signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
-def start(rank: int, world: int, port: int, folder: Path) -> subprocess.Popen[str]:
-    """One process of the job; only the first one's output is shown, errors of all are kept."""
-    threads = str(max(torch.get_num_threads() // world, 1))
-    environment = {"OMP_NUM_THREADS": threads, **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank),
-                   "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1",
-                   "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    output = None if in_terminal() else subprocess.PIPE
+def start(rank: int, world: int, folder: Path) -> subprocess.Popen[bytes]:
+    """Start one process of the job; only the first one's output is shown, errors of all are kept.
+
+    Its standard input is a pipe from here, which ends when this process does: so it learns of that.
+    """
     paths = [os.path.abspath(path) for path in sys.path]
-    with (folder / f"errors-{rank}").open("w") as errors:
+    output = None if in_terminal() else subprocess.PIPE
+    with (folder / f"errors-{rank}").open("wb") as errors:
         return subprocess.Popen(
-            [sys.executable, "-P", "-c", BOOT, str(folder), json.dumps(paths), *users_last(paths)], env=environment,
-            text=True, stdin=subprocess.DEVNULL, stdout=output if rank == 0 else subprocess.DEVNULL, stderr=errors,
-            start_new_session=True)  # Ctrl-C comes to this process, which passes it on once
+            [sys.executable, *flags(), "-c", BOOT, str(folder), json.dumps(paths), *users_last(paths)],
+            env=environment(rank, world), stdin=subprocess.PIPE, stderr=errors,
+            stdout=output if rank == 0 else subprocess.DEVNULL, **own_group())
+
+
+def flags() -> list[str]:
+    """Return the options that keep a process from looking for modules where this one does not."""
+    own = sys.flags
+    asked = {"-E": own.ignore_environment, "-s": own.no_user_site, "-S": own.no_site}
+    return ["-P", *(flag for flag, on in asked.items() if on)]
+
+
+def environment(rank: int, world: int) -> dict[str, str]:
+    """Return the environment of one process of the job."""
+    threads = str(max(torch.get_num_threads() // world, 1))
+    own = {"RANK": str(rank), "LOCAL_RANK": str(rank),
+           "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+    if "PYTHONPATH" in os.environ:
+        own["PYTHONPATH"] = python_path(os.environ["PYTHONPATH"])
+    if WINDOWS:
+        own["USE_LIBUV"] = "0"  # torch's wheels are built without it there
+    return {"OMP_NUM_THREADS": threads, **os.environ, **own}
+
+
+def python_path(asked: str) -> str:
+    """Return a PYTHONPATH that means what it meant when this process began.
+
+    That was in another folder, perhaps: a relative path counts only where it leads to the same now.
+    """
+    whole = (os.path.abspath(one) for one in asked.split(os.pathsep))
+    return os.pathsep.join(path for path in whole if path in sys.path)
+
+
+def own_group() -> dict[str, Any]:
+    """Return what keeps Ctrl-C from a process: it comes to this one, which passes it on once."""
+    if WINDOWS:
+        return {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0x200)}
+    return {"start_new_session": True}
 
 
 def users_last(paths: list[str]) -> list[str]:
@@ -151,17 +177,22 @@ def in_terminal() -> bool:
         return False
 
 
-def forward(worker: subprocess.Popen[str]) -> None:
-    """Show a process's lines where this one's go: in the notebook's cell, say."""
-    with worker.stdout or io.StringIO() as lines:
+def forward(worker: subprocess.Popen[bytes]) -> None:
+    """Show a process's lines where this one's go, in the notebook's cell, say, until it says no more.
+
+    Whatever stands in the way of showing them, they are read: a process whose output nobody takes
+    would end of it.
+    """
+    with io.TextIOWrapper(worker.stdout or io.BytesIO(), encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            sys.stdout.write(line)
+            with suppress(Exception):
+                sys.stdout.write(encodable(line, getattr(sys.stdout, "encoding", None) or "utf-8"))
 
 
-def wait(workers: list[subprocess.Popen[str]], terminated: threading.Event) -> None:
+def wait(workers: list[subprocess.Popen[bytes]], terminated: threading.Event, folder: Path) -> None:
     """Until all have ended, or one has failed and the others had time to; passes SIGTERM and the first Ctrl-C on."""
     sent: set[int] = set()
-    deadline = None
+    deadline, done = None, False
     while any(worker.poll() is None for worker in workers):
         try:
             time.sleep(0.05)
@@ -171,20 +202,23 @@ def wait(workers: list[subprocess.Popen[str]], terminated: threading.Event) -> N
             pass_on(signal.SIGINT, workers, sent)
         if terminated.is_set() and signal.SIGTERM not in sent:
             pass_on(signal.SIGTERM, workers, sent)
+        done = done or let_go(folder, len(workers))
         if deadline is None and any(worker.poll() for worker in workers):
             deadline = time.monotonic() + PATIENCE
         if deadline is not None and time.monotonic() > deadline:
             return
 
 
-def pass_on(number: int, workers: list[subprocess.Popen[str]], sent: set[int]) -> None:
+def pass_on(number: int, workers: list[subprocess.Popen[bytes]], sent: set[int]) -> None:
     """Send a signal to the first process, which tells the others; to all, where it is gone."""
     sent.add(number)
+    if WINDOWS:  # the only signal that another process can be sent there
+        number = signal.CTRL_BREAK_EVENT  # type: ignore[attr-defined]
     for worker in workers[:1] if workers[0].poll() is None else workers:
         worker.send_signal(number)
 
 
-def end(worker: subprocess.Popen[str]) -> None:
+def end(worker: subprocess.Popen[bytes]) -> None:
     """Make sure that a process is gone, and what it started with it."""
     if worker.poll() is None:
         worker.terminate()
@@ -193,6 +227,8 @@ def end(worker: subprocess.Popen[str]) -> None:
         except subprocess.TimeoutExpired:
             worker.kill()
             worker.wait()
+    if worker.stdin is not None:
+        worker.stdin.close()
 
 
 def answer(folder: Path, codes: list[int | None]) -> Any:
@@ -209,7 +245,7 @@ def answer(folder: Path, codes: list[int | None]) -> Any:
         raise errors[0]
     if any(code != 0 for code in codes):
         rank = killed if killed is not None else next(rank for rank, code in enumerate(codes) if code != 0)
-        last_words = (folder / f"errors-{rank}").read_text(errors="replace")[-2000:]
+        last_words = (folder / f"errors-{rank}").read_text("utf-8", "replace")[-2000:]
         raise ProcessFailed(f"process {rank} of {len(codes)} ended with exit code {codes[rank]}: killed, or out of "
                             f"memory? Its last words: {last_words or 'none'}")
     return torch.load(folder / "result", weights_only=False, map_location="cpu")

@@ -122,6 +122,11 @@ def alike(one: Tensor, other: Tensor, exact: bool = True) -> bool:
         not exact or one.dtype == other.dtype)
 
 
+def place_of(tensor: Tensor) -> tuple[Any, ...]:
+    """Return where the numbers of a tensor are, and how they lie there."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
 def both_floating(one: Tensor, other: Tensor) -> bool:
     """Return whether two tensors hold floating point numbers, of which a net may be made to hold shorter ones."""
     return one.is_floating_point() and other.is_floating_point()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torchkeras.engine.checks import bad_type
 from torchkeras.engine.ending import CheckpointCorruptError
+from torchkeras.engine.netstate import place_of
 from torchkeras.engine.weightfile import code_of
 
 ALLOWED = "None, bools, numbers, text, tensors, arrays, and lists, tuples, dicts and deques of these"
@@ -98,11 +99,6 @@ class Packer:
         if type(key) is tuple:
             return {"tuple": [self.key(one, name) for one in key]}
         raise bad_type(name, received=f"a key of type {type(key).__name__}", expected="keys of text or numbers")
-
-
-def place_of(tensor: Tensor) -> tuple[Any, ...]:
-    """Return where the numbers of a tensor are, and how they lie there."""
-    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
 def under(name: str, key: Any) -> str:

@@ -23,10 +23,10 @@ from torchkeras.engine.netstate import (
     is_saved,
     live_names,
     metadata_of,
+    place_of,
     takes_extra,
     weights_in,
 )
-from torchkeras.engine.packing import place_of
 from torchkeras.engine.wrappers import BareNames, plain
 
 SAYING = ("state_dict", "_save_to_state_dict", "get_extra_state")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import signal
 import sys
 import threading
-import time
 import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from torchkeras.engine import meeting
+from torchkeras.engine.jobfolder import JOB, remove, tell_mapped
 from torchkeras.engine.state import put_random_states, random_states
 from torchkeras.engine.together import sendable
 
@@ -22,11 +23,11 @@ def main(folder: Path) -> int:
     """Do the job; leave its result, or the error that ended it, in the folder."""
     import cloudpickle
 
-    threading.Thread(target=follow, args=(os.getppid(), folder), daemon=True).start()
     rank = int(os.environ["RANK"])
     try:
         # mapped, so that the processes share one copy of large tensors until they write to them
-        job = torch.load(folder / "job", map_location="cpu", weights_only=False, mmap=True)
+        job = torch.load(folder / JOB, map_location="cpu", weights_only=False, mmap=True)
+        tell_mapped(folder, rank)
         torch.set_default_dtype(job["dtype"])
         put_random_states(job["random"])
         result = job["work"](**job["arguments"])
@@ -54,16 +55,47 @@ def leave(error: BaseException, path: Path) -> None:
     torch.save(sent, path, pickle_module=cloudpickle)
 
 
-def follow(parent: int, folder: Path) -> None:
-    """End when the process that started this one is gone, and remove what it left."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    shutil.rmtree(folder, ignore_errors=True)
+def follow(caller: int, folder: Path) -> None:
+    """End when the process that started this one is gone, and remove what it left.
+
+    Args:
+        caller: the end of a pipe from that process, which nobody writes to.
+        folder: the job's.
+    """
+    while os.read(caller, 1):
+        pass
+    remove(folder)
     os._exit(1)
+
+
+def pipe_from_caller() -> int:
+    """Take the pipe that is standard input, which reads as empty from now on."""
+    pipe = os.dup(0)  # no process that this one starts gets it
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return pipe
+
+
+def speak_utf8() -> None:
+    """Write what the caller can read, whatever the language of the system, and end of no letter."""
+    for stream in (sys.stdout, sys.stderr):
+        if not stream.isatty():
+            stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+
+
+def hear_break() -> None:
+    """Take Ctrl-Break for Ctrl-C on Windows, which cannot send one process of several that."""
+    if hasattr(signal, "SIGBREAK"):
+        signal.signal(signal.SIGBREAK, lambda number, frame: signal.raise_signal(signal.SIGINT))
 
 
 def begin(folder: str, paths: str) -> None:
     """Be the process: modules are looked for where the caller looks for them."""
+    threading.Thread(target=follow, args=(pipe_from_caller(), Path(folder)), daemon=True).start()
+    speak_utf8()
+    hear_break()
+    meeting.file = Path(folder) / "meeting"
     sys.path[:] = json.loads(paths)
     code = main(Path(folder))
     sys.stdout.flush()
