@@ -22,8 +22,8 @@ FLOORS = [  # a file imports from its own floor and those below; the first match
      "engine.explain engine.families engine.divergence engine.nextlabels", 3),
     ("engine.schedule engine.step engine.epoch engine.callback engine.hardware engine.checkpoint engine.session "
      "engine.gradients engine.lockstep engine.fast engine.ways engine.wholestep engine.wholeblock "
-     "engine.forms engine.updates engine.trial engine.hooks engine.sameness engine.vault engine.statefolder engine.snapshot "
-     "engine.packing engine.archive engine.keeper engine.keeping "
+     "engine.forms engine.updates engine.trial engine.hooks engine.sameness engine.vault engine.snapshot "
+     "engine.packing engine.archive engine.keeper engine.keeping engine.statefolder "
      "engine.inexact engine.examination engine.metricstate engine.generators engine.preflight engine.broadcast "
      "engine.metriccheck engine.memento engine.datakeeper engine.putting engine.iterators engine.reach "
      "engine.leftalone engine.peek engine.rehearsal engine.optimizerstate engine.steps engine.threshold "
