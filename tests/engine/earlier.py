@@ -1,4 +1,8 @@
-"""A small run whose files 5.0.0a1 wrote into tests/fixtures/5.0.0a1, by ``python tests/engine/earlier.py FOLDER``."""
+"""Small runs whose files earlier versions wrote, by ``python tests/engine/earlier.py FOLDER``.
+
+5.0.0a1 wrote tests/fixtures/5.0.0a1. Before the rows of the history had a file of their own, ``tests/fixtures/state-2``
+was written, with ``later`` behind the folder: a frozen layer, and samples that ``random_split`` chose.
+"""
 
 import json
 import sys
@@ -6,7 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, random_split
 
 from torchkeras import Callback, KerasModel
 
@@ -32,28 +36,34 @@ class Averages(Callback):
         self.steps, self.average = state["steps"], state["average"]
 
 
-def build():
+def build(later=False):
     """Return the model: the same weights each time."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
+    if later:  # without a bias before BatchNorm, of which the gradient is rounding alone
+        net[0] = nn.Linear(4, 8, bias=False)
+        net[4].requires_grad_(False)
     optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
     return KerasModel(net, "cross_entropy", ["accuracy"], optimizer, scheduler)
 
 
-def data():
+def data(later=False):
     """Return 40 samples to train with, in a new order each epoch, and 16 to measure with."""
     draw = torch.Generator().manual_seed(1)
     x = torch.randn(56, 4, generator=draw)
     y = x[:, :3].argmax(dim=1)
-    train = DataLoader(TensorDataset(x[:40], y[:40]), batch_size=8, shuffle=True)
+    samples = TensorDataset(x[:40], y[:40])
+    if later:
+        samples, _ = random_split(samples, [36, 4], generator=draw)
+    train = DataLoader(samples, batch_size=8, shuffle=True)
     return train, DataLoader(TensorDataset(x[40:], y[40:]), batch_size=8)
 
 
-def run(path, stop=None, **options):
+def run(path, stop=None, later=False, **options):
     """Train; return the model, its history and the callback."""
-    model, callback = build(), Averages(stop)
-    train, val = data()
+    model, callback = build(later), Averages(stop)
+    train, val = data(later)
     history = model.fit(train, val, epochs=EPOCHS, ckpt_path=path, patience=None, seed=3, callbacks=[callback],
                         quiet=True, **options)
     return model, history, callback
@@ -68,6 +78,9 @@ def numbers(model, history, callback):
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
+    if sys.argv[2:] == ["later"]:
+        run(folder / "best.pt", STOP, later=True, resume=True, save_every="epoch", keep=1)
+        sys.exit()
     run(folder / "best.pt", STOP, resume=True, save_every="epoch", keep=1)
     whole = run(folder / "whole.pt")
     run(folder / "whole.safetensors")

@@ -26,6 +26,26 @@ def test_a_run_that_an_earlier_version_was_stopped_in_goes_on_to_the_numbers_tha
     assert close(found, NUMBERS)
 
 
+def test_a_state_whose_history_is_among_its_tensors_is_gone_on_with(tmp_path):
+    whole = earlier.numbers(*earlier.run(tmp_path / "whole.pt", later=True))
+    shutil.copytree(WRITTEN.parent / "state-2", tmp_path / "run")
+    model, *others = earlier.run(tmp_path / "run" / "best.pt", later=True, resume=True)
+    assert close(earlier.numbers(model, *others), whole)
+    assert not any("changed" in note for note in model.run.notes)
+    newest = max((tmp_path / "run" / "best.pt.state").glob("0*"))
+    assert (newest / "MANIFEST").read_text().startswith("torchkeras-state 3\n")
+    assert (newest / "history.rows").stat().st_size == 8 * earlier.EPOCHS * len(whole["history"])
+
+
+def test_control_other_samples_than_such_a_state_was_written_with_are_refused(tmp_path, monkeypatch):
+    shutil.copytree(WRITTEN.parent / "state-2", tmp_path / "run")
+    made = earlier.data(later=True)
+    made[0].dataset.indices[0], made[0].dataset.indices[1] = made[0].dataset.indices[1], made[0].dataset.indices[0]
+    monkeypatch.setattr(earlier, "data", lambda later: made)
+    with pytest.raises(ValueError, match="train_data: received .*contents"):
+        earlier.run(tmp_path / "run" / "best.pt", later=True, resume=True)
+
+
 def test_control_without_the_state_the_callback_alone_comes_to_other_numbers(tmp_path):
     found = earlier.numbers(*earlier.run(tmp_path / "best.pt", resume=True, initial_epoch=2))
     assert not close(found["weights"], NUMBERS["weights"])

@@ -72,7 +72,10 @@ class Keeper(Keeps):
         with self.run.tools.shards.taking():
             part = [self.own_part("epoch")]
             state = whole(self.model, self.run, self.best, self.train, self.val, position, part)
-            Packer(copy=False).pack({**state, "best": None, "history": None}, "the state of the run")
+            packer = Packer(copy=False)
+            packed = packer.pack({**state, "best": None, "history": None}, "the state of the run")
+            if self.vault is not None:
+                self.vault.check(packed, {"state.safetensors": packer.tensors})
         self.run.notes += [f"save_every: {text}" for text in (*self.unsaved, *inexact(self.train), *self.lost())]
         if fresh and self.vault is not None and self.vault.numbers():
             self.vault.forget = True

@@ -178,15 +178,14 @@ class Vault:
     def contents(self, facts: Any, tensors: Mapping[str, Mapping[str, Tensor]],
                  best_owner: Any) -> Iterator[tuple[str, Iterable[Any]]]:
         """Yield the name and the pieces of each file that is written anew."""
-        text = json.dumps(facts, separators=(",", ":")).encode()
-        self.check(text, tensors)
-        yield FACTS, [text]
+        yield FACTS, [self.check(facts, tensors)]
         for name in TENSORS:
             if name != "best.safetensors" or best_owner is not None:
                 yield name, safetensors_chunks(tensors[name])
 
-    def check(self, text: bytes, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Refuse to write a state that would be too much to be read again."""
+    def check(self, facts: Any, tensors: Mapping[str, Mapping[str, Tensor]]) -> bytes:
+        """Return what is no tensor as JSON; refuse a state that would be too much to be read again."""
+        text = json.dumps(facts, separators=(",", ":")).encode()
         try:
             self.limits.check_json(text)
             for content in tensors.values():
@@ -194,6 +193,7 @@ class Vault:
         except TooMuch as error:
             raise bad_value("state", received=f"one that {error}", expected="what this run can go on from",
                             fix="In a state_dict of your own, keep long lists as one tensor.") from None
+        return text
 
     def best_is_there(self) -> bool:
         """Whether the latest state is this process's own, and its best weights can be linked to."""
