@@ -1,5 +1,7 @@
 """Tensors in memory come by index: the same batches as from the loader itself, drawn from the same random numbers."""
 
+from itertools import islice
+
 import pytest
 import torch
 from torch import nn
@@ -155,3 +157,14 @@ def test_small_batches_are_fetched_together(width, together, monkeypatch):
     found = list(in_memory(DataLoader(TensorDataset(torch.zeros(160, width)), 8, shuffle=True)))
     assert [x.shape for x, in found] == [(8, width)] * 20
     assert fetched[0] == 8 * together
+
+
+@pytest.mark.parametrize("batch_size", [3, 7, 20, 30])
+@pytest.mark.parametrize("cut", [0, 1, 3, None])
+def test_passes_that_are_cut_short_leave_a_samplers_own_generator_where_the_loader_leaves_it(batch_size, cut):
+    def passes(way):
+        dataset, generator = TensorDataset(torch.arange(20.0).view(20, 1)), torch.Generator().manual_seed(1)
+        loader = DataLoader(dataset, batch_size, sampler=RandomSampler(dataset, generator=generator))
+        return [[batch[0].flatten().tolist() for batch in islice(way(loader), stop)] for stop in (cut, cut, None)]
+
+    assert passes(lambda loader: iter(in_memory(loader))) == passes(iter)

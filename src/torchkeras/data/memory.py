@@ -142,30 +142,32 @@ def index_blocks(batch_sampler: Any, samples: int, found: Located, skip: int = 0
     """
     sampler: Any = getattr(batch_sampler, "sampler", None)
     random = type(sampler) is RandomSampler
-    if not is_ordered(batch_sampler):
+    if not is_ordered(batch_sampler) or (random and sampler.num_samples > len(sampler.data_source)):
         yield from ((index, len(index)) for index in lists(islice(batch_sampler, skip, None), samples))
         return
-    order = drawn(sampler).to(found.tensors[0].device) if random else None
+    generator = generator_of(sampler) if random else None
+    order = torch.randperm(len(sampler.data_source), generator=generator).to(
+        found.tensors[0].device) if random else None
     size, end = batch_sampler.batch_size, len(sampler)
     end = end // size * size if batch_sampler.drop_last else end
     together = 1 if found.learns else min(BATCHES_AT_ONCE, BYTES_AT_ONCE // (size * found.row or 1))
     step = size * max(together, 1)
-    for begin in range(skip * size, end, step):
-        block = slice(begin, min(begin + step, end))
-        yield block if order is None else order[block], size
+    last = end - end % size  # where a batch of fewer samples begins, if there is one
+    for rest, (first, until) in enumerate(((skip * size, last), (max(last, skip * size), end))):
+        if rest and random and sampler.num_samples == len(sampler.data_source):
+            torch.randperm(sampler.num_samples, generator=generator)  # as the sampler does when no number is left
+        for begin in range(first, until, step):
+            block = slice(begin, min(begin + step, until))
+            yield block if order is None else order[block], size
 
 
-def drawn(sampler: RandomSampler) -> Tensor:
-    """The order of a pass, drawn as the sampler draws it."""
-    generator = sampler.generator
-    if generator is None:
-        generator = torch.Generator()
-        generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_().item()))
-    samples = len(sampler.data_source)
-    rounds, more = divmod(sampler.num_samples, samples)
-    orders = [torch.randperm(samples, generator=generator) for _ in range(rounds + 1)]
-    orders[-1] = orders[-1][:more]
-    return orders[0] if rounds == 1 and not more else torch.cat(orders)
+def generator_of(sampler: RandomSampler) -> torch.Generator:
+    """Return what a pass draws from: the sampler's own generator, or one that it seeds for the pass."""
+    if sampler.generator is not None:
+        return sampler.generator
+    generator = torch.Generator()
+    generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_().item()))
+    return generator
 
 
 def lists(given: Iterable[Any], samples: int) -> Iterator[Tensor]:
