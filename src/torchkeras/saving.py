@@ -306,6 +306,7 @@ def read_checkpoint(path: Path, limits: Limits) -> tuple[dict[str, Any], dict[st
     existing_file(path, "path", "a checkpoint")
     try:
         with path.open("rb") as file:
+            limits.check_size(file)
             limits.check_header(file, limits.text)
         with safe_open(path, "pt") as content:
             about = content.metadata() or {}

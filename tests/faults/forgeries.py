@@ -209,8 +209,9 @@ def safetensors_bombs() -> dict[str, Callable[[Path], Any]]:
             "format": "torchkeras-checkpoint 1", "parts": "[" + "[]," * 2_600_000 + "0]"}}).encode())),
         "versions of lists.safetensors": lambda path: path.write_bytes(headed(json.dumps({"__metadata__": {
             "torchkeras.versions": "[" + "[]," * 2_600_000 + "0]"}}).encode())),
-        "hollow.safetensors": lambda path: hollow(path, headed(json.dumps(
-            {"weight": {"dtype": "U8", "shape": [100 << 30], "data_offsets": [0, 100 << 30]}}).encode())),
+        "hollow.safetensors": lambda path: hollow(path, headed(json.dumps({
+            "__metadata__": {"format": "torchkeras-checkpoint 1", "parts": "{}", "sha256": "0"},
+            "weight": {"dtype": "U8", "shape": [100 << 30], "data_offsets": [0, 100 << 30]}}).encode())),
     }
 
 

@@ -21,7 +21,7 @@ from torchkeras.engine.olderstate import in_own_names
 from torchkeras.engine.packing import Packer, unpack
 from torchkeras.engine.run import Run
 from torchkeras.engine.statefolder import ANY, FROZEN, TENSORS, Saved
-from torchkeras.engine.tensorfile import bytes_of, limits_for
+from torchkeras.engine.tensorfile import limits_for
 from torchkeras.engine.vault import Vault
 
 
@@ -36,8 +36,7 @@ def archive(model: Any, run: Run, train: Batches, val: Batches | None) -> Iterat
         yield None, None
         return
     modules = components_of(model).modules.values()
-    vault = Vault(Path(f"{config.ckpt_path}.state"), config.keep, limits_for(*modules, times=ANY.times),
-                  bytes_of(modules))
+    vault = Vault(Path(f"{config.ckpt_path}.state"), config.keep, limits_for(*modules, times=ANY.times))
     try:
         saved = None
         with together.same_fate():

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from torchkeras.engine.ending import CheckpointCorruptError
 from torchkeras.engine.historyfile import HISTORY, unpacked
-from torchkeras.engine.tensorfile import Limits, TooMuch, is_hollow
+from torchkeras.engine.tensorfile import Limits, TooMuch
 
 VERSION = 3
 FIRST_LINE = f"torchkeras-state {VERSION}"
@@ -67,14 +67,13 @@ def listed(folder: Path) -> dict[str, tuple[str, int]]:
     return digests
 
 
-def read(folder: Path, number: int, limits: Limits = ANY, needed: int = 0) -> Saved:
+def read(folder: Path, number: int, limits: Limits = ANY) -> Saved:
     """Read a state, all of it checked before any of it is used.
 
     Args:
         folder: where it is.
         number: which of the states of its run it is.
         limits: what it may hold.
-        needed: bytes of the nets that are to take it.
 
     Raises:
         CheckpointCorruptError: it is damaged, of another make, or more than can be needed.
@@ -86,7 +85,7 @@ def read(folder: Path, number: int, limits: Limits = ANY, needed: int = 0) -> Sa
         for one in os.scandir(folder):
             if one.name not in digests and one.name != MANIFEST:
                 raise CheckpointCorruptError(f"{where(folder, one.name)} does not belong there")
-        check_sizes(folder, digests, limits, needed)
+        check_sizes(folder, digests, limits)
         for name, (digest, size) in digests.items():
             check_file(folder / name, digest, size)
         text = content_of(folder / FACTS, limits.text)
@@ -100,14 +99,12 @@ def read(folder: Path, number: int, limits: Limits = ANY, needed: int = 0) -> Sa
         raise CheckpointCorruptError(f"{folder.name} cannot be read: {error.strerror or error}") from error
 
 
-def check_sizes(folder: Path, digests: Mapping[str, tuple[str, int]], limits: Limits, needed: int) -> None:
+def check_sizes(folder: Path, digests: Mapping[str, tuple[str, int]], limits: Limits) -> None:
     """Refuse a state whose files cannot be those of the run that is to go on, before their numbers are looked at."""
     for name in digests:
         try:
             with opened(folder / name) as file:
-                if is_hollow(file, needed):
-                    raise TooMuch("is far larger than can be needed, and has holes; a copy of the folder that "
-                                  "`cp -r --sparse=never` makes is read")
+                limits.check_size(file)
                 if name.endswith(".safetensors"):
                     limits.check_header(file)
         except TooMuch as error:

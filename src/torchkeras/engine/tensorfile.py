@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 NAMES = 10_000  # that any file may hold: 10 MB of Python objects
 CONTAINERS = 200_000  # lists and dicts that any JSON may hold: 60 to 250 bytes each
@@ -38,11 +39,13 @@ class Limits(NamedTuple):
         names: that the nets which are to take it have, of weights and of modules.
         longest: the characters of the longest of them.
         times: how many tensors there may be for each.
+        size: the bytes of their parameters.
     """
 
     names: int = 0
     longest: int = 0
     times: int = 4
+    size: int = 0
 
     @property
     def tensors(self) -> int:
@@ -67,6 +70,7 @@ class Limits(NamedTuple):
     def check(self, path: str | os.PathLike[str]) -> None:
         """Refuse a file that holds more than this, judged by its first bytes; of another kind, it passes."""
         with open(path, "rb") as file:
+            self.check_size(file)
             start = file.read(4)
             file.seek(0)
             if Path(path).suffix == ".safetensors":
@@ -75,6 +79,16 @@ class Limits(NamedTuple):
                 self.check_archive(file)
             else:
                 self.check_pickles(file.read(self.pickle + 1), OLDER)
+
+    def check_size(self, file: BinaryIO) -> None:
+        """Refuse a file that is far larger than what can be needed of it, and has holes: it claims its size only."""
+        size = os.fstat(file.fileno()).st_size
+        if size > (1 << 30) + 16 * self.size and hasattr(os, "SEEK_HOLE"):
+            hole = os.lseek(file.fileno(), 0, os.SEEK_HOLE)
+            file.seek(0)
+            if hole < size:
+                raise TooMuch(f"says it has {size} bytes, far more than can be needed, and has holes; a copy that "
+                              "`cp -r --sparse=never` makes is read")
 
     def check_header(self, file: BinaryIO, text: int = 0) -> None:
         """Refuse a safetensors file with a longer list of tensors than this.
@@ -160,7 +174,9 @@ def limits_for(*modules: nn.Module, times: int = 4) -> Limits:
     names = [name for module in modules for every in (module.named_parameters(remove_duplicate=False),
              module.named_buffers(remove_duplicate=False), module.named_modules(remove_duplicate=False))
              for name, _ in every]
-    return Limits(len(names), max(map(len, names), default=0), times)
+    size = sum(one.numel() * one.element_size() for module in modules for one in module.parameters()
+               if not is_lazy(one))
+    return Limits(len(names), max(map(len, names), default=0), times, size)
 
 
 def size_of_directory(file: BinaryIO, size: int) -> int:
@@ -175,24 +191,3 @@ def size_of_directory(file: BinaryIO, size: int) -> int:
         if (begin := end.rfind(mark)) >= 0 and len(end) >= begin + place + width:
             return int.from_bytes(end[begin + place:begin + place + width], "little")
     return 0  # no archive, as its reader will say
-
-
-def is_hollow(file: BinaryIO, needed: int) -> bool:
-    """Return whether a file is far larger than what can be needed of it, and claims its size only: it has holes.
-
-    Args:
-        file: the file, open.
-        needed: bytes of the nets that are to take it.
-    """
-    size = os.fstat(file.fileno()).st_size
-    if size <= (1 << 30) + 16 * needed or not hasattr(os, "SEEK_HOLE"):
-        return False
-    hole = os.lseek(file.fileno(), 0, os.SEEK_HOLE)
-    file.seek(0)
-    return hole < size
-
-
-def bytes_of(modules: Any) -> int:
-    """Return the bytes of the parameters of some nets."""
-    return sum(one.numel() * one.element_size() for module in modules for one in module.parameters()
-               if not getattr(one, "is_meta", False) and hasattr(one, "untyped_storage"))

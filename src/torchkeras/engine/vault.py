@@ -55,11 +55,10 @@ class Vault:
         folder: where they are.
         keep: how many of them.
         limits: what a state of this run can need, so that more is neither written nor read.
-        needed: bytes of the nets of the run.
     """
 
-    def __init__(self, folder: Path, keep: int = 2, limits: Limits = ANY, needed: int = 0) -> None:
-        self.folder, self.keep, self.limits, self.needed = folder, keep, limits, needed
+    def __init__(self, folder: Path, keep: int = 2, limits: Limits = ANY) -> None:
+        self.folder, self.keep, self.limits = folder, keep, limits
         self.lock: Any = None
         self.latest: int | None = None
         self.best_digest: tuple[str, int] | None = None  # of the best weights in the latest state
@@ -148,7 +147,8 @@ class Vault:
     def write(self, facts: Any, tensors: Mapping[str, Mapping[str, Tensor]], best_owner: Any, rows: Rows) -> int:
         """Add a state; then drop the oldest. Without an owner, the best weights are linked to those of the latest."""
         self.folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
-        number = max(self.numbers(), default=0) + 1
+        if (number := max(self.numbers(), default=0) + 1) > LAST:
+            raise OSError(f"{str(self.folder)!r} holds a state {LAST}, after which there is no number for another")
         temporary = self.folder / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             temporary.mkdir()
@@ -220,7 +220,7 @@ class Vault:
         damaged: list[str] = []
         for number in self.numbers():
             try:
-                found = read(self.place(number), number, self.limits, self.needed)
+                found = read(self.place(number), number, self.limits)
             except CheckpointCorruptError as error:
                 damaged.append(f"resume: {error}")
                 continue
