@@ -218,6 +218,83 @@ def predict_small_batches(scale: float) -> float:
     return peak_of_predict(scale, batch_size=32)
 
 
+class TwoOutputs(nn.Module):
+    """Gives a dict of two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(INPUTS, 1), nn.Linear(INPUTS, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"first": self.first(x), "second": self.second(x)}
+
+
+DICTS = 3e6 / 1e7  # samples
+
+
+def plain_dict(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    with torch.no_grad():
+        found = [net(part) for part in x.split(64)]
+        return {name: torch.cat([one[name] for one in found]) for name in found[0]}
+
+
+def peak_of_plain_dict(scale: float) -> float:
+    net, (_, x) = TwoOutputs(), net_and_rows(scale * DICTS)
+    plain_dict(net, x[:100])
+    return peak(lambda: plain_dict(net, x))
+
+
+@row("predict-dict", "peak of 3,000,000 predictions of dicts in batches of 64 over a plain loop's",
+     unit="MB", limit=20, against=peak_of_plain_dict)
+def predict_dict(scale: float) -> float:
+    from torchkeras import KerasModel
+
+    _, x = net_and_rows(scale * DICTS)
+    model = KerasModel(TwoOutputs(), "mse")
+    model.predict(x[:100], batch_size=64, cpu=True)
+    return peak(lambda: model.predict(x, batch_size=64, cpu=True))
+
+
+def loader_of(scale: float, labels: bool) -> Any:
+    """Return a loader of 2,000,000 samples in batches of 1,024, and of labels as large."""
+    from torch.utils.data import DataLoader, TensorDataset
+
+    _, x = net_and_rows(scale / 5)
+    return DataLoader(TensorDataset(x, x) if labels else TensorDataset(x), batch_size=1024)
+
+
+def peak_of_plain_loader(scale: float, labels: bool = False) -> float:
+    """Return the peak of a loop that joins outputs, and labels, at its end."""
+    net, loader = nn.Linear(INPUTS, 1), loader_of(scale, labels)
+
+    def work() -> list[Tensor]:
+        with torch.no_grad():
+            found = [[net(x), *rest] for x, *rest in loader]
+        return [torch.cat(column) for column in zip(*found, strict=True)]
+
+    return peak(work)
+
+
+def peak_of_predict_loader(scale: float, labels: bool = False) -> float:
+    from torchkeras import KerasModel
+
+    loader, model = loader_of(scale, labels), KerasModel(nn.Linear(INPUTS, 1), "mse")
+    model.predict(torch.ones(100, INPUTS), cpu=True)
+    return peak(lambda: model.predict(loader, with_labels=labels, cpu=True))
+
+
+@row("predict-loader", "peak of 2,000,000 predictions of a DataLoader over a plain loop's",
+     unit="MB", limit=20, against=peak_of_plain_loader)
+def predict_loader(scale: float) -> float:
+    return peak_of_predict_loader(scale)
+
+
+@row("predict-pairs", "the same with labels of 8 numbers: with_labels=True", unit="MB", limit=20,
+     against=lambda scale: peak_of_plain_loader(scale, labels=True))
+def predict_pairs(scale: float) -> float:
+    return peak_of_predict_loader(scale, labels=True)
+
+
 # ---- metrics: what one more costs in a step, and what they keep ----
 
 def step_microseconds(scale: float, make: Callable[[], dict[str, Any]]) -> float:
