@@ -226,6 +226,7 @@ class TwoOutputs(nn.Module):
         self.first, self.second = nn.Linear(INPUTS, 1), nn.Linear(INPUTS, 1)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Compute both."""
         return {"first": self.first(x), "second": self.second(x)}
 
 
