@@ -395,7 +395,7 @@ def seconds_of_picture(layers: int) -> float:
     for _ in range(layers):
         value = nn.Linear(4, 4)(value)
     net = build(x, value)
-    return min(cpu_seconds(lambda: to_svg(net)) for _ in range(5))
+    return min(cpu_seconds(lambda: to_svg(net)) for _ in range(10))
 
 
 def picture_of_500(scale: float) -> float:
@@ -447,6 +447,9 @@ row("end-growth", "its exponent from 3,000 tensors", unit="", limit=1.2, compare
 
 # ---- weights, state: what keeping costs ----
 
+SMALL = 1e-4  # a net before the one that is measured, so that code is in memory
+
+
 def large_net(scale: float) -> tuple[nn.Module, Tensor, Tensor]:
     """Return a net of 30,000,000 weights, and two batches for it."""
     net = nn.Linear(sized(3e4, scale, least=1), 1000, bias=False)
@@ -460,6 +463,8 @@ def in_nets(megabytes: float, net: nn.Module) -> float:
 
 def peak_of_loop(scale: float, optimizer: Callable[..., torch.optim.Optimizer]) -> float:
     """Return the peak of a plain loop of three epochs, in nets."""
+    if scale > SMALL:
+        peak_of_loop(SMALL, optimizer)
     net, x, y = large_net(scale)
 
     def work() -> torch.optim.Optimizer:
@@ -478,6 +483,8 @@ def peak_of_fit(scale: float, optimizer: str, **options: Any) -> float:
     """Return the peak of the same in fit, with its best weights in a file."""
     from torchkeras import KerasModel
 
+    if scale > SMALL:
+        peak_of_fit(SMALL, optimizer, **options)
     net, x, y = large_net(scale)
     with tempfile.TemporaryDirectory() as folder:
         model = KerasModel(net, "mse", optimizer=optimizer)
@@ -530,7 +537,7 @@ def state_split(scale: float) -> float:
                       **options)
             return time.thread_time() - begun
 
-    pairs = [(seconds(save_every=100), seconds()) for _ in range(sized(8, scale, least=2))]
+    pairs = [(seconds(save_every=100), seconds()) for _ in range(sized(21, scale, least=2))]
     return statistics.median(saving / plain for saving, plain in pairs[1:])  # the first imports
 
 
@@ -664,10 +671,15 @@ def line(found: dict[str, Any]) -> list[str]:
     asked = f"{'>=' if found['least'] else '<='} {found['asked']:,g}"
     if "error" in found:
         return [found["row"], "-", "-", "-", found["unit"], asked, "failed", found["error"]]
-    both = [f"{statistics.median(found[part]):,.1f}" if found[part] else "-"
+    both = [shown(statistics.median(found[part])) if found[part] else "-"
             for part in ("measured", "against")]
     return [found["row"], *both, f"{found['figure']:,.2f}", found["unit"], asked,
             "" if found["within"] else "under" if found["least"] else "over", found["what"]]
+
+
+def shown(value: float) -> str:
+    """Return a number with three digits that tell something, or more where they come before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def below(options: argparse.Namespace) -> str:
@@ -690,8 +702,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in matching(options.names):
         print(f"measuring {name}", file=sys.stderr)
         rows.append(measured(name, options.repeats, options.scale))
-    shown = f"{table(rows)}\n\n{below(options)}"
-    print(shown, file=sys.stderr if options.json else sys.stdout)
+    text = f"{table(rows)}\n\n{below(options)}"
+    print(text, file=sys.stderr if options.json else sys.stdout)
     if options.json:
         facts = {"scale": options.scale, "torch": torch.__version__, "rows": rows}
         print(json.dumps(facts, indent=1))
