@@ -10,11 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset
 
 import torchkeras
 from torchkeras import KerasModel, Model
 from torchkeras.data.batch import split
+from torchkeras.data.tree import leaves
+from torchkeras.joined import Collected, join
 
 N, WIDTH = 7, 4
 SIZES = (1, 3, N)
@@ -742,6 +745,76 @@ def test_outputs_of_unlike_types_and_of_another_number_than_told_are_joined_as_b
     mixed = KerasModel(Of(lambda out, x: out.double() if len(x) == 1 else out), "mse").predict(X, batch_size=3)
     assert mixed.dtype == torch.float64
     assert torch.equal(mixed.float(), Of()(X).detach())
+
+
+def tensors(node):
+    return [leaf for leaf in leaves(node) if leaf is not None]
+
+
+def alike(found, expected):
+    """Whether two trees of tensors and None hold the same, bit by bit, in containers of the same types."""
+    forms = [pytree.tree_flatten(node, is_leaf=lambda leaf: leaf is None)[1] for node in (found, expected)]
+    return type(found) is type(expected) and forms[0] == forms[1] and all(
+        one.dtype == other.dtype and one.equal(other)
+        for one, other in zip(tensors(found), tensors(expected), strict=True))
+
+
+FORMS = {
+    "dict": lambda x, at: {"a": x, "b": x[:, 0] > 0},
+    "nested": lambda x, at: OrderedDict(a=(x, {"b": [x.double()]}), c=None),
+    "record": lambda x, at: Output(x),
+    "namedtuple": lambda x, at: Two(x, -x),
+    "empty": lambda x, at: {"a": x, "b": {}},
+    "keys in another order": lambda x, at: {"b": -x, "a": x} if at else {"a": x, "b": -x},
+    "another dtype": lambda x, at: {"a": x.double() if at == 2 else x, "b": x},
+    "a type that changes": lambda x, at: {"a": x, "b": [x] if at == 2 else [x, x][:1]},
+}
+ODD = {
+    "other keys": lambda x, at: {"a": x} if at < 2 else {"a": x, "b": x},
+    "another shape": lambda x, at: {"a": x if at < 2 else x[:, :2]},
+    "another number of items": lambda x, at: (x, x) if at < 2 else (x, x, x),
+    "a part that is missing": lambda x, at: {"a": x, "b": x if at < 2 else None},
+    "something else where nothing was": lambda x, at: {"a": x, "b": {} if at < 2 else (x, x)},
+    "too few rows": lambda x, at: {"a": x, "b": x if at < 2 else x[:1]},
+}
+
+
+def gathered(make, sizes, total):
+    parts = [make(part, at) for at, part in enumerate(drawn(sum(sizes), 3).split(sizes))]
+    collected = Collected("outputs", total)
+    for part, size in zip(parts, sizes, strict=True):
+        collected.add(part, size)
+    return collected, parts
+
+
+@pytest.mark.parametrize("sizes", [[4, 4, 4], [4, 4, 3], [4, 3, 4], [2, 2, 2, 2], [1, 1, 1], [12]], ids=str)
+@pytest.mark.parametrize("form", FORMS)
+def test_outputs_written_into_one_room_are_those_joined_at_the_end(form, sizes):
+    for total in (sum(sizes), sum(sizes) + 2, sum(sizes) - 1, None):
+        collected, parts = gathered(FORMS[form], sizes, total)
+        assert alike(collected.whole(), join(parts, sizes)), total
+        if form in ("dict", "nested", "record") and sizes[0] == 4 and total and total >= sum(sizes):
+            assert collected.parts == []  # control: they were not kept beside the room
+
+
+@pytest.mark.parametrize("form", ODD)
+def test_outputs_that_do_not_join_are_refused_in_the_same_words_with_room_or_without(form):
+    words = []
+    for total in (12, None):
+        collected, _ = gathered(ODD[form], [4, 4, 4], total)
+        with pytest.raises(ValueError, match="to join all batches") as found:
+            collected.whole()
+        words.append(str(found.value))
+    assert words[0] == words[1]
+
+
+def test_a_tuple_of_as_many_items_as_samples_is_read_as_it_was():
+    for single in (True, False):
+        (collected, parts), (counts) = gathered(lambda x, at: (x, -x), [2, 2, 1], 5), [2, 2, 1]
+        rule = lambda path, length, single=single: single  # noqa: E731
+        assert alike(collected.whole(rule), join(parts, counts, one_each=rule))
+        collected, parts = gathered(lambda x, at: (x, -x), [2, 2], 4)
+        assert len(collected.whole(rule)) == (4 if single else 2)
 
 
 def test_labels_that_nobody_asked_for_are_let_go():

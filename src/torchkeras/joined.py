@@ -7,6 +7,7 @@ are joined each by itself.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from torchkeras.data.tree import is_container, is_record, mapping_like, rebuild
+from torchkeras.data.tree import children, is_container, is_record, mapping_like, rebuild
 from torchkeras.engine.checks import bad_value
 
 Path = tuple[Any, ...]  # the keys and places that lead to a part of an output
@@ -245,8 +246,8 @@ def is_cache(key: Any, value: Any) -> bool:
 class Collected:
     """Takes the values of one batch after the other, and gives them joined.
 
-    Where the number of samples is known and the values are tensors, they are written into one tensor as they come, so
-    that they are not in memory twice.
+    Where the number of samples is known and the values are tensors, or dicts, dataclasses and several outputs of
+    tensors, each is written into one tensor for all samples as it comes, so that they are not in memory twice.
 
     Args:
         name: what errors call the values: "outputs" or "labels".
@@ -254,44 +255,109 @@ class Collected:
 
     Example:
         >>> collected = Collected("outputs", 3)
-        >>> collected.add(torch.tensor([1, 2]), 2)
-        >>> collected.add(torch.tensor([3]), 1)
+        >>> collected.add({"a": torch.tensor([1, 2])}, 2)
+        >>> collected.add({"a": torch.tensor([3])}, 1)
         >>> collected.whole()
-        tensor([1, 2, 3])
+        {'a': tensor([1, 2, 3])}
     """
 
     def __init__(self, name: str, total: int | None) -> None:
         self.name, self.total = name, total
         self.parts: list[Any] = []
         self.counts: list[int | None] = []
-        self.room: Tensor | None = None  # for all samples
+        self.room: Any = None  # for all samples, in the form of the first value
         self.filled = 0
 
     def add(self, value: Any, count: int | None) -> None:
         """Take the value of a batch; one that cannot be joined is refused with the first batch."""
-        if not self.parts and self.room is None:
+        if not self.counts:
             join([value], [count], self.name)
-            if self.total is not None and count is not None and count < self.total and plain(value, count):
-                self.room = torch.empty((self.total, *value.shape[1:]), dtype=value.dtype)
-        if self.room is not None:
-            if self.fits(self.room, value, count):
-                self.room[self.filled:self.filled + len(value)] = value
-                self.filled += len(value)
-                return
-            self.parts, self.counts, self.room = [self.room[:self.filled]], [self.filled], None
-        self.parts.append(value)
+            self.make_room(value, count)
+        if self.room is None or not self.written(value, count):
+            self.leave_room()
+            self.parts.append(value)
         self.counts.append(count)
 
-    def fits(self, room: Tensor, value: Any, count: int | None) -> bool:
-        """Return whether a value goes on where the last one ended."""
-        return plain(value, count) and value.dtype == room.dtype and value.shape[1:] == room.shape[1:] and (
-            self.filled + len(value) <= len(room))
+    def make_room(self, value: Any, count: int | None) -> None:
+        """Make room for all samples where the first value tells what they need."""
+        def empty(tensor: Tensor) -> Tensor:
+            return torch.empty((self.total or 0, *tensor.shape[1:]), dtype=tensor.dtype)
+
+        if self.total is not None and count is not None and count < self.total and has_rows(value, count):
+            room = each_tensor(empty, value)
+            self.room = None if side_by_side(room, value) is None else room  # a type that cannot be made
+
+    def written(self, value: Any, count: int | None) -> bool:
+        """Write a value where the last one ended; return False where it is unlike those before."""
+        places = side_by_side(self.room, value)
+        if places is None or count is None or self.filled + count > (self.total or 0):
+            return False
+        if not all(fits(room, part, count) for room, part in places):
+            return False
+        for room, part in places:
+            if room is not None:
+                room[self.filled:self.filled + count] = part
+        self.filled += count
+        return True
+
+    def leave_room(self) -> None:
+        """Take the values out of the room, to join them with others that are unlike them."""
+        if isinstance(self.room, Tensor):
+            self.parts, self.counts = [self.room[:self.filled]], [self.filled]
+        elif self.room is not None:  # batch by batch: errors tell what the batches were
+            ends = list(itertools.accumulate(count or 0 for count in self.counts))
+            self.parts = [rows_of(self.room, *ends) for ends in itertools.pairwise([0, *ends])]
+        self.room = None
 
     def whole(self, one_each: OneEach | None = None) -> Any:
         """Return all values as one; lists that can be read in two ways are read as ``one_each`` says."""
         if self.room is None:
             return join(self.parts, self.counts, self.name, one_each)
-        return self.room if self.filled == len(self.room) else self.room[:self.filled].clone()
+        if self.filled == self.total:
+            return self.room
+        return each_tensor(Tensor.clone, rows_of(self.room, 0, self.filled))
+
+
+def has_rows(value: Any, count: int) -> bool:
+    """Return whether a value consists of ordinary tensors with a row for each sample, and can be read in one way.
+
+    A list of as many items as there are samples can be one item a sample, and anything can be that of one sample.
+    """
+    if not is_container(value):
+        return plain(value, count)
+    if count == 1 or (isinstance(value, (tuple, list)) and len(value) >= count):
+        return False
+    return all(item is None or has_rows(item, count) for item in children(value))
+
+
+def side_by_side(room: Any, value: Any) -> list[tuple[Any, Any]] | None:
+    """Return the leaves of a tree, each with what another tree has there; None where that has another form."""
+    if not is_container(room):
+        return [(room, value)]
+    if type(value) is not type(room) or len(children(value)) != len(children(room)) or (
+            isinstance(room, Mapping) and list(value) != list(room)):
+        return None
+    found = [side_by_side(*pair) for pair in zip(children(room), children(value), strict=True)]
+    return None if None in found else [pair for pairs in found for pair in pairs or ()]
+
+
+def fits(room: Any, part: Any, count: int) -> bool:
+    """Return whether a part of a value goes where the earlier ones are."""
+    if room is None or part is None:
+        return room is part
+    return plain(part, count) and part.dtype == room.dtype and part.shape[1:] == room.shape[1:]
+
+
+def rows_of(room: Any, first: int, end: int) -> Any:
+    """Return the same rows of each tensor of a tree."""
+    return each_tensor(lambda tensor: tensor[first:end], room)
+
+
+def each_tensor(function: Callable[[Tensor], Tensor], node: Any) -> Any:
+    """Return a tree of tensors and None made anew, with a function applied to its tensors."""
+    if is_container(node):
+        return rebuild(node, [each_tensor(function, item) for item in children(node)])
+    return node if node is None else function(node)
 
 
 def plain(value: Any, count: int | None) -> bool:

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+import torchkeras
 from torchkeras import Callback, KerasModel
+from torchkeras.engine.callback import CallbackList
 
 
 def problem():
@@ -199,6 +201,97 @@ def test_an_error_in_any_moment_arrives_and_everything_is_put_back(moment):
     assert heard == [True]
     assert not model.active
     assert net.training
+
+
+def three_of_which_two_fail(moment, heard):
+    """Listeners for a moment; the first and the third fail in it."""
+    def listener(number):
+        def hear(model, *logs):
+            heard.append(number)
+            if number != 2:
+                raise (ZeroDivisionError if number == 1 else LookupError)(f"of listener {number}")
+
+        one = type("Listener", (), {})()
+        setattr(one, moment, hear)
+        return one
+
+    return [listener(number) for number in (1, 2, 3)]
+
+
+def test_every_listener_hears_of_the_end_and_the_first_error_of_several_is_raised():
+    net, x, y = problem()
+    heard = []
+    ends = three_of_which_two_fail("on_fit_end", heard)
+    told = type("Told", (), {"on_exception": lambda self, model: heard.append("exception")})()
+    with pytest.raises(ZeroDivisionError, match="of listener 1") as found:
+        KerasModel(net, "mse").fit((x, y), epochs=1, ckpt_path=None, quiet=True, callbacks=[*ends, told])
+    assert heard == [1, 2, 3, "exception"]
+    assert found.value.__notes__ == ["A callback failed in on_fit_end too: LookupError('of listener 3')"]
+
+
+def test_every_listener_hears_of_an_error_and_none_takes_its_place():
+    net, x, y = problem()
+    heard = []
+
+    def broken(preds, labels):
+        raise OverflowError("of the run")
+
+    with pytest.raises(OverflowError, match="of the run") as found:
+        KerasModel(net, broken).fit((x, y), epochs=1, ckpt_path=None, quiet=True,
+                                    callbacks=three_of_which_two_fail("on_exception", heard))
+    assert heard == [1, 2, 3]
+    assert [note for note in found.value.__notes__ if "callback" in note] == [
+        "A callback failed in on_exception too: ZeroDivisionError('of listener 1')",
+        "A callback failed in on_exception too: LookupError('of listener 3')"]
+
+
+def test_a_second_ctrl_c_while_listeners_hear_of_the_end_waits_for_none_of_them():
+    net, x, y = problem()
+    heard = []
+
+    def pressed(model):
+        raise KeyboardInterrupt
+
+    first = type("Pressed", (), {"on_fit_end": staticmethod(pressed)})()
+    last = type("Last", (), {"on_fit_end": lambda self, model: heard.append("end"),
+                             "on_exception": lambda self, model: heard.append("exception")})()
+    with pytest.raises(KeyboardInterrupt):
+        KerasModel(net, "mse").fit((x, y), epochs=1, ckpt_path=None, quiet=True, callbacks=[first, last])
+    assert heard == ["exception"]
+
+
+def test_callbacks_in_keras_words_all_hear_of_the_end():
+    net, x, y = problem()
+    heard = []
+    model = torchkeras.Model(net)
+    model.compile(loss="mse")
+    with pytest.raises(ZeroDivisionError, match="of listener 1") as found:
+        model.fit(x, y, epochs=1, verbose=0, callbacks=three_of_which_two_fail("on_train_end", heard))
+    assert heard == [1, 2, 3]
+    assert found.value.__notes__ == ["A callback failed in on_train_end too: LookupError('of listener 3')"]
+
+
+def test_an_error_of_a_listener_at_the_end_does_not_hold_the_net():
+    import gc
+    import weakref
+
+    net, x, y = problem()
+    gone = weakref.ref(net)
+    gc.collect()
+    gc.disable()
+    try:
+        try:
+            announced(net)
+        except ZeroDivisionError:
+            del net
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def announced(net):
+    """Tell listeners of the end of a run, of whom two fail."""
+    CallbackList(three_of_which_two_fail("on_fit_end", []), net).announce_end("on_fit_end")
 
 
 def test_an_error_before_the_first_update_leaves_no_trace():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import UserDict
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
@@ -11,7 +12,7 @@ from torchkeras.dialects.epochs import FitHistory, keras_names, newest
 from torchkeras.engine.callback import Callback, Checked, check_callbacks
 from torchkeras.engine.checks import bad_type
 from torchkeras.engine.epoch import EpochRunner
-from torchkeras.engine.moments import MOMENTS
+from torchkeras.engine.moments import MOMENTS, tell_all
 
 KERAS_MOMENTS = ("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end", "on_train_batch_begin",
                  "on_train_batch_end", "on_batch_begin", "on_batch_end", "on_test_begin", "on_test_end",
@@ -70,17 +71,23 @@ class KerasMoments(Callback):
     def on_fit_end(self, model: Any) -> None:
         """The run is over."""
         self.history.stop_reason = model.run.stop_reason
-        self.tell("on_train_end", {name: column[-1] for name, column in self.history.history.items()})
+        logs = {name: column[-1] for name, column in self.history.history.items()}
+        tell_all((functools.partial(self.tell_one, one, "on_train_end", logs) for one in self.callbacks),
+                 "on_train_end")
 
     def tell(self, moment: str, *given: Any) -> None:
         """Call the method of each callback that has one."""
         for one in self.callbacks:
-            hook = getattr(one, moment, None)
-            if hook is None and "_train_batch_" in moment:
-                hook = getattr(one, moment.replace("_train", ""), None)  # their older name
-            if hook is not None:
-                hook(*given)
-                check_rate(self.face.optimizer)
+            self.tell_one(one, moment, *given)
+
+    def tell_one(self, one: Any, moment: str, *given: Any) -> None:
+        """Call the method of a callback, if it has one."""
+        hook = getattr(one, moment, None)
+        if hook is None and "_train_batch_" in moment:
+            hook = getattr(one, moment.replace("_train", ""), None)  # their older name
+        if hook is not None:
+            hook(*given)
+            check_rate(self.face.optimizer)
 
 
 def told(moments: KerasMoments) -> type[EpochRunner]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from torchkeras.engine.checks import bad_type, instance_not_class
-from torchkeras.engine.moments import MOMENTS, check_moments
+from torchkeras.engine.moments import MOMENTS, check_moments, tell_all
 
 
 class Callback:
@@ -64,6 +65,10 @@ class CallbackList:
         """Tell everybody who listens to this moment."""
         for hook in self.hooks[moment]:
             hook(self.model)
+
+    def announce_end(self, moment: str) -> None:
+        """Tell everybody of the end of a run, even after one of them failed; then raise the first error."""
+        tell_all((functools.partial(hook, self.model) for hook in self.hooks[moment]), moment)
 
 
 def overridden(listener: Any, moment: str) -> Callable[..., None] | None:

@@ -51,7 +51,7 @@ def fit(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batche
             run.keeper.stopped()
             run.tools.settle()
     best.finish(run.diverged)
-    callbacks.announce("on_fit_end")
+    callbacks.announce_end("on_fit_end")
 
 
 def before_training(model: Any, run: Run, best: Best, train: Batches, val: Batches | None) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torchkeras.engine.checks import bad_type, did_you_mean
@@ -97,3 +98,38 @@ def meant(name: str, known: Iterable[str]) -> str:
         if name in words.split():
             return why
     return did_you_mean(name, known) or "A method of your own: begin its name with an underscore."
+
+
+def tell_all(calls: Iterable[Callable[[], object]], moment: str) -> None:
+    """Make every call; then raise the first error, with the others as notes.
+
+    What asks to leave at once, such as KeyboardInterrupt, is no error of a listener and waits for nobody.
+    """
+    errors = list(itertools.chain.from_iterable(map(failures, calls)))
+    try:
+        if errors:
+            raise first_of(errors, moment)
+    finally:
+        errors.clear()  # a traceback that leads to itself would hold the net until garbage is collected
+
+
+def first_of(errors: Sequence[Exception], moment: str) -> Exception:
+    """Return the first error, with the others as notes."""
+    for other in errors[1:]:
+        add_failure(errors[0], other, moment)
+    return errors[0]
+
+
+def failures(call: Callable[[], object]) -> list[Exception]:
+    """Return the error of a call; none where it does not fail."""
+    try:
+        call()
+    except Exception as error:
+        return [error]
+    return []
+
+
+def add_failure(error: BaseException, other: BaseException, moment: str) -> None:
+    """Note on an error that another came with it, and what is noted on that one."""
+    for note in (f"A callback failed in {moment} too: {other!r}", *getattr(other, "__notes__", ())):
+        error.add_note(note)

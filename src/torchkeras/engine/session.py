@@ -12,6 +12,7 @@ from torchkeras.engine import hardware, modes, preflight
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.components import components_of
 from torchkeras.engine.interrupt import signals
+from torchkeras.engine.moments import add_failure
 from torchkeras.engine.run import Run, nothing
 from torchkeras.engine.state import Untouched, seed_all, streams
 
@@ -59,6 +60,6 @@ def smallest_part(batch: int | None, world: int) -> int | None:
 def tell(callbacks: CallbackList, error: BaseException) -> None:
     """Tell listeners about an error; what goes wrong in them does not take its place."""
     try:
-        callbacks.announce("on_exception")
+        callbacks.announce_end("on_exception")
     except Exception as second:
-        error.add_note(f"A callback failed in on_exception too: {second!r}")
+        add_failure(error, second, "on_exception")
