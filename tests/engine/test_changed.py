@@ -18,7 +18,7 @@ from torch.utils.data import (
 )
 
 from torchkeras import KerasModel
-from torchkeras.data import contents
+from torchkeras.data import contents, fingerprint
 from torchkeras.engine import snapshot
 
 N = 1000
@@ -227,6 +227,7 @@ def test_the_same_script_and_a_notebook_that_goes_on_are_told_of_no_changed_rate
 def test_a_state_of_an_older_version_is_compared_in_what_it_knows(tmp_path, monkeypatch):
     def older(*arguments):
         found = snapshot_facts(*arguments)
+        found["train_data"]["contents"] = fingerprint.content(arguments[2].source, fingerprint.as_texts)
         for name in ("loss_fn", "rates", "schedule"):
             found.pop(name)
         known = ("length", "samples", "batch size", "contents", "kind")
@@ -249,7 +250,7 @@ def test_a_state_of_an_older_version_is_compared_in_what_it_knows(tmp_path, monk
 def test_data_is_looked_at_once_a_run(tmp_path, monkeypatch):
     seen = []
     real = contents.contents
-    monkeypatch.setattr(snapshot, "contents", lambda source: seen.append(source) or real(source))
+    monkeypatch.setattr(snapshot, "contents", lambda source, known: seen.append(source) or real(source, known))
     begin(tmp_path / "best", loader(), 25)
     assert len(seen) == 1
 

@@ -545,7 +545,7 @@ def test_a_scaler_is_a_part_of_the_state():
 
     model, run = runs.build(), types.SimpleNamespace(accelerator=types.SimpleNamespace(scaler=scaler()))
     run.accelerator.scaler.load_state_dict({**scaler().state_dict(), "scale": 64.0, "_growth_tracker": 2})
-    data = types.SimpleNamespace(position=lambda: None, source=None, length=1, samples=1)
+    data = types.SimpleNamespace(position=lambda: None, source=None, length=1, samples=1, known_indices=dict)
     run.moved_by_step, run.step_runners, run.places = [], {}, None
     run.history, run.trained, run.updates, run.monitor, run.together, run.config = (
         {}, 0, 0, types.SimpleNamespace(best=None, best_epoch=None, reference=None, misses=0, improved=False),

@@ -244,6 +244,10 @@ class Batches:
             self.share = share
             yield batch
 
+    def known_indices(self) -> dict[int, Any]:
+        """Return the indices of Subsets that are arrays already, by the identity of what the Subset holds."""
+        return {} if self.memory is None else self.memory.found.arrays
+
     def position(self) -> dict[str, Any]:
         """What is to be known of this data to go on with it in another process."""
         own: Any = self.source if stateful(self.source) else None

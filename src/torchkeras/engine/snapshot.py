@@ -100,7 +100,7 @@ def told(data: Batches | None) -> dict[str, Any]:
     """What is known of data without reading it."""
     if data is None:
         return {"length": None, "samples": None, "batch size": None, "chosen": None, "kind": "no data"}
-    whole, unseen = contents(data.source, data.memory.found.arrays if data.memory is not None else {})
+    whole, unseen = contents(data.source, data.known_indices())
     return {"length": data.length, "samples": data.samples, "batch size": getattr(data.source, "batch_size", None),
             "chosen": content(data.source) if whole is None else None, "kind": type(data.source).__name__,
             **order_of(data.source), "all contents": whole, "unseen": unseen}
