@@ -23,7 +23,7 @@ FLOORS = [  # a file imports from its own floor and those below; the first match
     ("engine.schedule engine.step engine.epoch engine.callback engine.hardware engine.checkpoint engine.session "
      "engine.gradients engine.lockstep engine.fast engine.ways engine.wholestep engine.wholeblock "
      "engine.forms engine.updates engine.trial engine.hooks engine.sameness engine.vault engine.snapshot "
-     "engine.packing engine.archive engine.keeper engine.keeping engine.statefolder "
+     "engine.packing engine.archive engine.keeper engine.keeping engine.statefolder engine.stateform "
      "engine.inexact engine.examination engine.metricstate engine.generators engine.preflight engine.broadcast "
      "engine.metriccheck engine.memento engine.datakeeper engine.putting engine.iterators engine.reach "
      "engine.leftalone engine.peek engine.rehearsal engine.optimizerstate engine.steps engine.threshold "

@@ -21,6 +21,7 @@ from torchkeras.engine.olderstate import in_own_names
 from torchkeras.engine.packing import Packer, unpack
 from torchkeras.engine.run import Run
 from torchkeras.engine.statefolder import ANY, FROZEN, TENSORS, Saved
+from torchkeras.engine.stateform import check_form, of_a_run
 from torchkeras.engine.tensorfile import limits_for
 from torchkeras.engine.vault import Vault
 
@@ -76,8 +77,9 @@ def opened(saved: Saved) -> dict[str, Any]:
         if HISTORY in saved.tensors:
             state["history"] = saved.tensors[HISTORY]
         state = snapshot.upgraded({**state, "number": saved.number})
-        if not {"position", "facts", "ranks", "data", "history"} <= set(state):
-            raise CheckpointCorruptError("parts are missing")
+        check_form(state)
+    except CheckpointCorruptError as error:
+        raise CheckpointCorruptError(f"state {saved.number} is none of a run: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointCorruptError(f"state {saved.number} is none of a run: {error}") from error
     return state
@@ -86,19 +88,21 @@ def opened(saved: Saved) -> dict[str, Any]:
 def checked(model: Any, run: Run, train: Batches, val: Batches | None, state: dict[str, Any]) -> list[str]:
     """Compare a state with the run that is to go on from it; what is worth saying."""
     position, inside = state["position"], state["position"]["phase"] == "train"
-    in_own_names(state, model.learners())
-    now = snapshot.facts(model, run.config, train, val, run.together.world)
-    snapshot.add_older(now, state["facts"], train, val)
-    snapshot.check_parts(state["facts"], now)
-    notes = snapshot.check_components(model, state)
-    notes += snapshot.check_data(state["facts"], now, inside) + snapshot.check_rates(state, now)
+    with of_a_run(state["number"]):
+        in_own_names(state, model.learners())
+        now = snapshot.facts(model, run.config, train, val, run.together.world)
+        snapshot.add_older(now, state["facts"], train, val)
+        snapshot.check_parts(state["facts"], now)
+        notes = snapshot.check_components(model, state)
+        notes += snapshot.check_data(state["facts"], now, inside) + snapshot.check_rates(state, now)
     if changed := snapshot.judged_otherwise(state["facts"], now):
         state["judged_anew"] = True
         notes.append(f"resume: {', '.join(changed)}: earlier numbers cannot be compared, the best is looked for anew")
     epochs, done = run.config.epochs, position["epoch"] - 1
     if done >= epochs:
         return [*notes, f"resume: the run is at the end of epoch {done} of {epochs}; pass a larger epochs to go on"]
-    check_schedule(state, run, train)
+    with of_a_run(state["number"]):
+        check_schedule(state, run, train)
     where = f", step {position['step']}" if inside else ", its validation" if position["phase"] == "validation" else ""
     return [*notes, f"resume: the run goes on in epoch {position['epoch']}{where} (state {state['number']})"]
 

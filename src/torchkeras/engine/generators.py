@@ -69,7 +69,9 @@ def put_counters(source: Any, saved: list[Any]) -> None:
         if kind == "state":
             holder.load_state_dict(state)
         else:
-            vars_of(holder).update({**numbers_at_first(holder), **state})
+            counted = {name: value for name, value in state.items()
+                       if type(value) is int and type(getattr(holder, name, 0)) is int}
+            vars_of(holder).update({**numbers_at_first(holder), **counted})
 
 
 def drawn(*sources: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torchkeras.engine.files import flush
 
 HISTORY = "history.rows"  # numbers of 8 bytes, the lowest first, row by row
+LIMIT, COLUMNS = 32 << 20, 10_000  # bytes and columns of a history that is gone on with
 COMPARED = 100  # rows before the new ones that are looked at for changes; a callback may fill one in later
 
 
@@ -51,6 +52,8 @@ class HistoryFile:
         target, row, tail = folder / HISTORY, 8 * len(rows.columns), self.tail if rows.kept else b""
         if not rows.kept:
             self.hash, self.size = hashlib.sha256(), 0
+        if self.size + len(rows.content) > LIMIT:
+            raise OSError(f"the history has more than {LIMIT} bytes of numbers, which are the most that are read again")
         self.rows = 0  # if anything fails from here on, the next state has a file of its own
         if rows.kept and self.path is not None:
             try:
@@ -86,6 +89,8 @@ def unpacked(columns: Any, content: bytes) -> dict[str, Tensor]:
     """
     if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
         raise ValueError("a history whose columns have no names")
+    if len(set(columns)) != len(columns) or len(columns) > COLUMNS:
+        raise ValueError(f"a history of {len(columns)} columns, of which {len(set(columns))} have names of their own")
     if not columns and not content:
         return {}
     table = np.frombuffer(content, dtype="<f8").reshape(-1, len(columns))

@@ -25,6 +25,7 @@ from torchkeras.engine.netstate import own_buffers, put_buffers
 from torchkeras.engine.packing import Packer
 from torchkeras.engine.run import Keeps, Run
 from torchkeras.engine.snapshot import put_whole, whole
+from torchkeras.engine.stateform import of_a_run
 from torchkeras.engine.steps import put_own_state, sorted_out
 from torchkeras.engine.vault import Vault
 from torchkeras.engine.when import When
@@ -101,7 +102,7 @@ class Keeper(Keeps):
         if self.saved is None:
             self.groups["epoch"] = counts_of_groups(self.model)
             return
-        with self.run.tools.shards.putting():
+        with self.run.tools.shards.putting(), of_a_run(self.saved["number"]):
             put_whole(self.model, self.run, self.best, self.saved, history=False, groups=self.groups.get("epoch"))
         self.put_own(self.own_of(self.saved))
         if not self.stopped_inside:
@@ -261,7 +262,7 @@ class Keeper(Keeps):
         self.saved, self.epoch, self.stopped_inside = saved, position["epoch"], position["phase"] != "epoch"
         own = self.own_of(saved)
         self.groups = {name: dict(counts) for name, counts in saved["groups"].items()}
-        with run.tools.shards.putting():
+        with run.tools.shards.putting(), of_a_run(saved["number"]):
             put_whole(self.model, run, self.best, saved, groups=self.groups.get("run"))
         for (stage, _), step in run.step_runners.items():
             if (state := run.step_states.pop(stage, None)) is not None:
@@ -297,7 +298,7 @@ class Keeper(Keeps):
         """The epoch that was stopped has begun again, and its data is where it was: so is everything else."""
         run, own = self.run, self.own_of(self.saved)
         self.stopped_inside = False
-        with run.tools.shards.putting():
+        with run.tools.shards.putting(), of_a_run(self.saved["number"]):
             put_whole(self.model, run, self.best, self.saved, history=False)
             self.put_buffers(own.get("buffers") or [])
         self.put_own(own)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -72,7 +71,7 @@ def copied_into(net: nn.Module, state: Mapping[str, Any]) -> bool:
     own: dict[str, Tensor] = dict(net.named_parameters(remove_duplicate=False))
     own |= {name: value for name, (owner, leaf) in buffers_of(net)
             if is_saved((owner, leaf)) and (value := owner._buffers[leaf]) is not None}
-    if own.keys() != state.keys() or any(map(loads_in_its_own_way, net.modules())):
+    if own.keys() != state.keys() or loads_in_its_own_way(net):
         return False
     for name, value in own.items():
         new = state[name]
@@ -85,20 +84,19 @@ def copied_into(net: nn.Module, state: Mapping[str, Any]) -> bool:
     return True
 
 
-def loads_in_its_own_way(module: nn.Module) -> bool:
+def loads_in_its_own_way(net: nn.Module) -> bool:
     """Return whether code of a module, or hooks, may do more than copy when a state is loaded."""
-    kind: Any = type(module)
-    return bool(module._load_state_dict_pre_hooks or module._load_state_dict_post_hooks) or loads_otherwise(
-        kind) or not vars(module).keys().isdisjoint(LOADING)
+    modules = list(net.modules())
+    return any(one._load_state_dict_pre_hooks or one._load_state_dict_post_hooks or not vars(one).keys().isdisjoint(
+        LOADING) for one in modules) or any(map(loads_otherwise, {type(one) for one in modules}))
 
 
-@functools.cache
 def loads_otherwise(kind: Any) -> bool:
     """Return whether a class of modules has code of its own for loading; what torch's layers add is for old files."""
     if any(getattr(kind, name) is not getattr(nn.Module, name) for name in LOADING[1:]):
         return True
-    owner = next(one for one in kind.__mro__ if LOADING[0] in vars(one))
-    return owner is not nn.Module and owner.__module__ != nn.BatchNorm1d.__module__
+    method = getattr(kind, LOADING[0])
+    return method is not nn.Module._load_from_state_dict and method is not nn.BatchNorm1d._load_from_state_dict
 
 
 def make_room(net: nn.Module, state: Mapping[str, Any], exact: bool) -> None:

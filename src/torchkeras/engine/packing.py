@@ -17,6 +17,7 @@ from torchkeras.engine.weightfile import code_of
 
 ALLOWED = "None, bools, numbers, text, tensors, arrays, and lists, tuples, dicts and deques of these"
 
+SPARE = 1 << 20  # bytes of copies that may be made beyond twice what there is
 WITHOUT = "Without resume and save_every no state is kept."
 
 
@@ -106,8 +107,31 @@ def under(name: str, key: Any) -> str:
     return f"{name}.{key}" if name else str(key)
 
 
-def unpack(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+class Mentions:
+    """Tensors by name, with an account of the bytes that are copied of them: a name takes few bytes in JSON.
+
+    Args:
+        tensors: the tensors.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors, self.met = tensors, set[str]()
+        self.once = self.copied = 0
+
+    def copy_of(self, name: Any) -> Tensor:
+        """Return a tensor that is to be copied; refuse to copy the same again and again."""
+        tensor = found(name, self.tensors)
+        self.once += 0 if name in self.met else tensor.nbytes
+        self.copied += tensor.nbytes
+        self.met.add(name)
+        if self.copied > 2 * self.once + SPARE:
+            raise CheckpointCorruptError(f"the tensor {name!r} is mentioned too often")
+        return tensor
+
+
+def unpack(node: Any, tensors: Mapping[str, Tensor] | Mentions) -> Any:
     """The value that was packed."""
+    tensors = tensors if isinstance(tensors, Mentions) else Mentions(tensors)
     if isinstance(node, list):
         return [unpack(one, tensors) for one in node]
     if not isinstance(node, dict):
@@ -116,13 +140,13 @@ def unpack(node: Any, tensors: Mapping[str, Tensor]) -> Any:
         raise CheckpointCorruptError(f"a value of {len(node)} kinds")
     (tag, inner), = node.items()
     if tag in ("tensor", "array", "number", "bytes"):
-        return numbers(tag, found(inner, tensors))
+        return found(inner, tensors.tensors) if tag == "tensor" else numbers(tag, tensors.copy_of(inner))
     if not isinstance(inner, list):
         raise CheckpointCorruptError(f"a {tag} that is no list")
     return container(tag, inner, tensors)
 
 
-def container(tag: str, inner: list[Any], tensors: Mapping[str, Tensor]) -> Any:
+def container(tag: str, inner: list[Any], tensors: Mentions) -> Any:
     """The tuple, deque or dict that was packed."""
     if tag == "tuple":
         return tuple(unpack(one, tensors) for one in inner)
@@ -157,9 +181,7 @@ def found(name: Any, tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def numbers(tag: str, tensor: Tensor) -> Any:
-    """A tensor as what it was."""
-    if tag == "tensor":
-        return tensor
+    """Return a tensor as the array, the number or the bytes that it was."""
     if tag == "bytes":
         return tensor.numpy().tobytes()
     return tensor.numpy().copy() if tag == "array" else tensor.numpy()[()]

@@ -28,6 +28,7 @@ from torchkeras.engine.optimizerstate import (
     put_optimizer,
     with_groups,
 )
+from torchkeras.engine.stateform import RUN, check_options
 from torchkeras.engine.steps import put_object, state_of_object, states_of_steps
 
 FREE = ("epochs", "ckpt_path", "seed", "initial_epoch", "patience", "resume", "save_every", "keep")
@@ -213,6 +214,7 @@ def check_optimizer(optimizer: Any, modules: list[nn.Module], saved: Mapping[str
         argument: what an error calls it.
         grows: whether groups may be missing now that were added after the optimizer was built.
     """
+    check_options(saved["groups"], optimizer.param_groups, saved["state"])
     now, before = groups_of(optimizer, modules), saved["order"]
     known = set(names_of(modules).values())
     later = [name for order in before[len(now):] for name in order]
@@ -304,7 +306,7 @@ def put_whole(model: Any, run: Any, best: Any, saved: dict[str, Any], history: b
     scaler = getattr(run.accelerator, "scaler", None)
     if scaler is not None and saved["scaler"] is not None:
         scaler.load_state_dict(copy.deepcopy(saved["scaler"]))
-    vars(run).update(saved["run"])
+    vars(run).update({name: value for name, value in saved["run"].items() if name in RUN})
     if not history:
         return
     run.step_states = dict(saved["steps"])

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from torchkeras.engine.ending import CheckpointCorruptError
-from torchkeras.engine.historyfile import HISTORY, unpacked
+from torchkeras.engine.historyfile import HISTORY, LIMIT, unpacked
 from torchkeras.engine.tensorfile import Limits, TooMuch
 
 VERSION = 3
@@ -105,6 +105,8 @@ def check_sizes(folder: Path, digests: Mapping[str, tuple[str, int]], limits: Li
         try:
             with opened(folder / name) as file:
                 limits.check_size(file)
+                if name == HISTORY and digests[name][1] > LIMIT:
+                    raise TooMuch(f"has {digests[name][1]} bytes of rows, and {LIMIT} are the most that can be needed")
                 if name.endswith(".safetensors"):
                     limits.check_header(file)
         except TooMuch as error:

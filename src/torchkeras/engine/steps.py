@@ -80,6 +80,8 @@ def check_names(step: Any) -> None:
                         expected="other names: StepRunner needs these for itself", fix="Rename it in your class.")
 
 
+GIVEN = {"net", "loss_fn", "accelerator", "stage", "metrics_dict", "optimizer", "lr_scheduler", "whole_numbers",
+         "replicas"}
 UNSET: dict[str, Any] = {"number": 0, "seen": None, "parts": {}}  # attributes before the first batch
 
 
@@ -105,9 +107,7 @@ def own_attributes(step: Any, model: Any, others: Any = ()) -> Iterator[tuple[st
     """Yield what a step keeps beside the parts that it was given, and beside what other steps keep too."""
     given = {id(one) for one in (model.net, model.loss_fn, model.optimizer, *model.step_objects.values())}
     given |= {id(value) for other in others for value in vars(other).values()} | tensors_of(model)
-    named = {"net", "loss_fn", "accelerator", "stage", "metrics_dict", "optimizer", "lr_scheduler",
-             "whole_numbers", "replicas"} | (
-        OURS if isinstance(step, StepRunner) else set())
+    named = GIVEN | (OURS if isinstance(step, StepRunner) else set())
     yield from ((name, value) for name, value in vars(step).items()
                 if name not in named and name not in model.step_objects and id(value) not in given)
 
@@ -188,6 +188,10 @@ def put_own_state(step: Any, model: Any, saved: Mapping[str, Any]) -> None:
         put_object(objects[name], state)
     known = tensors_of(model)
     for name, value in saved["values"].items():
+        ours = OURS if isinstance(step, StepRunner) else set()
+        if name in GIVEN | ours or name in model.step_objects or hasattr(type(step), name):
+            raise bad_value("StepRunner", received=f"a state with a {name}, which is not kept as a value of a step",
+                            expected="what the stopped run's step kept", fix="Is it the state of this run?")
         setattr(step, name, put_into(getattr(step, name, None), value, known, step.accelerator.device))
 
 

@@ -45,6 +45,7 @@ from torchkeras.engine.tensorfile import Limits, TooMuch
 from torchkeras.engine.weightfile import safetensors_chunks
 
 PATIENCE = 10.0  # seconds that loader workers may live on after their process was killed
+LOOKED_AT, SHOWN = 100, 5  # states that are tried, the newest first, and that an error names
 LAST = 99_999_999  # the highest number that a state can have
 
 
@@ -218,18 +219,19 @@ class Vault:
     def newest(self) -> tuple[Saved | None, list[str]]:
         """The newest state that is sound, and what is to be said of newer ones that are not."""
         damaged: list[str] = []
-        for number in self.numbers():
+        for number in self.numbers()[:LOOKED_AT]:
             try:
                 found = read(self.place(number), number, self.limits)
             except CheckpointCorruptError as error:
                 damaged.append(f"resume: {error}")
                 continue
             self.latest, self.best_digest = number, listed(self.place(number))["best.safetensors"]
-            return found, [f"{text}; state {number} is used" for text in damaged]
+            return found, [f"{text}; state {number} is used" for text in damaged[:SHOWN]]
         if damaged:
             newer = any(NEWER in text for text in damaged)
+            told = "; ".join(damaged[:SHOWN]) + (" and others" if len(damaged) > SHOWN else "")
             raise CheckpointCorruptError(
-                f"{'; '.join(damaged)}. No {'state that this version reads' if newer else 'sound state'} is left in "
+                f"{told}. No {'state that this version reads' if newer else 'sound state'} is left in "
                 f"{str(self.folder)!r}: {'give another ckpt_path' if newer else 'remove the folder'} to begin anew.")
         return None, []
 
@@ -290,6 +292,8 @@ def unlink_unless_ordinary(path: Path) -> None:
     """Remove a link, a pipe or a file that has another name too, which may be any of the user's files."""
     with contextlib.suppress(FileNotFoundError):
         found = path.lstat()
+        if stat.S_ISDIR(found.st_mode):
+            raise OSError(f"{path.name} in it is a folder: remove it")
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             path.unlink()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import hashlib
 import weakref
 from collections import OrderedDict
@@ -270,24 +269,20 @@ def put_back_buffers(net: nn.Module, kept: Mapping[str, Buffer]) -> None:
 
 def others(net: nn.Module) -> dict[str, Any]:
     """Return copies of what a state dict holds beside parameters and buffers, where it can be put back."""
-    if not any(map(says_more, net.modules())):
+    if not says_more(net):
         return {}
     live, names = live_names(net), BareNames(net)
     found = {name: value for name, value in net.state_dict().items() if names.bare(name) not in live}
     return {name: copy.deepcopy(value) for name, value in found.items() if takes_extra(net, name)}
 
 
-def says_more(module: nn.Module) -> bool:
-    """Return whether code of a module may put more than its parameters and buffers into a state dict."""
-    kind: Any = type(module)
-    return bool(module._state_dict_hooks or module._state_dict_pre_hooks) or class_says_more(
-        kind) or not vars(module).keys().isdisjoint(SAYING)
-
-
-@functools.cache
-def class_says_more(kind: Any) -> bool:
-    """Return whether a class of modules has code of its own for state dicts."""
-    return any(getattr(kind, name) is not getattr(nn.Module, name) for name in SAYING)
+def says_more(net: nn.Module) -> bool:
+    """Return whether code of a module may put more than parameters and buffers into the state dict of a net."""
+    modules = list(net.modules())
+    kinds: list[Any] = list({type(one) for one in modules})
+    return any(one._state_dict_hooks or one._state_dict_pre_hooks or not vars(one).keys().isdisjoint(SAYING)
+               for one in modules) or any(getattr(kind, name) is not getattr(nn.Module, name)
+                                          for kind in kinds for name in SAYING)
 
 
 def checksum(value: Tensor) -> str | None:
