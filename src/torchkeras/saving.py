@@ -339,9 +339,15 @@ def unchanged_on_error(parts: Mapping[str, Any], modules: list[nn.Module]) -> It
 
 
 def taken(name: str, part: Any, modules: list[nn.Module]) -> tuple[dict[str, Any], Any]:
-    """Return a part's attributes, and a copy of its state."""
+    """Return a part's attributes, and a copy of its state where these are not enough to put it back."""
+    own = dict(getattr(part, "__dict__", {}))
+    if isinstance(part, torch.optim.Optimizer):
+        if type(part).load_state_dict is torch.optim.Optimizer.load_state_dict and not any(
+                isinstance(one, torch.optim.Optimizer) for one in own.values()):
+            return own, None  # torch's loading makes new groups and states: those that were there stay as they are
+        own = {}
     try:
-        return dict(getattr(part, "__dict__", {})), copy.deepcopy(state_of(part, modules))
+        return own, copy.deepcopy(state_of(part, modules))
     except Exception as error:
         raise bad_value(name, received=f"a {type(part).__name__} whose state cannot be copied ({in_short(error)})",
                         expected="one that can be put back if another part does not fit") from error
@@ -353,7 +359,8 @@ def put_back(part: Any, own: dict[str, Any], state: Any) -> None:
         vars(part).clear()
         vars(part).update(own)
     with suppress(Exception):
-        put_state(part, state)
+        if state is not None:
+            put_state(part, state)
 
 
 def state_of(part: Any, modules: list[nn.Module]) -> Any:
@@ -401,6 +408,13 @@ def check_object(name: str, part: Any, state: Any) -> None:
             not isinstance(key, str) or not key.startswith("_") or hasattr(part, key)) and key not in changing]
         gone = [key for key in own if key not in state and not key.startswith("_") and key not in changing]
         wrong = [*map(str, new), *gone, *others_than(own, state)]
+        inner = getattr(part, "_schedulers", None)  # of SequentialLR and ChainedScheduler
+        if inner and not wrong:
+            given = state.get("_schedulers")
+            if not isinstance(given, list) or len(given) != len(inner):
+                wrong = ["the number of its schedules"]
+            for one, another in zip(inner, given or (), strict=False):
+                check_object(name, one, another)
     else:
         wrong = [] if not own or not state or own.keys() & state.keys() else [str(key) for key in state]
     if wrong:
