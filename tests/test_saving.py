@@ -1,13 +1,17 @@
 """Weights in part and under other names; several nets and optimizers in one file."""
 
+import hashlib
+import json
 import random
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from tests.faults.damage import payloads
-from torchkeras import CheckpointCorruptError, KerasModel, load_checkpoint, load_weights, save_checkpoint
+from torchkeras import CheckpointCorruptError, KerasModel, load_checkpoint, load_weights, save_checkpoint, saving
+from torchkeras.engine.bestfile import ANY, merge
 from torchkeras.engine.checkpoint import save_weights
 
 
@@ -154,3 +158,198 @@ def test_damaged_and_malicious_files_are_refused(tmp_path):
     assert sorted(one.name for one in tmp_path.iterdir()) == ["all"]
     with pytest.raises(FileNotFoundError, match="The folder holds: all"):
         load_checkpoint(tmp_path / "nothing")
+
+
+class Refuses:
+    """An object that changes itself, and then takes no state but one of its own."""
+
+    def __init__(self, refuses=True):
+        self.refuses, self.number, self.inner = refuses, 0, [0]
+
+    def state_dict(self):
+        return {"number": self.number, "inner": self.inner}
+
+    def load_state_dict(self, state):
+        self.number = state["number"]
+        self.inner[:] = state["inner"]
+        if self.refuses and self.number:
+            raise RuntimeError("mine")
+
+
+class Copies(torch.optim.SGD):
+    """An optimizer whose loading writes into what is there."""
+
+    def load_state_dict(self, state):
+        for own, group in zip(self.param_groups, state["param_groups"], strict=True):
+            own["lr"] = group["lr"]
+
+
+def told(parts):
+    return repr([one.state_dict() for one in parts.values()])
+
+
+def test_a_part_that_refuses_its_state_leaves_all_others_as_they_were(tmp_path):
+    kept, fresh = trained(), trained(7)
+    kept["copies"] = Copies(kept["generator"].parameters(), lr=0.5)
+    fresh["copies"] = Copies(fresh["generator"].parameters(), lr=0.1)
+    kept["zlast"], fresh["zlast"] = Refuses(), Refuses()
+    kept["zlast"].number, kept["zlast"].inner = 3, [3]
+    save_checkpoint(tmp_path / "all", **kept)
+    before, groups = told(fresh), fresh["optimizer"].param_groups
+    with pytest.raises(CheckpointCorruptError, match=r"kept as 'zlast' does not go into this Refuses \(Runt"):
+        load_checkpoint(tmp_path / "all", **fresh)
+    assert told(fresh) == before
+    assert fresh["optimizer"].param_groups is groups
+    fresh["zlast"].refuses = False
+    load_checkpoint(tmp_path / "all", **fresh)
+    assert told(fresh) == told(kept)
+
+
+@pytest.mark.parametrize(("name", "given"), [
+    ("generator", "optimizer"), ("generator", "schedule"), ("optimizer", "generator"), ("optimizer", "schedule"),
+    ("schedule", "generator"), ("schedule", "optimizer"), ("schedule", "other"), ("generator", "number"),
+    ("schedule", "number")])
+@pytest.mark.parametrize("older", [False, True])
+def test_a_part_of_another_kind_is_refused_and_nothing_changes(name, given, older, tmp_path, monkeypatch):
+    if older:
+        monkeypatch.setattr(saving, "kept_as", saving.kind_of)
+    save_checkpoint(tmp_path / "all", **trained())
+    monkeypatch.undo()
+    fresh = trained(7)
+    other = torch.optim.lr_scheduler.OneCycleLR(fresh["optimizer"], 1.0, 10)
+    before = told({**fresh, "other": other})
+    part = {**fresh, "other": other, "number": 3}[given]
+    with pytest.raises(ValueError, match=f"^{name}: received a "):
+        load_checkpoint(tmp_path / "all", **{**fresh, name: part})
+    assert told({**fresh, "other": other}) == before
+    load_checkpoint(tmp_path / "all", **fresh)
+    assert told(fresh) != before
+
+
+def forged(path, change):
+    """Change the JSON of a file, as somebody can who knows how its checksum is made."""
+    with safe_open(path, "pt") as file:
+        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.offset_keys()}
+    text = change(about["parts"])
+    about = {"format": saving.FORMAT, "parts": text, "sha256": saving.checksum(text, tensors)}
+    path.write_bytes(b"".join(bytes(one) for one in saving.safetensors_chunks(tensors, about)))
+
+
+def places(node, path=()):
+    """The way to each value in JSON."""
+    yield path
+    for key, one in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        yield from places(one, (*path, key))
+
+
+def replaced(node, path, value):
+    if not path:
+        return value
+    copied = node.copy()
+    copied[path[0]] = replaced(node[path[0]], path[1:], value)
+    return copied
+
+
+@pytest.mark.parametrize("value", [None, "x", [], {"dict": [["optimizer", 1]]}], ids=str)
+def test_another_value_in_any_place_is_a_typed_error_that_changes_nothing(value, tmp_path):
+    def parts(seed):
+        torch.manual_seed(seed)
+        one = nn.Linear(2, 1)
+        optimizer = torch.optim.Adam(one.parameters())
+        one(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        return {"net": one, "optimizer": optimizer, "schedule": torch.optim.lr_scheduler.StepLR(optimizer, 2)}
+
+    path, fresh, refused = tmp_path / "all", parts(1), 0
+    save_checkpoint(path, **parts(0), epoch=3)
+    whole, before = path.read_bytes(), told(fresh)
+    found = []
+    forged(path, lambda text: found.append(json.loads(text)) or text)
+    for place in places(found[0]):
+        path.write_bytes(whole)
+        forged(path, lambda text, place=place: json.dumps(replaced(found[0], place, value)))
+        error = error_of(path, fresh)
+        if error is None:  # another number, or a name of something that need not be there
+            fresh, before = parts(1), told(parts(1))
+            continue
+        assert isinstance(error, CheckpointCorruptError) or vars(error).get("user_mistake"), (place, error)
+        assert told(fresh) == before, place
+        refused += 1
+    assert refused > 60
+
+
+def error_of(path, parts):
+    try:
+        load_checkpoint(path, **parts)
+    except Exception as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("node", [
+    '{"dict": [[{"dict": []}, 1]]}', '{"counter": [[{"counter": []}, "y"]]}', '{"deque": [99999999999999999999999, 1]}',
+    '{"dict": [[' + '{"tuple": [' * 300 + "1" + "]}" * 300 + ", 1]]}", '{"deque": [-1]}', '{"tensor": ["a"]}',
+    '{"dict": [[[1], 1]]}', '{"dict": {"a": 1}}', "9" * 5000], ids=range(9))
+@pytest.mark.parametrize("kind", ["value", "state", "state StepLR", "module", 3, None, "code"])
+def test_values_that_nobody_packed_are_refused_as_damage(node, kind, tmp_path):
+    save_checkpoint(tmp_path / "all", epoch=3)
+    forged(tmp_path / "all", lambda text: f'{{"a": [{json.dumps(kind)}, {node}]}}')
+    with pytest.raises(CheckpointCorruptError):
+        load_checkpoint(tmp_path / "all")
+
+
+@pytest.mark.parametrize("change", [{"optimizer": None}, {"step": 3}, {"get_lr": None}, {"_get_closed_form_lr": 1},
+                                    {"gamma": "x"}, {"base_lrs": 3}])
+def test_a_state_replaces_no_method_and_no_optimizer_of_a_schedule(change, tmp_path):
+    kept, fresh = trained(), trained(7)
+    make = torch.optim.lr_scheduler.SequentialLR
+    kept["schedule"], fresh["schedule"] = (make(one["optimizer"], [one["schedule"], torch.optim.lr_scheduler.StepLR(
+        one["optimizer"], 3)], [5]) for one in (kept, fresh))
+    save_checkpoint(tmp_path / "all", **kept)
+    load_checkpoint(tmp_path / "all", **fresh)
+    state = kept["schedule"].state_dict()
+    state["_schedulers"][1] |= change
+    kept["schedule"].state_dict = lambda: state
+    save_checkpoint(tmp_path / "all", **kept)
+    before = told(fresh)
+    with pytest.raises(ValueError, match=f"^schedule: received a StepLR, which differs in {next(iter(change))}"):
+        load_checkpoint(tmp_path / "all", **fresh)
+    assert told(fresh) == before
+
+
+def beside(path, **changes):
+    """Write what a killed run leaves beside a weights file, with changes."""
+    of = hashlib.sha256(path.read_bytes()).hexdigest()
+    torch.save({"format": "torchkeras-learning 1", "of": of, "names": ["weight", "bias"], "versions": {},
+                "weights": {"weight": torch.ones(1, 2)}, **changes}, path.with_name(f"{path.name}.learning"))
+
+
+@pytest.mark.parametrize("changes", [
+    {"names": 3}, {"names": [[1]]}, {"names": "weight"}, {"names": ["weight", "bias", "other"]}, {"names": ["bias"]},
+    {"names": ["weight", "weight", "bias"]}, {"versions": 3}, {"versions": {"": 3}}, {"versions": {1: {}}},
+    {"versions": []}, {"weights": []}, {"weights": {1: torch.ones(1)}}, {"of": 3}, {"of": torch.ones(2)},
+    {"format": torch.ones(2)}, {"format": "another"}], ids=str)
+def test_what_lies_beside_weights_in_another_form_is_refused(changes, tmp_path):
+    save_weights(nn.Linear(2, 1), tmp_path / "a.pt")
+    beside(tmp_path / "a.pt", **changes)
+    one = nn.Linear(2, 1)
+    before = repr(one.state_dict())
+    with pytest.raises(ValueError, match=r"a\.pt\.learning', which cannot be read"):
+        load_weights(one, tmp_path / "a.pt")
+    assert repr(one.state_dict()) == before
+
+
+def test_control_what_a_killed_run_left_beside_is_read_and_a_link_is_left_aside(tmp_path):
+    one, learning = nn.Linear(2, 1), tmp_path / "a.pt.learning"
+    save_weights(nn.Linear(2, 1), tmp_path / "a.pt")
+    beside(tmp_path / "a.pt")
+    assert "with what learns" in str(load_weights(one, tmp_path / "a.pt"))
+    assert torch.equal(one.weight, torch.ones(1, 2))
+    learning.rename(tmp_path / "elsewhere")
+    for target in ("elsewhere", "/etc/passwd", "/dev/zero", "nowhere"):
+        learning.symlink_to(target)
+        assert "it is a link, which no run writes" in str(load_weights(one, tmp_path / "a.pt"))
+        assert not torch.equal(one.weight, torch.ones(1, 2))
+        assert merge(tmp_path / "a.pt", ANY) in ("", "a.pt.learning is left aside: it is a link, which no run writes")
+        assert learning.is_symlink()
+        learning.unlink()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,7 @@ from torchkeras.engine.weightfile import (
     write_chunks,
     write_whole,
 )
-from torchkeras.engine.weights import all_or_nothing
+from torchkeras.engine.weights import Weights, all_or_nothing
 from torchkeras.engine.wrappers import without_wrappers
 
 FORMAT = "torchkeras-checkpoint 1"
@@ -198,7 +201,7 @@ def save_checkpoint(path: str | os.PathLike[str], **parts: Any) -> None:
         raise bad_value("parts", received="nothing", expected="at least one", fix="save_checkpoint(path, net=net)")
     modules = modules_in(parts)
     packer = Packer()
-    facts = {name: [kind_of(part), packer.pack(state_of(part, modules), name)] for name, part in parts.items()}
+    facts = {name: [kept_as(part), packer.pack(state_of(part, modules), name)] for name, part in parts.items()}
     text = json.dumps(facts, separators=(",", ":"))
     limits = limits_for(*modules, times=TIMES)
     try:
@@ -229,17 +232,27 @@ def load_checkpoint(path: str | os.PathLike[str], **parts: Any) -> dict[str, Any
         CheckpointCorruptError: it is damaged, or was not written by :func:`save_checkpoint`.
         ValueError: a part is not in it, or does not fit; nothing has been changed.
     """
-    kept, tensors = read_checkpoint(Path(path).expanduser(), limits_for(*modules_in(parts), times=TIMES))
-    states = {name: unpack(node, tensors) for name, (_, node) in kept.items()}
-    for name in parts:
+    source = Path(path).expanduser()
+    kept, tensors = read_checkpoint(source, limits_for(*modules_in(parts), times=TIMES))
+    states = {name: unpacked(source, name, node, tensors) for name, (_, node) in kept.items()}
+    for name, part in parts.items():
         if name not in kept or kept[name][0] == "value":
             raise bad_value(name, received="a name that nothing was kept by" if name not in kept else "a name of a "
                             "value, which is given back", expected=f"one of {sorted(kept)}")
+        check_kind(name, part, kept[name][0])
     modules = modules_in(parts)
     for name, part in parts.items():
+        if odd := oddity(kept[name][0], states[name]):
+            raise not_sound(source, name, odd)
         check_fits(name, part, states[name], modules)
-    for name, part in parts.items():
-        put_state(part, states[name])
+    with unchanged_on_error(parts, modules):
+        for name, part in parts.items():
+            try:
+                put_state(part, states[name])
+            except Exception as error:
+                raise CheckpointCorruptError(
+                    f"{str(source)!r}: what was kept as {name!r} does not go into this {type(part).__name__} "
+                    f"({in_short(error)}); nothing has been changed") from error
     return {name: state for name, state in states.items() if kept[name][0] == "value"}
 
 
@@ -257,6 +270,99 @@ def kind_of(part: Any) -> str:
     return "state" if hasattr(part, "state_dict") and hasattr(part, "load_state_dict") else "value"
 
 
+def kept_as(part: Any) -> str:
+    """Return how a part is kept, with the class of one whose state does not say it."""
+    kind = kind_of(part)
+    return f"{kind} {type(part).__name__}" if kind == "state" else kind
+
+
+def check_kind(name: str, part: Any, kept: str) -> None:
+    """Refuse a part of another kind than was kept; older files know no class of a state."""
+    now = kept_as(part)
+    if now != kept and not (kept == "state" and now.startswith("state ")):
+        raise bad_value(name, received=f"a {type(part).__name__}", fix="Give each part by the name it was kept by.",
+                        expected={"module": "a module, of which the weights were kept", "state": "an object with a "
+                                  "state"}.get(kept, f"a {kept.removeprefix('state ')}, of which the state was kept"))
+
+
+def unpacked(path: Path, name: str, node: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Return what was kept of a part."""
+    try:
+        return unpack(node, tensors)
+    except Exception as error:  # JSON that anybody may have written is no value of ours in many ways
+        raise not_sound(path, name, in_short(error)) from None
+
+
+def not_sound(path: Path, name: str, why: str) -> CheckpointCorruptError:
+    """Return the error for a part that :func:`save_checkpoint` did not write so."""
+    return CheckpointCorruptError(f"{str(path)!r} is damaged, or not written by save_checkpoint: {name!r} is {why}")
+
+
+def oddity(kept: str, state: Any) -> str:
+    """Return what makes a state none that is kept of its kind of part; nothing where it is one."""
+    if kept == "module":
+        return "" if is_named(state) else "no dict of names and weights"
+    if kept != "optimizer":
+        return ""
+    forms: dict[str, Callable[[Any], bool]] = {
+        "kind": lambda value: isinstance(value, str), "state": lambda value: isinstance(value, dict),
+        "more": is_named, "loose": lambda value: isinstance(value, list) and all(map(is_tensor, value)),
+        "order": lambda value: isinstance(value, list) and all(
+            isinstance(group, list) and all(isinstance(one, str) for one in group) for group in value),
+        "groups": lambda value: isinstance(value, list) and all(
+            is_named(group) and "params" not in group for group in value)}
+    if not is_named(state):
+        return "no dict"
+    wrong = [name for name, fits in forms.items() if name not in state or not fits(state[name])]
+    if not wrong and len(state["order"]) != len(state["groups"]):
+        wrong = ["groups"]
+    return f"an optimizer with odd {', '.join(wrong)}" if wrong else ""
+
+
+def is_named(value: Any) -> bool:
+    """Return whether something is a dict whose keys are names."""
+    return isinstance(value, dict) and all(isinstance(name, str) for name in value)
+
+
+@contextmanager
+def unchanged_on_error(parts: Mapping[str, Any], modules: list[nn.Module]) -> Iterator[None]:
+    """Put all parts back to what they were where one of them does not take its state."""
+    weights = Weights(*modules, every=True)
+    others = {name: taken(name, part, modules) for name, part in parts.items() if not isinstance(part, nn.Module)}
+    try:
+        yield
+    except BaseException:
+        weights.restore()
+        for name, (own, state) in others.items():
+            put_back(parts[name], own, state)
+        raise
+
+
+def taken(name: str, part: Any, modules: list[nn.Module]) -> tuple[dict[str, Any], Any]:
+    """Return a part's attributes, and a copy of its state where these are not enough to put it back."""
+    own = dict(getattr(part, "__dict__", {}))
+    if isinstance(part, torch.optim.Optimizer):
+        if type(part).load_state_dict is torch.optim.Optimizer.load_state_dict and not any(
+                isinstance(one, torch.optim.Optimizer) for one in own.values()):
+            return own, None  # torch's loading makes new groups and states: those that were there stay as they are
+        own = {}
+    try:
+        return own, copy.deepcopy(state_of(part, modules))
+    except Exception as error:
+        raise bad_value(name, received=f"a {type(part).__name__} whose state cannot be copied ({in_short(error)})",
+                        expected="one that can be put back if another part does not fit") from error
+
+
+def put_back(part: Any, own: dict[str, Any], state: Any) -> None:
+    """Put a part back; one that refuses its own state too has the attributes that it had."""
+    if own:
+        vars(part).clear()
+        vars(part).update(own)
+    with suppress(Exception):
+        if state is not None:
+            put_state(part, state)
+
+
 def state_of(part: Any, modules: list[nn.Module]) -> Any:
     """What is kept of a part."""
     kind = kind_of(part)
@@ -270,7 +376,7 @@ def check_fits(name: str, part: Any, state: Any, modules: list[nn.Module]) -> No
     if isinstance(part, nn.Module):
         own, free = weights_in(part), growing_names(part)
         wrong = [key for key in {**own, **state} if key not in free and (key not in own or key not in state or (
-            is_tensor(own[key]) and shape_of(own[key]) != shape_of(state[key])))]
+            is_tensor(own[key]) and (not is_tensor(state[key]) or shape_of(own[key]) != shape_of(state[key]))))]
         if wrong:
             raise bad_value(name, received=f"a net that differs in {', '.join(wrong[:SHOWN])}",
                             expected="the names and shapes that were kept")
@@ -278,6 +384,56 @@ def check_fits(name: str, part: Any, state: Any, modules: list[nn.Module]) -> No
         if state["kind"] != type(part).__name__:
             raise bad_value(name, received=f"{type(part).__name__}", expected=f"{state['kind']}, which was kept")
         check_optimizer(part, modules, state)
+        for now, group in zip(part.param_groups, state["groups"], strict=True):
+            if unlike := others_than(now, group):
+                raise bad_value(name, received=f"options of other kinds than were kept: {', '.join(unlike[:SHOWN])}",
+                                expected="those of the optimizer that was kept")
+    else:
+        check_object(name, part, state)
+
+
+def check_object(name: str, part: Any, state: Any) -> None:
+    """Refuse a state that an object would take without a word, though it is another one's.
+
+    torch's schedules take all that is in a state as their attributes.
+    """
+    own = part.state_dict()
+    if not isinstance(own, dict):
+        return
+    if not isinstance(state, dict):
+        wrong = [f"a {type(state).__name__} in place of a dict"]
+    elif type(part).__module__ == torch.optim.lr_scheduler.__name__:
+        changing = ("verbose", "_verbose")  # as torch does with its versions
+        new = [key for key in state if key not in own and (
+            not isinstance(key, str) or not key.startswith("_") or hasattr(part, key)) and key not in changing]
+        gone = [key for key in own if key not in state and not key.startswith("_") and key not in changing]
+        wrong = [*map(str, new), *gone, *others_than(own, state)]
+        inner = getattr(part, "_schedulers", None)  # of SequentialLR and ChainedScheduler
+        if inner and not wrong:
+            given = state.get("_schedulers")
+            if not isinstance(given, list) or len(given) != len(inner):
+                wrong = ["the number of its schedules"]
+            for one, another in zip(inner, given or (), strict=False):
+                check_object(name, one, another)
+    else:
+        wrong = [] if not own or not state or own.keys() & state.keys() else [str(key) for key in state]
+    if wrong:
+        raise bad_value(name, received=f"a {type(part).__name__}, which differs in {', '.join(wrong[:SHOWN])}",
+                        expected="the kind of object whose state was kept", fix="Build it as it was.")
+
+
+def others_than(own: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Return the names of values that are no number, or no list, where there is one now."""
+    return [name for name, value in own.items() if name in given and sort_of(value) is not None
+            and sort_of(value) != sort_of(given[name])]
+
+
+def sort_of(value: Any) -> str | None:
+    """Return what a value is as far as another may stand in its place: a number, a text, several; else None."""
+    if isinstance(value, (Number, bool)) or (is_tensor(value) and value.numel() == 1):
+        return "number"
+    kinds = {str: "text", list: "several", tuple: "several", dict: "names"}
+    return next((sort for kind, sort in kinds.items() if isinstance(value, kind)), None)
 
 
 def put_state(part: Any, state: Any) -> None:
@@ -320,6 +476,12 @@ def read_checkpoint(path: Path, limits: Limits) -> tuple[dict[str, Any], dict[st
     if about.get("format") != FORMAT or about.get("sha256") != checksum(text, tensors):
         raise CheckpointCorruptError(f"{str(path)!r} is damaged, or not written by save_checkpoint")
     facts = parsed(text.encode(), path.name, limits)
-    if not isinstance(facts, dict) or not all(isinstance(one, list) and len(one) == 2 for one in facts.values()):
+    if not isinstance(facts, dict) or not all(isinstance(one, list) and len(one) == 2 and is_kind(one[0])
+                                              for one in facts.values()):
         raise CheckpointCorruptError(f"{str(path)!r} holds no parts")
     return facts, tensors
+
+
+def is_kind(kept: Any) -> bool:
+    """Return whether a part can be kept so."""
+    return isinstance(kept, str) and (kept in ("module", "optimizer", "state", "value") or kept.startswith("state "))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from torchkeras import Callback, KerasModel
+from torchkeras import Callback, CheckpointCorruptError, KerasModel
 from torchkeras.kerascallbacks import (
     CSVLogger,
     EpochCheckpoint,
@@ -292,3 +292,16 @@ def test_the_state_of_a_listener_is_found_when_others_have_come_or_gone(tmp_path
     last = Count()
     fit([last], tmp_path / "best", epochs=4, resume=True)
     assert last.count == 4
+
+
+def test_a_state_of_somebody_elses_removes_no_file_that_no_run_wrote(tmp_path, monkeypatch):
+    best, folder = tmp_path / "best.pt", tmp_path / "w"
+    precious = [tmp_path / "thesis.txt", folder / "other.pt"]
+    with monkeypatch.context() as forged:
+        forged.setattr(EpochCheckpoint, "state_dict", lambda self: {"files": [str(precious[0]), "../w/other.pt"]})
+        fit([EpochCheckpoint(folder, max_ckpt=1)], best, resume=True, epochs=1)
+    for one in precious:
+        one.write_text("precious")
+    with pytest.raises(CheckpointCorruptError, match="EpochCheckpoint has .* as its 'files'"):
+        fit([EpochCheckpoint(folder, max_ckpt=1)], best, resume=True, epochs=3)
+    assert [one.read_text() for one in precious] == ["precious"] * 2

@@ -54,6 +54,11 @@ def piped(folder):
     os.mkfifo(folder / "0.bin")
 
 
+def a_folder(folder):
+    os.unlink(folder / "0.bin")
+    (folder / "0.bin").mkdir()
+
+
 def a_socket(folder):
     os.unlink(folder / "0.bin")
     before = os.getcwd()
@@ -67,7 +72,7 @@ def a_socket(folder):
     (with_bytes("0.bin", 500 * 64, b"\xff" * 400), "0.bin is damaged between bytes 0 and"),
     (with_bytes("1.bin", 1599, b"\x01"), "1.bin is damaged"), (cut, "0.bin has 100 bytes in place of 51200"),
     (longer, "1.bin has 1601 bytes in place of 1600"), (linked, "0.bin: is a link"),
-    (piped, "0.bin: is no ordinary file"), (a_socket, "0.bin: "),
+    (a_folder, "0.bin: is no ordinary file"), (piped, "0.bin: is no ordinary file"), (a_socket, "0.bin: "),
     (lambda folder: os.unlink(folder / "1.bin"), "1.bin: No such file")])
 def test_a_damaged_file_is_named_with_what_to_do(spoil, words, folder):
     spoil(folder)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from torchkeras.callbacks.logger import sweep, tell
+from torchkeras.callbacks.logger import from_state, sweep, tell
 from torchkeras.display.targets import target
 from torchkeras.engine.best import in_words, of_disk
 from torchkeras.engine.callback import Callback
 from torchkeras.engine.checks import whole_number
+
+WRITTEN = re.compile(r"epoch_(0|[1-9][0-9]{0,17})\.pt")  # the names of the files
 
 
 class EpochCheckpoint(Callback):
@@ -50,8 +53,13 @@ class EpochCheckpoint(Callback):
         return {"files": [file.name for file in self.files]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the files of the stopped run."""
-        self.stopped = list(state["files"])
+        """Take the files of the stopped run.
+
+        Raises:
+            CheckpointCorruptError: a name is none that this gives to a file: such a file is never removed.
+        """
+        files = from_state(self, state, "files", names_written, "names such as 'epoch_1.pt'")
+        self.stopped = list(dict.fromkeys(files or ()))
 
     def on_fit_start(self, model: Any) -> None:
         """What earlier runs wrote is theirs, but for the run that is resumed."""
@@ -74,7 +82,7 @@ class EpochCheckpoint(Callback):
             tell(model.run, f"the weights of epoch {model.run.epoch} could not be written to {file} "
                  f"({in_words(error)}); the run goes on")
         else:
-            self.files.append(file)
+            self.files = [*(one for one in self.files if one != file), file]
             self.drop_old()
 
     def drop_old(self) -> None:
@@ -83,3 +91,8 @@ class EpochCheckpoint(Callback):
             with suppress(OSError):
                 file.unlink(missing_ok=True)
                 self.files.remove(file)
+
+
+def names_written(value: Any) -> bool:
+    """Return whether something is a list of names of files that this callback writes."""
+    return isinstance(value, list) and all(isinstance(one, str) and WRITTEN.fullmatch(one) for one in value)

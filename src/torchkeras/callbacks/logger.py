@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from torchkeras.engine.callback import Callback
+from torchkeras.engine.ending import CheckpointCorruptError
 
 Row = dict[str, Any]
+Form = tuple[Callable[[Any], bool], str]  # what may stand in a state, as a test and in words
 
 
 class RowLogger(Callback):
@@ -26,6 +28,9 @@ class RowLogger(Callback):
     failures: tuple[type[Exception], ...] = (Exception,)  # those for which a row is tried again
     logged: int | None = None  # the epoch of the last row that the log has
     began = 0.0  # when the run did, in seconds since 1970: several runs may share a log
+    forms: Mapping[str, Form] = {
+        "logged": (lambda value: is_count(value), "the number of an epoch"),
+        "began": (lambda value: is_moment(value), "seconds since 1970")}
 
     def __init__(self) -> None:
         self.waiting: list[Row] = []
@@ -37,8 +42,14 @@ class RowLogger(Callback):
         return {"logged": self.logged, "began": self.began}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take what the stopped run said of the log; it is looked at when the run begins."""
-        self.stopped = dict(state)
+        """Take what the stopped run said of the log; it is used when the run begins.
+
+        Raises:
+            CheckpointCorruptError: it is nothing that a log says.
+        """
+        for name, form in self.forms.items():
+            from_state(self, state, name, *form)
+        self.stopped = {name: value for name, value in state.items() if value is not None}
 
     def resumed(self, run: Any) -> bool:
         """Whether the log of a stopped run is gone on with; takes down when a run began."""
@@ -103,6 +114,7 @@ class RunLogger(RowLogger):
     how = ""  # how a user opens a run of the service again
     run_id: str | None = None
     held: Any = frozenset()  # what the log has of the run, as it begins
+    forms = {**RowLogger.forms, "run_id": (lambda value: is_name(value), "the name of a run")}
 
     def state_dict(self) -> dict[str, Any]:
         """Return which run of the service it is, and what it has."""
@@ -166,3 +178,35 @@ def sweep(folder: Path, name: str) -> None:
     for left in folder.glob(f".{name}.*.tmp"):
         with suppress(OSError):
             left.unlink()
+
+
+def from_state(listener: Any, state: Any, name: str, fits: Callable[[Any], bool], expected: str) -> Any:
+    """Return a value of a saved state, which anybody may have made; None where nothing is said of it.
+
+    Raises:
+        CheckpointCorruptError: it is nothing that the listener saves.
+    """
+    kind = type(listener).__name__
+    if not isinstance(state, Mapping):
+        raise CheckpointCorruptError(f"what was saved of {kind} is a {type(state).__name__}")
+    value = state.get(name)
+    if value is not None and not fits(value):
+        raise CheckpointCorruptError(f"what was saved of {kind} has {repr(value)[:80]} as its {name!r}, where "
+                                     f"{expected} belongs")
+    return value
+
+
+def is_count(value: Any) -> bool:
+    """Return whether a value is a whole number of 0 or more."""
+    return type(value) is int and 0 <= value < 2**63
+
+
+def is_moment(value: Any) -> bool:
+    """Return whether a value is a moment in seconds since 1970, up to the year 9999."""
+    return type(value) in (int, float) and 0 <= value < 253402300800
+
+
+def is_name(value: Any) -> bool:
+    """Return whether a value can name a run of a service, and leads to no other folder or address."""
+    return (isinstance(value, str) and 0 < len(value) <= 256 and value.isprintable() and value not in (".", "..")
+            and not set(value) & set("/\\#?%:"))

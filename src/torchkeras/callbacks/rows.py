@@ -13,7 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TextIO
 
-from torchkeras.callbacks.logger import Row, RowLogger, rows_of, sweep
+from torchkeras.callbacks.logger import Row, RowLogger, is_count, rows_of, sweep
 from torchkeras.display.targets import target
 from torchkeras.engine.checkpoint import write_whole
 from torchkeras.engine.checks import bad_value
@@ -52,6 +52,7 @@ class CSVLogger(RowLogger):
 
     suffix = ".csv"
     failures = (OSError,)
+    forms = {"earlier": (is_count, "a number of rows")}
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import time
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from torchkeras.callbacks.logger import Row, RunLogger, told_of
+from torchkeras.callbacks.logger import Row, RunLogger, is_moment, told_of
 from torchkeras.callbacks.needed import needed
 
 SENT = "torchkeras-epochs"  # beside the files of a run of W&B, which are uploaded, not among them
@@ -37,6 +38,7 @@ class WandbCallback(RunLogger):
     """
 
     how = 'wandb.init(id=..., resume="allow")'
+    forms = {**RunLogger.forms, "opened_at": (is_moment, "seconds since 1970")}
 
     def __init__(self, project: str | None = None, config: Any = None, name: str | None = None,
                  save_ckpt: bool = False, save_code: bool = False) -> None:
@@ -62,7 +64,7 @@ class WandbCallback(RunLogger):
         stopped = self.stopped.get("run_id") if self.resumed(model.run) else None
         if self.wandb.run is None:
             if stopped:  # a run's folder is named after its second, and would be written over
-                time.sleep(min(max(int(self.stopped["opened_at"]) + 1 - time.time(), 0), 1))
+                time.sleep(min(max(int(self.stopped.get("opened_at", 0)) + 1 - time.time(), 0), 1))
             self.opened_at = time.time()
             again = {"id": stopped, "resume": "allow", "allow_val_change": True} if stopped else {}
             self.opened = self.wandb.init(project=self.project, name=self.name, save_code=self.save_code or None,
@@ -71,7 +73,8 @@ class WandbCallback(RunLogger):
 
     def all_held(self) -> set[int]:
         """Return the epochs that the run has: W&B takes no row back, and would keep a second beside it."""
-        lines = [line.split() for folder in Path(self.wandb.run.dir).parents[1].glob(f"*run-*-{self.run_id}")
+        lines = [line.split() for folder in Path(self.wandb.run.dir).parents[1].glob(
+                     f"*run-*-{glob.escape(self.run_id or '')}")
                  for line in written(folder / SENT)]
         seen = {int(epoch) for began, epoch in lines if float(began) == self.began}
         newest = self.wandb.run.summary.get("epoch") if self.opened is not None else None  # as the server knows it

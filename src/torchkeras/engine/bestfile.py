@@ -112,11 +112,15 @@ def read_best(path: str | os.PathLike[str], limits: Limits = ANY,
               mapped: bool = False) -> tuple[dict[str, Any], str]:
     """Read a weights file with what a killed run left beside it, and say so."""
     weights, beside = read_weights(path, limits, mapped), learning_beside(Path(path).expanduser())
+    if beside.is_symlink():
+        return weights, f"{beside.name} is left aside: it is a link, which no run writes"
     if not beside.is_file():
         return weights, ""
     learning = read_learning(beside, limits)
     if learning["of"] != digest_of(Path(path).expanduser()):
         return weights, f"{beside.name} is left aside: it belongs to another file than the one that is there"
+    if lost := [name for name in learning["names"] if name not in weights and name not in learning["weights"]]:
+        raise unreadable(beside, f"{len(lost)} names without weights")
     found = OrderedDict((name, learning["weights"].get(name, weights.get(name))) for name in learning["names"])
     found._metadata = learning["versions"]  # type: ignore[attr-defined]
     return found, f"with what learns from {beside.name}, which a run that was killed wrote last"
@@ -127,16 +131,33 @@ def read_learning(beside: Path, limits: Limits) -> Any:
     try:
         limits.check(beside)
         found = read_torch(beside)
-        if found["format"] != FORMAT or not isinstance(found["weights"], dict):
-            raise KeyError("format")
-        found["of"], found["names"], found["versions"]
+        sound = is_learning(found)
     except OSError:
         raise
     except Exception as error:  # readers meet a file that is none of theirs in many ways
-        raise bad_value("ckpt_path", received=f"{str(beside)!r}, which cannot be read ({type(error).__name__})",
-                        expected="what a killed run left beside its weights file",
-                        fix="Remove it to go on from the earlier best weights in the file itself.") from None
+        raise unreadable(beside, type(error).__name__) from None
+    if not sound:
+        raise unreadable(beside, "it holds something else")
     return found
+
+
+def is_learning(found: Any) -> bool:
+    """Return whether what was read is what :class:`BestFile` writes beside a weights file."""
+    if not isinstance(found, dict) or not all(
+            isinstance(found.get(name), kind) for name, kind in (("format", str), ("of", str), ("names", list),
+                                                                 ("versions", dict), ("weights", dict))):
+        return False
+    names, versions = found["names"], found["versions"]
+    return (found["format"] == FORMAT and all(isinstance(name, str) for name in (*names, *versions, *found["weights"]))
+            and len(set(names)) == len(names) and found["weights"].keys() <= set(names)
+            and all(isinstance(one, dict) for one in versions.values()))
+
+
+def unreadable(beside: Path, why: str) -> ValueError:
+    """Return the error for what lies beside a weights file and is not what a run left there."""
+    return bad_value("ckpt_path", received=f"{str(beside)!r}, which cannot be read ({why})",
+                     expected="what a killed run left beside its weights file",
+                     fix="Remove it to go on from the earlier best weights in the file itself.")
 
 
 def merge(path: str | os.PathLike[str], limits: Limits) -> str:

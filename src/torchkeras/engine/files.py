@@ -102,11 +102,10 @@ def open_ordinary(path: AnyPath) -> BinaryIO:
         raise OSError(errno.EINVAL, "is a link", os.fspath(path))
     flags = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY", "O_CLOEXEC"))
     descriptor = os.open(path, functools.reduce(operator.or_, flags, os.O_RDONLY))
-    file = os.fdopen(descriptor, "rb")
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        file.close()
+        os.close(descriptor)
         raise OSError(errno.EINVAL, "is no ordinary file", os.fspath(path))
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 def read_small(path: AnyPath, limit: int) -> bytes:
