@@ -25,7 +25,6 @@ from torchkeras.engine.wrappers import plain
 
 PIECE = 1 << 22  # bytes that are written at once
 VERSIONS = "torchkeras.versions"  # in the header of a safetensors file: of the net's modules, as torch keeps them
-SPARE = 200 << 20  # bytes that the tensors of a file may claim beyond its size
 ANY = Limits()
 WAYS = "ckpt_path=None keeps the best weights in memory; a save_ckpt and load_ckpt of the model's own may write others."
 
@@ -243,23 +242,10 @@ def read_safetensors(source: Path, limits: Limits) -> dict[str, Any]:
 
 
 def read_torch(source: Path, mapped: bool = False) -> Any:
-    """Read a file of torch's; what torch warns of in a file that is none does not matter."""
-    with warnings.catch_warnings():
+    """Read a file of torch's that was checked; what torch warns of in a file that is none does not matter."""
+    with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants():
         warnings.simplefilter("ignore")
-        found = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped or None)
-    check_claims(found, source)
-    return found
-
-
-def check_claims(found: Any, source: Path) -> None:
-    """Refuse tensors that say they are larger than their file: all their numbers are one and the same.
-
-    What is expanded a little, as positions for each sample are, passes.
-    """
-    tensors = [one for one in found.values() if ordinary(one)] if isinstance(found, dict) else []
-    claimed = sum(one.numel() * one.element_size() for one in tensors)
-    if claimed > source.stat().st_size + SPARE:
-        raise TooMuch(f"claims {claimed} bytes of numbers, which are not in it")
+        return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped or None)
 
 
 def existing_file(path: Any, argument: str, expected: str) -> Path:
