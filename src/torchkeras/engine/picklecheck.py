@@ -19,7 +19,9 @@ DEEP, KEY, PARTS = 100, 8, 100  # tuples in one another; those of a key; the par
 SIZES = {"Double": 8, "Float": 4, "Half": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1,
          "BFloat16": 2, "ComplexDouble": 16, "ComplexFloat": 8, "QUInt8": 1, "QInt8": 1, "QInt32": 4, "QUInt4x2": 1,
          "QUInt2x4": 1, "Untyped": 1}  # bytes of a number in a storage
-OWN = set(dir(OrderedDict))
+ATTRIBUTES = 100  # that an object may be given
+ORDERED, PARAMETERS = set(dir(OrderedDict)), set(dir(torch.nn.Parameter))
+COPIED = ("list", "dict", "ordered", "counter", "set", "bytes", "bytearray")
 ATOMS = (int, str, float, bool, bytes, type(None))
 FIXED: dict[int, Any] = {ord("N"): None, 0x88: True, 0x89: False}
 NUMBERS = {ord("J"): ("<i", 4), ord("K"): ("<B", 1), ord("M"): ("<H", 2), ord("G"): (">d", 8)}
@@ -58,6 +60,11 @@ class Scan:
     def __init__(self, data: bytes, most: int) -> None:
         self.data, self.most = data, most
         self.place = self.made = self.claimed = 0
+        self.steps = {code: step for codes, step in (
+            (b"hj", self.recall), (b"JKMG", self.number), (b"N\x88\x89", self.constant), (b"XU\x8a", self.text),
+            (b"c", self.name), (b"\x80", self.version), (b"(", self.mark), (b"aesu", self.fill),
+            (b")t\x85\x86\x87", self.pack), (b"]}\x8f", self.empty), (b"Q", self.numbers), (b"R\x81", self.call),
+            (b"b", self.build)) for code in codes}
         self.storages: dict[str, int] = {}
         self.views: set[Any] = set()
         self.names: dict[bytes, Thing] = {}
@@ -66,82 +73,114 @@ class Scan:
 
     def read(self) -> Any:
         """Go through one pickle and return what it is of; stop where it makes too much, or what is not known."""
-        data, at, stack, marks, memo = self.data, self.place, [], [], {}  # type: ignore[var-annotated]
-        stack: list[Any]
+        self.stack: list[Any] = []
+        self.marks: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+        data, steps = self.data, self.steps
         while True:
-            code = data[at]
-            at += 1
-            if code == 0x71:  # BINPUT
-                memo[data[at]] = stack[-1]
-                at += 1
-            elif code == 0x68:  # BINGET
-                stack.append(memo[data[at]])
-                at += 1
-            elif code == 0x72:  # LONG_BINPUT
-                memo[unpack_from("<I", data, at)[0]] = stack[-1]
-                at += 4
-            elif code == 0x6A:  # LONG_BINGET
-                stack.append(memo[unpack_from("<I", data, at)[0]])
-                at += 4
-            elif code in NUMBERS:
-                form, width = NUMBERS[code]
-                stack.append(unpack_from(form, data, at)[0])
-                at += width
-            elif code in FIXED:
-                stack.append(FIXED[code])
-            elif code == 0x28:  # MARK
-                marks.append(stack)
-                stack = []
-            elif code == 0x58 or code in (0x55, 0x8A):  # BINUNICODE, SHORT_BINSTRING, LONG1
-                length = unpack_from("<I", data, at)[0] if code == 0x58 else data[at]
-                at += 4 if code == 0x58 else 1
-                if at + length > len(data):
-                    raise EOFError
-                one = data[at:at + length]
-                at += length
-                stack.append(decode_long(one) if code == 0x8A else one.decode("utf-8", "surrogatepass"))
-            elif code == 0x63:  # GLOBAL
-                end = data.index(b"\n", data.index(b"\n", at) + 1)
-                stack.append(self.named(data[at:end]))
-                at = end + 1
-            elif code == 0x51:  # BINPERSID
-                stack.append(self.storage(stack.pop()))
-            elif code in (0x80, 0x2E):  # PROTO, STOP
-                if code == 0x2E:
-                    self.place = at
-                    return stack.pop()
-                at += 1
-            elif code in (0x61, 0x65, 0x73, 0x75):  # APPEND, APPENDS, SETITEM, SETITEMS
-                count = {0x61: 1, 0x73: 2}.get(code)
-                if count is None:
-                    items, stack = stack, marks.pop()
-                else:
-                    items, stack[-count:] = stack[-count:], []
-                put(stack[-1], items, "list" if code in (0x61, 0x65) else "dict")
+            code = data[self.place]
+            self.place += 1
+            if code == 0x71:  # BINPUT, LONG_BINPUT and so on: a third of all
+                self.memo[data[self.place]] = self.stack[-1]
+                self.place += 1
+            elif code == 0x72:
+                self.memo[unpack_from("<I", data, self.place)[0]] = self.stack[-1]
+                self.place += 4
+            elif code in steps:
+                steps[code](code)
+            elif code == 0x2E:  # STOP
+                return self.stack.pop()
             else:
-                self.made += 1
-                if self.made > self.most:
-                    return None
-                if code == 0x74:  # TUPLE
-                    items, stack = stack, marks.pop()
-                    stack.append(packed(items))
-                elif code in (0x85, 0x86, 0x87):  # TUPLE1 to TUPLE3
-                    items = stack[-(code - 0x84):]
-                    if len(items) != code - 0x84:
-                        raise UnpicklingError("takes from an empty stack")
-                    stack[-len(items):] = [packed(items)]
-                elif code == 0x29:  # EMPTY_TUPLE
-                    stack.append(packed([]))
-                elif code in (0x5D, 0x7D, 0x8F):  # EMPTY_LIST, EMPTY_DICT, EMPTY_SET
-                    stack.append(Thing({0x5D: "list", 0x7D: "dict"}.get(code, "set"), []))
-                elif code in (0x52, 0x81):  # REDUCE, NEWOBJ
-                    given, what = stack.pop(), stack.pop()
-                    stack.append(self.called(what, given, new=code == 0x81))
-                elif code == 0x62:  # BUILD
-                    state = stack.pop()
-                    check_state(stack[-1], state)
-                else:
-                    raise UnpicklingError(f"holds the instruction {code:#x}")
+                raise UnpicklingError(f"holds the instruction {code:#x}")
+            if self.made > self.most:
+                return None
+
+    def recall(self, code: int) -> None:
+        """BINGET, LONG_BINGET: again what was kept under a number."""
+        form, width = ("<B", 1) if code == 0x68 else ("<I", 4)
+        self.stack.append(self.memo[unpack_from(form, self.data, self.place)[0]])
+        self.place += width
+
+    def number(self, code: int) -> None:
+        """BININT, BININT1, BININT2, BINFLOAT: a number."""
+        form, width = NUMBERS[code]
+        self.stack.append(unpack_from(form, self.data, self.place)[0])
+        self.place += width
+
+    def constant(self, code: int) -> None:
+        """NONE, NEWTRUE, NEWFALSE: one of these."""
+        self.stack.append(FIXED[code])
+
+    def text(self, code: int) -> None:
+        """BINUNICODE, SHORT_BINSTRING, LONG1: a text, or a number of any length."""
+        form, width = ("<I", 4) if code == 0x58 else ("<B", 1)
+        begin = self.place + width
+        end = begin + unpack_from(form, self.data, self.place)[0]
+        if end > len(self.data):
+            raise EOFError
+        one = self.data[begin:end]
+        self.stack.append(decode_long(one) if code == 0x8A else one.decode("utf-8", "surrogatepass"))
+        self.place = end
+
+    def name(self, code: int) -> None:
+        """GLOBAL: what a module calls so."""
+        end = self.data.index(b"\n", self.data.index(b"\n", self.place) + 1)
+        self.stack.append(self.named(self.data[self.place:end]))
+        self.place = end + 1
+
+    def version(self, code: int) -> None:
+        """PROTO: the version of pickles."""
+        self.place += 1
+
+    def mark(self, code: int) -> None:
+        """MARK: what follows belongs together."""
+        self.made += 1
+        self.marks.append(self.stack)
+        self.stack = []
+
+    def top(self, count: int) -> list[Any]:
+        """Take the last values; all that follow a mark where no count is given."""
+        if not count:
+            items, self.stack = self.stack, self.marks.pop()
+            return items
+        items = self.stack[-count:]
+        if len(items) < count:
+            raise UnpicklingError("takes from an empty stack")
+        del self.stack[-count:]
+        return items
+
+    def fill(self, code: int) -> None:
+        """APPEND, APPENDS, SETITEM, SETITEMS: into a list or a dict."""
+        items = self.top({0x61: 1, 0x73: 2}.get(code, 0))
+        self.put(self.stack[-1], items, "list" if code in (0x61, 0x65) else "dict")
+
+    def pack(self, code: int) -> None:
+        """EMPTY_TUPLE, TUPLE, TUPLE1, TUPLE2, TUPLE3: a tuple."""
+        self.made += 1
+        made = packed([] if code == 0x29 else self.top(0 if code == 0x74 else code - 0x84))
+        self.stack.append(made)
+
+    def empty(self, code: int) -> None:
+        """EMPTY_LIST, EMPTY_DICT, EMPTY_SET: one of these."""
+        self.made += 1
+        self.stack.append(Thing({0x5D: "list", 0x7D: "dict"}.get(code, "set"), []))
+
+    def numbers(self, code: int) -> None:
+        """BINPERSID: the numbers of a tensor."""
+        self.made += 1
+        self.stack.append(self.storage(self.stack.pop()))
+
+    def call(self, code: int) -> None:
+        """REDUCE, NEWOBJ: what a call makes."""
+        self.made += 1
+        what, given = self.top(2)
+        self.stack.append(self.called(what, given, new=code == 0x81))
+
+    def build(self, code: int) -> None:
+        """BUILD: attributes."""
+        state = self.stack.pop()
+        self.made += 1 + weight(state)
+        check_built(self.stack[-1], state)
 
     def named(self, line: bytes) -> Thing:
         """Return what a name stands for."""
@@ -165,34 +204,40 @@ class Scan:
         """Return the storage that a persistent id stands for; torch's older format may say it is part of another."""
         kind, of, key, where, count, *view = parts_of(given)
         if kind != "storage" or kind_of(of) != "storage class" or not (
-                type(key) is str and type(where) is str and whole(count)) or view not in ([], [None]):
-            if not (len(view) == 1 and kind == "storage" and kind_of(of) == "storage class" and type(key) is str
-                    and type(where) is str and whole(count) and viewed(parts_of(view[0]), count)):
-                raise UnpicklingError("names a storage in a way of its own")
-        size = count * of.item
+                type(key) is str and type(where) is str and whole(count)):
+            raise UnpicklingError("names a storage in a way of its own")
+        size, part = count * of.item, ""
         self.storages[key] = max(size, self.storages.get(key, 0))
-        return Thing("storage", name=key, size=size, item=of.item)
+        if view not in ([], [None]):
+            one, begin, length = parts_of(view[0])
+            if len(view) > 1 or type(one) is not str or not whole(begin) or not whole(length):
+                raise UnpicklingError("names a part of a storage in a way of its own")
+            part = f" {one} {begin} {length}"
+        return Thing("storage", name=key + part, size=size, item=of.item)
 
     def called(self, what: Any, given: Any, new: bool = False) -> Thing:
         """Return what a call makes; refuse one with arguments that torch.save does not write."""
         arguments, name = parts_of(given), what.name if isinstance(what, Thing) else ""
+        self.made += sum(map(weight, arguments))
         if kind_of(what) == "allowed":  # by whoever reads, with torch.serialization.add_safe_globals
             return Thing("allowed", name=name)
         if kind_of(what) == "name" and name == "torch._tensor._rebuild_from_type_v2" and len(arguments) == 4:
-            made = self.called(arguments[0], arguments[1 + 1])
-            if made.kind == "tensor" and arguments[1].name in ("torch.Tensor", PARAMETER) or (
-                    kind_of(arguments[1]) == "allowed"):
+            function, of, inner, state = arguments
+            made = self.called(function, inner)
+            if kind_of(of) == "allowed" or (made.kind == "tensor" and kind_of(of) == "name" and of.name in TENSORS
+                                            and attributes(state)):
                 return made
         elif kind_of(what) == "name" and name in CALLS and new == (name == PARAMETER):
             kind, right = CALLS[name]
             if right(arguments):
                 if kind == "tensor":
                     self.claim(name, arguments)
-                return Thing(kind, [])
+                return Thing(kind, arguments[0].parts if kind == "size" else [], size=sum(map(weight, arguments)) * 4)
         raise UnpicklingError(f"calls {name[:80]} in a way of its own")
 
     def claim(self, name: str, arguments: list[Any]) -> None:
         """Count the bytes of a tensor that is a view of a storage."""
+        self.made += 2
         if kind_of(arguments[0]) == "storage":
             storage, offset, shape, strides = arguments[:4]
             view = storage.name, offset, *parts_of(shape), None, *parts_of(strides)
@@ -200,6 +245,24 @@ class Scan:
                 self.views.add(view)
                 item = arguments[6].item if name.endswith("v3") else storage.item
                 self.claimed += math.prod(parts_of(shape)) * item
+
+    def put(self, target: Any, items: list[Any], kind: str) -> None:
+        """Put items into a list, or names and values into a dict."""
+        if kind_of(target) not in (("list",) if kind == "list" else ("dict", "ordered", "counter")):
+            raise UnpicklingError("puts things into what takes none")
+        values = items
+        if kind == "dict":
+            keys, values = items[::2], items[1::2]
+            for key in keys:
+                if type(key) is not str:
+                    check_key(key)
+            self.made += len(keys) // 4
+            target.size += len(keys)
+            items = keys if len(target.parts) < ATTRIBUTES else []
+        target.parts.extend(items)
+        for one in values:
+            if type(one) is Thing and one.kind in ("name", "storage class"):
+                raise UnpicklingError("keeps a function")
 
 
 def packed(items: list[Any]) -> Thing:
@@ -211,24 +274,6 @@ def packed(items: list[Any]) -> Thing:
     if deep >= DEEP:
         raise UnpicklingError(f"holds more than {DEEP} tuples in one another")
     return Thing("tuple", items, size=deep + 1)
-
-
-def put(target: Any, items: list[Any], kind: str) -> None:
-    """Put items into a list, or names and values into a dict."""
-    if kind_of(target) not in ((kind,) if kind == "list" else ("dict", "ordered", "counter")):
-        raise UnpicklingError("puts things into what takes none")
-    if kind == "list":
-        target.parts.extend(items)
-        values = items
-    else:
-        values = items[1::2]
-        for key in items[:2 * len(values):2]:
-            if type(key) is not str:
-                check_key(key)
-        target.parts.extend(items[:20:2] if len(target.parts) < 20 else ())
-    for one in values:
-        if type(one) is Thing and one.kind in ("name", "storage class"):
-            raise UnpicklingError("keeps a function")
 
 
 def check_key(key: Any) -> None:
@@ -244,13 +289,31 @@ def check_key(key: Any) -> None:
         left = [part for one in left if kind_of(one) == "tuple" for part in one.parts[:PARTS + 1]]
 
 
-def check_state(target: Any, state: Any) -> None:
+def check_built(target: Any, state: Any) -> None:
     """Refuse attributes but those that a state dict has: they may not hide its methods."""
-    if kind_of(target) == "allowed":
-        return
-    if kind_of(target) != "ordered" or kind_of(state) not in ("dict", "ordered") or len(state.parts) >= 10 or not all(
-            type(name) is str and name not in OWN for name in state.parts):
+    if kind_of(target) != "allowed" and not (kind_of(target) == "ordered" and named_dict(state, ORDERED)):
         raise UnpicklingError("gives attributes to what has none")
+
+
+def attributes(state: Any) -> bool:
+    """Return whether a value is of attributes that a tensor was given, which hide none of its own."""
+    every = state.parts if kind_of(state) == "tuple" else [state]
+    return all(one is None or named_dict(one, PARAMETERS) for one in every)
+
+
+def named_dict(value: Any, own: set[str]) -> bool:
+    """Return whether a value is a small dict of names, none of which is among these."""
+    return kind_of(value) in ("dict", "ordered") and value.size <= ATTRIBUTES and all(
+        type(name) is str and name not in own for name in value.parts)
+
+
+def weight(value: Any) -> int:
+    """Return how many objects a copy of a value counts for: it may be named again and again."""
+    if type(value) is str:
+        return len(value) // 512
+    if type(value) is not Thing:
+        return 0
+    return max(value.size, len(value.parts)) // 4 if value.kind in COPIED else len(value.parts) // 8
 
 
 def kind_of(value: Any) -> str:
@@ -262,7 +325,7 @@ def parts_of(value: Any) -> list[Any]:
     """Return the items of a tuple."""
     if kind_of(value) not in ("tuple", "size"):
         raise UnpicklingError("gives no tuple where one is due")
-    return value.parts  # type: ignore[no-any-return]
+    return value.parts
 
 
 def whole(value: Any) -> bool:
@@ -273,11 +336,6 @@ def whole(value: Any) -> bool:
 def wholes(value: Any) -> bool:
     """Return whether a value is a shape."""
     return kind_of(value) in ("tuple", "size") and all(map(whole, value.parts)) and len(value.parts) <= 64
-
-
-def viewed(view: list[Any], count: int) -> bool:
-    """Return whether a part of a storage lies in it."""
-    return len(view) == 3 and type(view[0]) is str and whole(view[1]) and whole(view[2]) and view[1] + view[2] <= count
 
 
 def is_view(given: list[Any]) -> bool:
@@ -331,6 +389,7 @@ def quantizer(given: Any) -> bool:
 
 
 PARAMETER = "torch.nn.parameter.Parameter"
+TENSORS = ("torch.Tensor", PARAMETER)
 HOOKS = "ordered|NoneType"
 VIEW = ("storage", "int", "tuple|size", "tuple|size")
 
@@ -356,10 +415,12 @@ CALLS: dict[str, tuple[str, Callable[[list[Any]], bool]]] = {
     UTILS + "tensor": ("tensor", view_and(least=4)),
     UTILS + "tensor_v2": ("tensor", view_and("bool", HOOKS, "dict|NoneType", least=6)),
     UTILS + "tensor_v3": ("tensor", view_and("bool", HOOKS, "type", "dict|NoneType", least=7)),
-    UTILS + "qtensor": ("tensor", lambda given: view_and("tuple", "bool", HOOKS, least=7)(given) and quantizer(given[4])),
+    UTILS + "qtensor": ("tensor", lambda given: view_and("tuple", "bool", HOOKS, least=7)(given)
+                        and quantizer(given[4])),
     UTILS + "sparse_tensor": ("tensor", sparse),
     UTILS + "parameter": ("tensor", kinds("tensor", "bool", HOOKS)),
-    UTILS + "parameter_with_state": ("tensor", kinds("tensor", "bool", HOOKS, "dict|tuple|NoneType")),
+    UTILS + "parameter_with_state": (
+        "tensor", lambda given: kinds("tensor", "bool", HOOKS, "dict|tuple|NoneType")(given) and attributes(given[3])),
     PARAMETER: ("tensor", kinds("tensor", "bool", least=1)),
     "torch.serialization._get_layout": ("layout", kinds("str")),
     "torch.Size": ("size", lambda given: len(given) == 1 and wholes(given[0])),
@@ -368,6 +429,7 @@ CALLS: dict[str, tuple[str, Callable[[list[Any]], bool]]] = {
     "collections.Counter": ("counter", kinds("dict", least=0)),
     "builtins.set": ("set", of_keys),
     "builtins.complex": ("other", kinds("float", "float")),
-    "builtins.bytearray": ("bytearray", lambda given: not given or text_as("latin-1", "latin1")(given)),
+    "builtins.bytearray": (
+        "bytearray", lambda given: kinds("bytes", least=0)(given) or text_as("latin-1", "latin1")(given)),
     "_codecs.encode": ("bytes", text_as("latin1", "latin-1")),
 }

@@ -226,7 +226,24 @@ def read_weights(path: str | os.PathLike[str], limits: Limits = ANY, mapped: boo
         kind = f"a {type(weights).__name__}" + (" whose keys are no names" if isinstance(weights, dict) else "")
         raise bad_value("ckpt_path", received=f"{str(path)!r}, a file that holds {kind}",
                         expected="a state dict: names and tensors")
+    check_versions(weights, path)
     return weights
+
+
+def check_versions(weights: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Refuse versions of modules that torch's modules could not compare with their own."""
+    versions = getattr(weights, "_metadata", {})
+    if not isinstance(versions, Mapping) or not all(
+            type(name) is str and isinstance(one, Mapping) and is_version(one.get("version"))
+            for name, one in versions.items()):
+        raise bad_value("ckpt_path", received=f"{str(path)!r}, whose versions of modules are none",
+                        expected="a number for each module, as torch writes them, or no versions at all",
+                        fix="If you trust the file, read it yourself, and give load_weights its names and tensors.")
+
+
+def is_version(value: Any) -> bool:
+    """Return whether a value is the version of a module: a number as a rule, a text where a module has its own way."""
+    return value is None or type(value) in (int, float, str)
 
 
 def read_safetensors(source: Path, limits: Limits) -> dict[str, Any]:
