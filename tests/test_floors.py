@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "torchkeras"
 FLOORS = [  # a file imports from its own floor and those below; the first match counts
     ("engine.checks engine.keywords engine.tracebacks engine.moments engine.allocator engine.attempt engine.words "
      "engine.meeting engine.ending engine.forking engine.together engine.optimizers engine.known engine.leftover "
-     "engine.files engine.tensorfile engine.historyfile "
+     "engine.files engine.tensorfile engine.picklecheck engine.historyfile "
      "engine.wrappers engine.netstate engine.weights", 0),
     ("engine.state data metrics losses names outputs joined task functional summary display.text display.plot "
      "display.screen display.svg display.html display.samples display.figures display.targets display.png "

@@ -1,5 +1,7 @@
 """Weights go to a file whole or not at all, and come back all or nothing."""
 
+import collections
+import json
 import os
 
 import pytest
@@ -111,7 +113,7 @@ def test_loading_runs_no_code(tmp_path):
             return os.mkdir, (str(tmp_path / "ran"),)
 
     torch.save({"0.weight": Payload()}, tmp_path / "evil.pt")
-    with pytest.raises(ValueError, match=r"evil.pt', which cannot be read \(UnpicklingError\)"):
+    with pytest.raises(ValueError, match=r"evil.pt', which cannot be read \(UnpicklingError: names posix.mkdir"):
         KerasModel(net(), "mse").load_ckpt(tmp_path / "evil.pt")
     assert not (tmp_path / "ran").exists()
     torch.load(tmp_path / "evil.pt", weights_only=False)
@@ -155,3 +157,57 @@ def test_without_a_path_nothing_is_written(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
     KerasModel(net(), "mse").fit((x, x[:, :1]), epochs=1, quiet=True)
     assert os.listdir(tmp_path) == ["checkpoint"]  # the default that users know
+
+
+HONEST = {
+    "bfloat16": torch.ones(3, 2).bfloat16(), "uint16": torch.arange(3).to(torch.uint16), "complex": torch.ones(2) * 1j,
+    "float8": torch.ones(3).to(torch.float8_e4m3fn), "conjugate": (torch.ones(2) * 1j).conj(),
+    "quantized": torch.quantize_per_tensor(torch.ones(2, 3), 0.1, 0, torch.qint8),
+    "channels": torch.quantize_per_channel(torch.ones(2, 3), torch.ones(2), torch.zeros(2).long(), 0, torch.qint8),
+    "sparse": torch.eye(3).to_sparse(), "rows": torch.eye(3).to_sparse_csr(), "expanded": torch.ones(1).expand(300),
+    "empty": torch.ones(0, 3), "parameter": nn.Parameter(torch.ones(2)), "transposed": torch.ones(2, 3).T,
+    "dict": {"a": [1, (2, None)], 3: {"b": 2.5}}, "bytes": b"abc", "bytearray": bytearray(b"abc"), "set": {1, "a", (2, 3)},
+    "counter": collections.Counter("aab"), "ordered": collections.OrderedDict(a=1), "size": torch.Size([2, 3]),
+    "dtype": torch.float32, "layout": torch.sparse_coo, "device": torch.device("cpu"), "number": 10**30, "imaginary": 2j,
+}
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("kind", HONEST)
+def test_whatever_torch_writes_of_a_state_is_read_as_torch_reads_it(kind, older, tmp_path):
+    path, value = tmp_path / "x.pt", HONEST[kind]
+    state = collections.OrderedDict(x=value, tied=value)
+    state._metadata = collections.OrderedDict({"": {"version": 1}})
+    torch.save(state, path, _use_new_zipfile_serialization=not older)
+    found = checkpoint.read_weights(path)
+    plain = torch.load(path, weights_only=True)
+    assert repr(found) == repr(plain)
+    assert type(found["x"]) is type(plain["x"])
+    assert found._metadata == plain._metadata
+
+
+def test_what_a_user_calls_safe_is_read(tmp_path):
+    torch.save({"x": Mine()}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=r"UnpicklingError: names .*Mine, which is no part of weights"):
+        checkpoint.read_weights(tmp_path / "x.pt")
+    with torch.serialization.safe_globals([Mine]):
+        assert type(checkpoint.read_weights(tmp_path / "x.pt")["x"]) is Mine
+
+
+class Mine:
+    pass
+
+
+def test_tied_weights_that_are_most_of_a_large_file_are_no_claim(tmp_path):
+    weight = torch.zeros(60_000_000)
+    torch.save({"embed": weight, "out": weight}, tmp_path / "x.pt")
+    assert checkpoint.read_weights(tmp_path / "x.pt", mapped=True)["out"].shape == weight.shape
+
+
+@pytest.mark.parametrize("versions", [[], 3, "x", {"": 3}, {"": []}, {"": {"version": []}}, {"": {"version": {}}}])
+def test_versions_of_modules_that_are_none_are_refused(versions, tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors", {"torchkeras.versions": json.dumps(versions)})
+    with pytest.raises(ValueError, match="whose versions of modules are none"):
+        checkpoint.read_weights(tmp_path / "x.safetensors")

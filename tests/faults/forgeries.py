@@ -9,6 +9,7 @@ import pickle
 import shutil
 import signal
 import socket
+import struct
 import tempfile
 import time
 import zipfile
@@ -236,6 +237,7 @@ def torch_bombs() -> dict[str, Callable[[Path], Any]]:
     sets = b"\x80\x02(" + b"\x8f" * 4_000_000 + b"t."
     dicts = b"\x80\x02(ccollections\nOrderedDict\nq\x00" + b"h\x00)R" * 1_500_000 + b"t."
     return {
+        **pickle_bombs(), **archive_bombs(),
         "compressed.pt": lambda path: archive(path, {"data/0": bytes(400 << 20)}, zipfile.ZIP_DEFLATED),
         "a claim.pt": lambda path: archive(path, {"data.pkl": claim}),
         "a claim, older.pt": lambda path: path.write_bytes(b"\x80\x02N." * 3 + claim + b"\x80\x02N."),
@@ -248,6 +250,72 @@ def torch_bombs() -> dict[str, Callable[[Path], Any]]:
         "many members.pt": lambda path: archive(path, {f"data/{one}": b"" for one in range(80_000)}),
         "one member many times.pt": overlapping,
     }
+
+
+def pickle_bombs() -> dict[str, Callable[[Path], Any]]:
+    """Return files of torch's formats with pickles of a few bytes that make gigabytes, or take hours."""
+    def text(value: str) -> bytes:
+        return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+
+    def call(name: str, arguments: bytes) -> bytes:
+        return b"c" + name.replace(" ", "\n").encode() + b"\n" + arguments + b"R"
+
+    def claims(count: int) -> bytes:
+        return b"\x8a\x08" + struct.pack("<q", count) + b"\x85"
+
+    doubled = b")" + b"".join(b"q%ch%c\x86" % (one, one) for one in range(40))
+    rare = "".join(chr(0x4E00 + one * 7919 % 20_000) for one in range(20_000))
+    numbers = call("torch Tensor", claims(3_000_000)) + b"\x85"
+    storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"%btQ"
+    shape = b"K\0" + claims(1 << 32)
+    view = call("torch._utils _rebuild_tensor_v2", b"(" + storage % claims(6)[:-1] + shape + claims(0) + b"\x89" + call(
+        "collections OrderedDict", b")") + b"t")
+    meta = call("torch._utils _rebuild_meta_tensor_no_storage", b"(ctorch\nfloat32\n" + claims(10**10) + claims(1)
+                + b"\x89t")
+    pickles = {
+        "a deep key": b"}" + b")" + b"\x85" * 700_000 + b"Ns", "a deep tuple": b")" + b"\x85" * 700_000,
+        "a deep size": call("torch Size", b")" + b"\x85" * 700_000 + b"\x85"),
+        "a key of 2 to the 40": b"}" + doubled + b"Ns",
+        "an item of 2 to the 40": call("builtins set", b"]" + doubled + b"a\x85"),
+        "punycode": call("_codecs encode", text(rare) + text("punycode") + b"\x86"),
+        "a text as bytes, often": b"(" + text("x" * 700_000) + b"q\0" + call(
+            "_codecs encode", b"h\0" + text("latin1") + b"\x86") * 4_000 + b"t",
+        "a list as sets": b"(](" + b"".join(b"M" + struct.pack("<H", one) for one in range(50_000)) + b"eq\0" + call(
+            "builtins set", b"h\0\x85") * 1_000 + b"t",
+        "a storage as a size": call("torch Size", call("torch.storage UntypedStorage", claims(10**7)) + b"\x85"),
+        **{f"a tensor as a {one}": call(f"{module} {one}", numbers) for module, one in (
+            ("collections", "Counter"), ("builtins", "set"), ("__builtin__", "set"), ("collections", "OrderedDict"))},
+        "a tensor of nothing": call("torch Tensor", claims(10**11)),
+        "marks": b"(" * 4_000_000, "storages": b"(" + text("a") + b"q\0" + b"h\0Q" * 300_000 + b"t",
+        "a large storage": b"}" + text("weight") + storage % claims(10**11)[:-1] + b"s",
+        "a large view": b"}" + text("weight") + view + b"s", "no numbers": b"}" + text("weight") + meta + b"s",
+        "a method hidden": call("collections OrderedDict", b")") + b"}" + text("items") + b"K\3sb",
+    }
+    older = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}."
+    made: dict[str, Callable[[Path], Any]] = {}
+    for what, code in pickles.items():
+        content = b"\x80\x02" + code + b"."
+        made[f"{what}.pt"] = lambda path, content=content: archive(path, {"data.pkl": content})
+        made[f"{what}, older.pt"] = lambda path, content=content: path.write_bytes(older + content + b"\x80\x02].")
+    return made
+
+
+def archive_bombs() -> dict[str, Callable[[Path], Any]]:
+    """Return archives that two readers read in two ways."""
+    def changed(change: Callable[[bytes], bytes]) -> Callable[[Path], Any]:
+        return lambda path: archive(path, {}) or path.write_bytes(change(path.read_bytes()))
+
+    def listed_elsewhere(content: bytes) -> bytes:
+        size, begin = struct.unpack("<2I", content[-10:-2])
+        return content[:begin] + content[begin:begin + size] * 2 + content[-22:]
+
+    def twice(name: str) -> Callable[[Path], Any]:
+        return lambda path: archive(path, {name: b"\x80\x02}."})
+
+    return {"something before.pt": changed(lambda content: b"PK\3\4" + content),
+            "something after.pt": changed(lambda content: content + b"x"),
+            "two directories.pt": changed(listed_elsewhere), "a name in capitals.pt": twice("DATA.PKL"),
+            "a name of another system.pt": twice("data\\..\\data.pkl")}
 
 
 def archive(path: Path, changes: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> None:

@@ -7,25 +7,26 @@ where it holds more than that can need.
 
 from __future__ import annotations
 
-import io
 import os
-import pickletools
+import struct
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, BinaryIO, NamedTuple
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from torchkeras.engine.picklecheck import Scan
+
 NAMES = 10_000  # that any file may hold: 10 MB of Python objects
 CONTAINERS = 200_000  # lists and dicts that any JSON may hold: 60 to 250 bytes each
 MIB = 1 << 20
-QUICK = 800_000  # bytes of a pickle that are too few to do harm: of one byte it makes 220 at most
 HEADER = 100_000_000  # bytes, more than which safetensors itself does not read
-OBJECTS = 200_000  # that the pickles of any file may make
+OBJECTS = 300_000  # that the pickles of any file may make
+SPARE = 200 << 20  # bytes that the tensors of a file may claim beyond its size
 OLDER = 5  # pickles at the beginning of torch's older format: a mark, a version, a system, the weights, their keys
-MADE = {"EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET", "LIST", "DICT", "REDUCE", "NEWOBJ", "FROZENSET", "BUILD"}
 
 
 class TooMuch(ValueError):
@@ -78,7 +79,10 @@ class Limits(NamedTuple):
             elif start == b"PK\3\4":
                 self.check_archive(file)
             else:
-                self.check_pickles(file.read(self.pickle + 1), OLDER)
+                size = os.fstat(file.fileno()).st_size
+                scan = self.check_pickles(file.read(self.pickle + 1), OLDER, size)
+                if (claimed := sum(scan.storages.values())) > size:
+                    raise TooMuch(f"claims {claimed} bytes of numbers, which are not in it")
 
     def check_size(self, file: BinaryIO) -> None:
         """Refuse a file that is far larger than what can be needed of it, and has holes: it claims its size only."""
@@ -123,50 +127,59 @@ class Limits(NamedTuple):
             raise TooMuch(f"has {found} lists and dicts, and {self.containers} are the most that can be needed")
 
     def check_archive(self, file: BinaryIO) -> None:
-        """Refuse a zip archive that is larger unpacked than it is, or whose pickle is too much."""
+        """Refuse a zip archive that is larger unpacked than it is, or whose pickle is too much.
+
+        Torch reads it with a reader of its own, so there must be one way only to read it.
+        """
         size = file.seek(0, os.SEEK_END)
-        if (listed := size_of_directory(file, size)) > self.header:
+        listed, count = directory_of(file, size)
+        if listed > self.header:
             raise TooMuch(f"has a directory of {listed} bytes, and {self.header} are the most that can be needed")
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             unpacked = sum(one.file_size for one in members)
-            if unpacked > size or any(one.compress_type != zipfile.ZIP_STORED for one in members):
+            if unpacked > size or any(one.compress_type != zipfile.ZIP_STORED or one.compress_size != one.file_size
+                                      or one.flag_bits & 1 for one in members):
                 raise TooMuch(f"unpacks to {unpacked} bytes, and torch writes archives that are not compressed")
-            for one in members:
-                if one.filename.endswith("data.pkl"):
-                    with archive.open(one) as packed:
-                        self.check_pickles(packed.read(self.pickle + 1), 1)
+            check_members(members, count)
+            root = members[0].filename.partition("/")[0]
+            with archive.open(f"{root}/data.pkl") as packed:
+                scan = self.check_pickles(packed.read(self.pickle + 1), 1, size)
+        sizes = {one.filename: one.file_size for one in members}
+        for key, claimed in scan.storages.items():
+            if claimed > sizes.get(f"{root}/data/{key}", 0):
+                raise TooMuch(f"claims {claimed} bytes of numbers under {key[:20]!r}, which are not in it")
 
     @property
     def pickle(self) -> int:
         """How many bytes of pickle there may be."""
         return 8 * MIB + self.times * self.names * (self.longest + 256)
 
-    def check_pickles(self, begin: bytes, count: int) -> None:
-        """Refuse pickles that would make too much of what they hold.
+    def check_pickles(self, begin: bytes, count: int, size: int) -> Scan:
+        """Refuse pickles that would make too much of what they hold, or what is no part of weights.
 
         Args:
             begin: the bytes that they are at the beginning of, no more of them than may be pickles, and one.
             count: how many pickles.
+            size: the bytes of the file.
         """
-        if len(begin) <= QUICK and b"bytearray" not in begin:
-            return
-        made, place = 0, 0
-        for _ in range(count):
-            stream = io.BytesIO(begin[place:])
-            try:
-                for code, argument, _ in pickletools.genops(stream):
-                    made += code.name in MADE
-                    if made > OBJECTS + 8 * self.times * self.names:
-                        raise TooMuch(f"makes more than {made - 1} objects, and no more can be needed")
-                    if code.name == "GLOBAL" and str(argument).endswith(" bytearray"):
-                        raise TooMuch("holds a bytearray, which claims any size, and is no tensor")
-            except TooMuch:
+        scan = Scan(begin, OBJECTS + 16 * self.times * self.names)
+        try:
+            for _ in range(count):
+                scan.read()
+                if scan.made > scan.most:
+                    raise TooMuch(f"makes more than {scan.most} objects, and no more can be needed")
+        except Exception as error:  # bytes that are no pickle fail in many ways
+            if isinstance(error, TooMuch):
                 raise
-            except Exception as error:  # pickletools meets bytes that are no pickle in many ways
-                raise TooMuch(f"holds a pickle of more than {self.pickle} bytes, and no more can be needed"
-                              if len(begin) > self.pickle else f"holds no sound pickle ({error})") from None
-            place += stream.tell()
+            if len(begin) > self.pickle:
+                raise TooMuch(f"holds a pickle of more than {self.pickle} bytes, and no more can be needed") from None
+            if isinstance(error, UnpicklingError):
+                raise
+            raise UnpicklingError("no sound pickle") from None
+        if scan.claimed > size + SPARE:
+            raise TooMuch(f"claims {scan.claimed} bytes of numbers, which are not in it")
+        return scan
 
 
 def limits_for(*modules: nn.Module, times: int = 4) -> Limits:
@@ -179,15 +192,43 @@ def limits_for(*modules: nn.Module, times: int = 4) -> Limits:
     return Limits(len(names), max(map(len, names), default=0), times, size)
 
 
-def size_of_directory(file: BinaryIO, size: int) -> int:
-    """Return how many bytes the list of members at the end of a zip archive has.
+def directory_of(file: BinaryIO, size: int) -> tuple[int, int]:
+    """Return how many bytes and members the list at the end of a zip archive has.
+
+    It must lie right before the records that say where it is, and these at the end: readers look for it in many ways.
 
     Format: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.3.14 to 4.3.16.
     """
-    file.seek(max(size - 66_000, 0))
-    end = file.read()
+    file.seek(max(size - 98, 0))
+    end = file.read().rjust(98, b"\0")
     file.seek(0)
-    for mark, place, width in ((b"PK\6\6", 40, 8), (b"PK\5\6", 12, 4)):
-        if (begin := end.rfind(mark)) >= 0 and len(end) >= begin + place + width:
-            return int.from_bytes(end[begin + place:begin + place + width], "little")
-    return 0  # no archive, as its reader will say
+    mark, disk, disk_of, here, count, listed, begin, comment = struct.unpack("<4s4H2IH", end[76:])
+    place, found = size - 22, (disk, disk_of, here, count, listed, begin)
+    if mark != b"PK\5\6" or comment:
+        raise zipfile.BadZipFile("no directory at its end")
+    if end[56:60] == b"PK\6\7":
+        where, = struct.unpack("<Q", end[64:72])
+        wide = struct.unpack("<4sQ2H2I4Q", end[:56])
+        place = size - 98
+        if wide[:2] != (b"PK\6\6", 44) or where != place or any(
+                few not in (many, most) for few, many, most in zip(
+                    found, wide[4:], (0xFFFF,) * 4 + (0xFFFFFFFF,) * 2, strict=True)):
+            raise zipfile.BadZipFile("two directories")
+        found = wide[4:]
+    disk, disk_of, here, count, listed, begin = found
+    if disk or disk_of or here != count or begin + listed != place:
+        raise zipfile.BadZipFile("a directory that is not at its end")
+    return listed, count
+
+
+def check_members(members: list[zipfile.ZipInfo], count: int) -> None:
+    """Refuse names that readers may take for one another: torch's looks at no case, and at the first folder only."""
+    names = [one.orig_filename for one in members]
+    root = names[0].partition("/")[0] if names else ""
+    if len(members) != count or min((one.header_offset for one in members), default=1):
+        raise zipfile.BadZipFile("members that are not listed")
+    if len({name.lower() for name in names}) < count or not all(
+            name.startswith(f"{root}/") and name.isprintable() and "\\" not in name for name in names):
+        raise zipfile.BadZipFile("names that stand for others")
+    if f"{root}/data.pkl" not in names:
+        raise zipfile.BadZipFile("no data.pkl")

@@ -25,7 +25,6 @@ from torchkeras.engine.wrappers import plain
 
 PIECE = 1 << 22  # bytes that are written at once
 VERSIONS = "torchkeras.versions"  # in the header of a safetensors file: of the net's modules, as torch keeps them
-SPARE = 200 << 20  # bytes that the tensors of a file may claim beyond its size
 ANY = Limits()
 WAYS = "ckpt_path=None keeps the best weights in memory; a save_ckpt and load_ckpt of the model's own may write others."
 
@@ -227,7 +226,24 @@ def read_weights(path: str | os.PathLike[str], limits: Limits = ANY, mapped: boo
         kind = f"a {type(weights).__name__}" + (" whose keys are no names" if isinstance(weights, dict) else "")
         raise bad_value("ckpt_path", received=f"{str(path)!r}, a file that holds {kind}",
                         expected="a state dict: names and tensors")
+    check_versions(weights, path)
     return weights
+
+
+def check_versions(weights: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Refuse versions of modules that torch's modules could not compare with their own."""
+    versions = getattr(weights, "_metadata", {})
+    if not isinstance(versions, Mapping) or not all(
+            type(name) is str and isinstance(one, Mapping) and is_version(one.get("version"))
+            for name, one in versions.items()):
+        raise bad_value("ckpt_path", received=f"{str(path)!r}, whose versions of modules are none",
+                        expected="a number for each module, as torch writes them, or no versions at all",
+                        fix="If you trust the file, read it yourself, and give load_weights its names and tensors.")
+
+
+def is_version(value: Any) -> bool:
+    """Return whether a value is the version of a module: a number as a rule, a text where a module has its own way."""
+    return value is None or type(value) in (int, float, str)
 
 
 def read_safetensors(source: Path, limits: Limits) -> dict[str, Any]:
@@ -243,23 +259,10 @@ def read_safetensors(source: Path, limits: Limits) -> dict[str, Any]:
 
 
 def read_torch(source: Path, mapped: bool = False) -> Any:
-    """Read a file of torch's; what torch warns of in a file that is none does not matter."""
-    with warnings.catch_warnings():
+    """Read a file of torch's that was checked; what torch warns of in a file that is none does not matter."""
+    with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants():
         warnings.simplefilter("ignore")
-        found = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped or None)
-    check_claims(found, source)
-    return found
-
-
-def check_claims(found: Any, source: Path) -> None:
-    """Refuse tensors that say they are larger than their file: all their numbers are one and the same.
-
-    What is expanded a little, as positions for each sample are, passes.
-    """
-    tensors = [one for one in found.values() if ordinary(one)] if isinstance(found, dict) else []
-    claimed = sum(one.numel() * one.element_size() for one in tensors)
-    if claimed > source.stat().st_size + SPARE:
-        raise TooMuch(f"claims {claimed} bytes of numbers, which are not in it")
+        return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped or None)
 
 
 def existing_file(path: Any, argument: str, expected: str) -> Path:
