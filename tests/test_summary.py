@@ -487,7 +487,9 @@ def test_a_transformer_in_eval_mode_costs_what_it_costs_in_train_mode():
     x = torch.zeros(1, 5, 8)
     with FlopCounterMode(display=False) as fused, torch.no_grad():
         net(x)
-    assert flop_summary(net, x, write=str) == 5120 != fused.get_total_flops()  # control: the fast path hides them
+    cost = flop_summary(net.train(), x, write=str)  # 5120; from 2.15 on torch counts the attention itself too, 800
+    assert flop_summary(net.eval(), x, write=str) == cost != fused.get_total_flops()  # control: the fast path hides it
+    assert cost in (5120, 5920)
 
 
 def test_a_net_without_counted_work_costs_nothing(capsys):

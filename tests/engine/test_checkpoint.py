@@ -166,9 +166,11 @@ HONEST = {
     "channels": torch.quantize_per_channel(torch.ones(2, 3), torch.ones(2), torch.zeros(2).long(), 0, torch.qint8),
     "sparse": torch.eye(3).to_sparse(), "rows": torch.eye(3).to_sparse_csr(), "expanded": torch.ones(1).expand(300),
     "empty": torch.ones(0, 3), "parameter": nn.Parameter(torch.ones(2)), "transposed": torch.ones(2, 3).T,
-    "dict": {"a": [1, (2, None)], 3: {"b": 2.5}}, "bytes": b"abc", "bytearray": bytearray(b"abc"), "set": {1, "a", (2, 3)},
+    "dict": {"a": [1, (2, None)], 3: {"b": 2.5}}, "bytes": b"abc", "bytearray": bytearray(b"abc"),
+    "set": {1, "a", (2, 3)},
     "counter": collections.Counter("aab"), "ordered": collections.OrderedDict(a=1), "size": torch.Size([2, 3]),
-    "dtype": torch.float32, "layout": torch.sparse_coo, "device": torch.device("cpu"), "number": 10**30, "imaginary": 2j,
+    "dtype": torch.float32, "layout": torch.sparse_coo, "device": torch.device("cpu"), "number": 10**30,
+    "imaginary": 2j,
 }
 
 
