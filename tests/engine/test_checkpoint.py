@@ -176,8 +176,8 @@ HONEST = {
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("older", [False, True])
-@pytest.mark.parametrize("kind", HONEST)
+@pytest.mark.parametrize(("kind", "older"), [(kind, older) for kind in HONEST for older in (False, True)
+                                             if not older or kind not in ("uint16", "float8")])  # torch reads none
 def test_whatever_torch_writes_of_a_state_is_read_as_torch_reads_it(kind, older, tmp_path):
     path, value = tmp_path / "x.pt", HONEST[kind]()
     state = collections.OrderedDict(x=value, tied=value)
