@@ -353,3 +353,11 @@ def test_control_what_a_killed_run_left_beside_is_read_and_a_link_is_left_aside(
         assert merge(tmp_path / "a.pt", ANY) in ("", "a.pt.learning is left aside: it is a link, which no run writes")
         assert learning.is_symlink()
         learning.unlink()
+
+
+@pytest.mark.parametrize("make", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr])
+def test_a_sparse_weight_is_not_put_where_the_net_has_a_dense_one(make, tmp_path):
+    net = nn.Linear(2, 1)
+    torch.save({**net.state_dict(), "weight": make(torch.ones(1, 2))}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=r"weight: \[1, 2\] \(sparse_\w+\) in the source, \[1, 2\] in the net"):
+        load_weights(net, tmp_path / "x.pt")

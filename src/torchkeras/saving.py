@@ -105,7 +105,8 @@ def put_matching(net: nn.Module, source: Any, strict: bool, rename: Rename | Non
     own, free = weights_in(net), growing_names(net)
     named, versions = in_net(given, {*own, *free}, rename)
     code = own.keys() - live_names(net)  # what code of the net's puts there, and takes back
-    alike = {name: value for name, value in named.items() if name in code or (name in free and is_tensor(value))
+    alike = {name: value for name, value in named.items() if name in code or (
+                 name in free and is_tensor(value) and laid_alike(value, own.get(name)))
              or (name in own and fits(value, own[name]))}
     report = LoadReport(
         sorted(alike), sorted(own.keys() - named.keys()), sorted(named.keys() - own.keys() - free),
@@ -134,8 +135,15 @@ def in_net(given: Mapping[str, Any], wanted: set[str], rename: Rename | None) ->
 
 
 def fits(value: Any, own: Any) -> bool:
-    """Return whether a weight can take a value: of the same shape, or without one yet."""
-    return is_tensor(value) == is_tensor(own) and (is_lazy(own) or shape_of(value) == shape_of(own))
+    """Return whether a weight can take a value: of the same shape and layout, or without one yet."""
+    return is_tensor(value) == is_tensor(own) and (is_lazy(own) or shape_of(value) == shape_of(own)) and laid_alike(
+        value, own)
+
+
+def laid_alike(value: Any, own: Any) -> bool:
+    """Return whether torch copies one into the other: a dense tensor takes no sparse one, nor a plain a quantized."""
+    return not is_tensor(value) or not is_tensor(own) or is_lazy(own) or (
+        value.layout == own.layout and value.is_quantized == own.is_quantized)
 
 
 def is_tensor(value: Any) -> bool:
@@ -144,8 +152,11 @@ def is_tensor(value: Any) -> bool:
 
 
 def told(value: Any) -> Any:
-    """Return the shape of a tensor, or what a value is."""
-    return list(shape_of(value)) if is_tensor(value) and not is_lazy(value) else f"a {type(value).__name__}"
+    """Return the shape of a tensor, and its layout where it is no dense one; or what a value is."""
+    if not is_tensor(value) or is_lazy(value):
+        return f"a {type(value).__name__}"
+    kind = "quantized" if value.is_quantized else str(value.layout).removeprefix("torch.")
+    return list(shape_of(value)) if kind == "strided" else f"{list(shape_of(value))} ({kind})"
 
 
 def renamed(weights: Mapping[str, Tensor], rename: Rename | None) -> dict[str, Tensor]:
