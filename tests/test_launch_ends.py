@@ -80,8 +80,8 @@ def test_nothing_is_left_whoever_is_killed(killed, left, tmp_path, monkeypatch):
         if left:
             assert data_in(tmp_path / "tmp") < 1000
             monkeypatch.setattr(jobfolder.tempfile, "tempdir", str(tmp_path / "tmp"))
-            jobfolder.clear()
-        assert os.listdir(tmp_path / "tmp") == []
+        # the system may take a moment to let go of the lock of a process that is gone
+        assert until(lambda: (left and jobfolder.clear()) or os.listdir(tmp_path / "tmp") == [])
     finally:
         caller.kill()
         caller.wait()

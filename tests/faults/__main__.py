@@ -49,7 +49,7 @@ QUICK: dict[str, Callable[[], dict[str, Any]]] = {
     "control: the same by weights_only": damage.unchecked,
     "malicious states": damage.malicious,
     "odd files around the states": lambda: forgeries.around(every=4),
-    "files that claim too much": forgeries.too_much,
+    "files that claim too much": lambda: forgeries.too_much(every=3),
     "full disk": lambda: places.full_disk(3),
     "full disk under the best file": lambda: places.full_under_best(2),
     "places that cannot be written": places.unwritable,
