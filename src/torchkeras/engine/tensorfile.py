@@ -24,7 +24,7 @@ NAMES = 10_000  # that any file may hold: 10 MB of Python objects
 CONTAINERS = 200_000  # lists and dicts that any JSON may hold: 60 to 250 bytes each
 MIB = 1 << 20
 HEADER = 100_000_000  # bytes, more than which safetensors itself does not read
-OBJECTS = 200_000  # that the pickles of any file may make
+OBJECTS = 120_000  # that the pickles of any file may make
 SPARE = 200 << 20  # bytes that the tensors of a file may claim beyond its size
 OLDER = 5  # pickles at the beginning of torch's older format: a mark, a version, a system, the weights, their keys
 
