@@ -355,6 +355,7 @@ def test_control_what_a_killed_run_left_beside_is_read_and_a_link_is_left_aside(
         learning.unlink()
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 @pytest.mark.parametrize("make", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr])
 def test_a_sparse_weight_is_not_put_where_the_net_has_a_dense_one(make, tmp_path):
     net = nn.Linear(2, 1)
