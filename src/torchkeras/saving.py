@@ -25,7 +25,7 @@ from torchkeras.engine.netstate import growing_names, live_names, metadata_of, p
 from torchkeras.engine.optimizerstate import optimizer_state, put_optimizer
 from torchkeras.engine.packing import Packer, unpack
 from torchkeras.engine.snapshot import check_optimizer
-from torchkeras.engine.statefolder import parsed
+from torchkeras.engine.statefolder import ANY, parsed
 from torchkeras.engine.tensorfile import Limits, TooMuch, limits_for
 from torchkeras.engine.tracebacks import short_traceback
 from torchkeras.engine.weightfile import (
@@ -41,7 +41,6 @@ from torchkeras.engine.weights import Weights, all_or_nothing
 from torchkeras.engine.wrappers import without_wrappers
 
 FORMAT = "torchkeras-checkpoint 1"
-TIMES = 16  # tensors that an optimizer may keep for each parameter: torch's own keep at most five
 SHOWN = 5  # names of a kind that a report lists
 Rename = Mapping[str, str] | Callable[[str], str | None]
 
@@ -214,7 +213,7 @@ def save_checkpoint(path: str | os.PathLike[str], **parts: Any) -> None:
     packer = Packer()
     facts = {name: [kept_as(part), packer.pack(state_of(part, modules), name)] for name, part in parts.items()}
     text = json.dumps(facts, separators=(",", ":"))
-    limits = limits_for(*modules, times=TIMES)
+    limits = limits_for(*modules, times=ANY.times)
     try:
         limits.check_json(text.encode())
         limits.check_names(packer.tensors)
@@ -244,7 +243,7 @@ def load_checkpoint(path: str | os.PathLike[str], **parts: Any) -> dict[str, Any
         ValueError: a part is not in it, or does not fit; nothing has been changed.
     """
     source = Path(path).expanduser()
-    kept, tensors = read_checkpoint(source, limits_for(*modules_in(parts), times=TIMES))
+    kept, tensors = read_checkpoint(source, limits_for(*modules_in(parts), times=ANY.times))
     states = {name: unpacked(source, name, node, tensors) for name, (_, node) in kept.items()}
     for name, part in parts.items():
         if name not in kept or kept[name][0] == "value":
@@ -395,10 +394,6 @@ def check_fits(name: str, part: Any, state: Any, modules: list[nn.Module]) -> No
         if state["kind"] != type(part).__name__:
             raise bad_value(name, received=f"{type(part).__name__}", expected=f"{state['kind']}, which was kept")
         check_optimizer(part, modules, state)
-        for now, group in zip(part.param_groups, state["groups"], strict=True):
-            if unlike := others_than(now, group):
-                raise bad_value(name, received=f"options of other kinds than were kept: {', '.join(unlike[:SHOWN])}",
-                                expected="those of the optimizer that was kept")
     else:
         check_object(name, part, state)
 

@@ -28,7 +28,7 @@ TENSORS = ("weights.safetensors", "best.safetensors", "state.safetensors")
 FROZEN = "frozen.safetensors"  # is there if something is frozen; version 1 has no such file
 FACTS, MANIFEST = "state.json", "MANIFEST"
 NEWER = "was written by a newer torchkeras"
-ANY = Limits(times=16)
+ANY = Limits(times=16)  # an optimizer keeps tensors for each parameter: torch's own at most five
 
 
 class Saved(NamedTuple):
