@@ -122,6 +122,14 @@ def test_states_are_removed_where_folders_cannot_be_renamed_and_told_where_they_
     assert [("cannot be removed (Access is denied)" in note) for note in told[:1]] == ([True] if stuck else [])
 
 
+def test_what_a_killed_run_left_and_cannot_be_removed_now_keeps_no_run_from_its_folder(tmp_path, monkeypatch):
+    (tmp_path / "best.state" / ".tmp-1-ab").mkdir(parents=True)
+    monkeypatch.setattr(vault, "remove_tree", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Access is denied")))
+    kept = Kept()
+    runs.run(tmp_path / "best", [kept], epochs=1, resume=True)
+    assert any(note.startswith("keep:") and ".tmp-1-ab' cannot be removed" in note for note in kept.run.notes)
+
+
 def test_where_the_system_cannot_say_whether_a_process_lives_the_lock_alone_counts(tmp_path, monkeypatch):
     one = vault.Vault(tmp_path / "best.state")
     one.open()

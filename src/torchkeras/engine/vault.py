@@ -94,7 +94,7 @@ class Vault:
                     time.sleep(0.05)
             self.sign()
             for old in self.folder.glob(".tmp-*"):
-                remove_tree(old)
+                self.remove(old)
             if LAST in self.numbers():
                 raise OSError(f"it holds a state {LAST}, after which there is no number for another: remove it")
         except OSError as error:
@@ -211,10 +211,14 @@ class Vault:
             with contextlib.suppress(OSError):
                 os.rename(place, doomed)
                 place = doomed
-            try:
-                remove_tree(place, MANIFEST)
-            except OSError as error:
-                self.stuck = self.stuck or f"{str(place)!r} cannot be removed ({error.strerror or error})"
+            self.remove(place)
+
+    def remove(self, place: Path) -> None:
+        """Remove a state, or what is left of one; what cannot go, as a file that another program holds, ends no run."""
+        try:
+            remove_tree(place, MANIFEST)
+        except OSError as error:
+            self.stuck = self.stuck or f"{str(place)!r} cannot be removed ({error.strerror or error})"
 
     def newest(self) -> tuple[Saved | None, list[str]]:
         """The newest state that is sound, and what is to be said of newer ones that are not."""
