@@ -1,17 +1,23 @@
 # make demo  trains a real network     make test  lint, types and tests     Both set everything up in .venv.
 # make lowest and make newest run the tests on other versions of the packages, in environments of their own.
+# make gpu  runs the tests that want a GPU, and says on which card it did
 # make bench  times this library against hand-written loops and peers, see benchmarks/README.md
 PYTHON ?= python3
 BIN = .venv/bin
 DATA ?=
 
-.PHONY: demo test faults bench lint types clean lowest newest
+.PHONY: demo test gpu faults bench lint types clean lowest newest
 
 demo: .venv/.demo
 	$(BIN)/python examples/mnist_cnn.py $(if $(DATA),--data $(DATA)) $(ARGS)
 
 test: lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+gpu: .venv/.dev
+	@$(BIN)/python -c "import torch; print('on', torch.cuda.get_device_name() if torch.cuda.is_available() \
+		else 'no GPU: what needs one is left out')"
+	$(BIN)/python -m pytest tests/gpu $(ARGS)
 
 faults: .venv/.dev
 	$(BIN)/python -m tests.faults $(ARGS)
