@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from benchmarks import stepcost
 from benchmarks.one import measure
 from benchmarks.registry import CONTENDERS
 from benchmarks.table import table
@@ -102,3 +104,56 @@ def test_control_the_same_loop_done_right_gets_one():
 def test_a_loop_that_does_not_tell_its_epochs_is_refused():
     with pytest.raises(RuntimeError, match="reported 0 epochs of 2"):
         row_of(lambda job: None)
+
+
+# --- the cost of a step beside another checkout ---
+
+
+def two_trees(slower):
+    """What two trees measure where one takes so many times as long for each step of fit."""
+    def of(factor):
+        return {f"{case}: {name}": {"us": 10.0 if name == stepcost.TUNED else 30.0 * factor, "right": True,
+                                    "difference": 0.0}
+                for case in stepcost.CASES for name in (stepcost.TUNED, *stepcost.WAYS.values())}
+    return of(slower), of(1.0)
+
+
+def test_a_step_that_costs_more_than_the_baselines_is_seen_in_the_ratio():
+    found = stepcost.row("MLP", "exact", [two_trees(1.0), two_trees(1.1), two_trees(1.3)])
+    assert found == ["MLP, exact", "33.0", "30.0", "+23.0", "+20.0", "1.100", "1.000-1.300", "bit-equal"]
+    assert stepcost.row("MLP", "exact", [two_trees(1.0)])[5] == "1.000"  # control
+
+
+def test_a_slow_moment_of_the_machine_is_no_cost_of_a_tree():
+    new, old = two_trees(1.0)
+    slowed = {key: one | {"us": 2 * one["us"]} for key, one in new.items()}
+    assert stepcost.row("MLP", "fast", [(slowed, old)])[5] == "1.000"
+
+
+def test_wrong_numbers_get_no_ratio():
+    new, old = two_trees(1.0)
+    new["MLP: torchkeras fast"]["right"] = False
+    assert stepcost.row("MLP", "fast", [(new, old)])[1:] == ["-"] * 6 + ["wrong numbers"]
+    assert stepcost.row("MLP", "exact", [(new, old)])[5] == "1.000"  # control
+
+
+def test_two_trees_are_timed_in_turn_each_with_its_own_package(tmp_path):
+    shutil.copytree(ROOT / "src" / "torchkeras", tmp_path / "src" / "torchkeras")
+    marked = tmp_path / "src" / "torchkeras" / "__init__.py"
+    marked.write_text(f"open({str(tmp_path / 'seen')!r}, 'w').close()\n" + marked.read_text())
+    command = [sys.executable, "-m", "benchmarks.stepcost", "--smoke", "--repeats", "1", "--baseline"]
+    done = subprocess.run([*command, str(tmp_path / "src")], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.split("\n\n")[1].splitlines()[1:]
+    assert [line.split("  ")[0] for line in lines] == [
+        f"{case}, {way}" for case in stepcost.CASES for way in stepcost.WAYS]
+    assert not [line for line in lines if "wrong numbers" in line]
+    assert (tmp_path / "seen").exists()  # the baseline's package was imported
+
+
+def test_a_baseline_without_the_package_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(stepcost.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess(
+        [], 0, json.dumps({"package": str(ROOT / "src" / "torchkeras" / "__init__.py"), "measured": {}}), ""))
+    with pytest.raises(SystemExit, match="holds no package torchkeras"):
+        stepcost.call(tmp_path, stepcost.parse(["--smoke"]))
+    assert stepcost.call(ROOT / "src", stepcost.parse(["--smoke"])) == {}  # control

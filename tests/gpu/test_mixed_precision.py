@@ -8,29 +8,31 @@ BF16, FP16 = ("bf16", torch.bfloat16), ("fp16", torch.float16)
 
 
 def distance_to_the_loop_by_hand(device, kind, dtype, clip=None):
+    """How far fit is from the same loop, and from one that draws another order and dropout."""
     found = []
-    for way in ("fit", "hand", "float32"):
+    for way, seed in (("fit", 7), ("hand", 7), ("hand", 8)):
         net = mlp(width=64)
-        torch.manual_seed(7)
+        torch.manual_seed(seed)
         if way == "fit":
             found.append(by_fit(device, net, adam(net), loader_of(table()), 3, mixed_precision=kind,
                                 clip_grad_norm=clip)[0])
         else:
             found.append(by_hand(device, net, adam(net), loader_of(table()), 3, clip=clip,
-                                 dtype=dtype if way == "hand" else None))
+                                 dtype=dtype))
     return distance(found[0], found[1]), distance(found[0], found[2])
 
 
 def test_bf16_is_that_of_the_plain_loop(device):
     found, control = distance_to_the_loop_by_hand(device, *BF16)
     assert found <= 1e-3
-    assert control > found
+    assert control > 0.05
 
 
 @pytest.mark.parametrize("clip", [None, 0.1])
 def test_fp16_is_that_of_the_plain_loop(gpu, clip):
-    found, _ = distance_to_the_loop_by_hand(gpu, *FP16, clip=clip)
+    found, control = distance_to_the_loop_by_hand(gpu, *FP16, clip=clip)
     assert found <= 1e-2
+    assert control > 0.05
 
 
 def test_fp16_can_be_clipped_by_norm_and_by_value(gpu):

@@ -83,6 +83,7 @@ def allocated():
 
 def test_nothing_is_left_on_the_gpu(gpu):
     before = allocated()
+    torch.cuda.reset_peak_memory_stats()
     net = mlp(width=4096)
     model = by_fit(gpu, net, adam(net), loader_of(table(50_000)), 1)[1]
     peak = torch.cuda.max_memory_allocated()
