@@ -81,15 +81,21 @@ class Pilot:
     def trial(self, step: Any, batch: Any) -> StepOutput:
         """A step of those that are timed; of several that are computed together, all of them at once."""
         if not self.way.waiting:
-            self.began = clock(step)
+            self.began = self.now(step)
         output = self.way(step, batch)
         if self.candidates is None and not self.times:
             self.options = still(step.optimizer)
         if not self.way.waiting:
-            self.times.append((clock(step) - self.began) / self.way.at_once)
+            self.times.append((self.now(step) - self.began) / self.way.at_once)
             if len(self.times) == FIRST + TIMED:
                 self.judge(step, batch, statistics.median(self.times[FIRST:]))
         return output
+
+    def now(self, step: Any) -> float:
+        """Return the time at which the device has done all that it was given."""
+        if step.accelerator.device.type != "cpu":
+            torch.accelerator.synchronize(step.accelerator.device)
+        return time.perf_counter()
 
     def judge(self, step: Any, batch: Any, took: float) -> None:
         """Keep the way that was tried if it is faster, and go on to the next."""
@@ -157,13 +163,6 @@ class Pilot:
         """Leave net and optimizer as they were before."""
         for way in [self.way, *self.kept]:
             way.end()
-
-
-def clock(step: Any) -> float:
-    """The time at which the device has done all that it was given."""
-    if step.accelerator.device.type != "cpu":
-        torch.accelerator.synchronize(step.accelerator.device)
-    return time.perf_counter()
 
 
 def written(seconds: float) -> str:

@@ -200,7 +200,9 @@ def compiled(function: Callable[..., Any], **options: Any) -> Any:
     """
     copy = types.FunctionType(function.__code__.replace(), function.__globals__, function.__name__,
                               function.__defaults__, function.__closure__)
-    return torch.compile(copy, dynamic=False, options=OPTIONS, **options)
+    with warnings.catch_warnings():  # the first call imports the compiler, which uses what torch has deprecated
+        warnings.simplefilter("ignore")
+        return torch.compile(copy, dynamic=False, options=OPTIONS, **options)
 
 
 def shapes_of(batch: Any) -> list[Any]:
