@@ -3,17 +3,18 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
-import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from tests.engine.together_job import CASES
 
 JOB = Path(__file__).with_name("together_job.py")
-LIMIT = 200  # seconds for a whole launch, imports on a busy machine included; one that hangs waits for half an hour
+LIMIT = 200  # seconds for all launches, imports on a busy machine included; one that hangs waits for half an hour
 pytestmark = pytest.mark.timeout(400)
 FATAL = ["SIGTERM", "exception", "exception in the main process", "exception in all", "failure that is caught",
          "killed", "killed main"]
@@ -27,49 +28,38 @@ def free_port() -> int:
 
 
 class Job:
-    """Two processes without a launcher that would end one when the other fails."""
+    """What two processes told, how they ended, and what they printed of it."""
 
-    def __init__(self, folder: Path, names: list[str]) -> None:
-        self.folder, self.began, port = folder, time.monotonic(), str(free_port())
-        folder.mkdir()
-        common = {**os.environ, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-                  "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
-                  "PYTHONPATH": os.pathsep.join([str(JOB.parents[2] / "src"), str(JOB.parents[2])])}
-        self.processes = [subprocess.Popen(
-            [sys.executable, "-W", "error", str(JOB), str(folder), *names], stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-            for rank in range(2)]
-
-    def wait(self) -> "Job":
-        self.errors = [one.communicate(timeout=max(LIMIT - time.monotonic() + self.began, 0.1))[1]
-                       if one.args[-1] != "failure that is caught" or rank == 0 else ""
-                       for rank, one in enumerate(self.processes)]
-        self.end()
-        self.codes = [one.returncode for one in self.processes]
-        files = [self.folder / f"{rank}.json" for rank in range(2)]
+    def __init__(self, folder: Path) -> None:
+        self.codes = json.loads((folder / "codes.json").read_text())
+        self.errors = [(folder / f"{rank}.err").read_text() for rank in range(2)]
+        files = [folder / f"{rank}.json" for rank in range(2)]
         self.told = [json.loads(file.read_text()) if file.exists() else {} for file in files]
-        return self
-
-    def end(self) -> None:
-        for one in self.processes:
-            one.kill()
-            one.wait()
-            one.stderr.close()
 
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
-    """Two launches at a time: most of their time is imports."""
-    folder, ended = tmp_path_factory.mktemp("jobs"), {}
-    names = [*FATAL, "in order"]
-    for pair in zip(names[::2], names[1::2], strict=True):
-        started = {name: Job(folder / name, IN_ORDER if name == "in order" else [name]) for name in pair}
+    """All jobs, by forks of one process: most of the time of each would be imports."""
+    folder = tmp_path_factory.mktemp("jobs")
+    names = {name: IN_ORDER if name == "in order" else [name] for name in [*FATAL, "in order"]}
+    for name in names:
+        (folder / name).mkdir()
+    asked = [[str(folder / name), free_port(), *cases] for name, cases in names.items()]
+    path = os.pathsep.join([str(JOB.parents[2] / "src"), str(JOB.parents[2])])
+    with (folder / "said").open("w+") as said:
+        started = subprocess.Popen(
+            [sys.executable, "-W", "error", "-W", "ignore:This process:DeprecationWarning", str(JOB),
+             json.dumps(asked)], stdout=said, stderr=said, start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path})
         try:
-            ended |= {name: job.wait() for name, job in started.items()}
+            started.wait(LIMIT)
         finally:
-            for job in started.values():
-                job.end()
-    return ended
+            with suppress(ProcessLookupError):
+                os.killpg(started.pid, signal.SIGKILL)
+            started.wait()
+        said.seek(0)
+        assert started.returncode == 0, said.read()
+    return {name: Job(folder / name) for name in names}
 
 
 @pytest.mark.parametrize("name", IN_ORDER)

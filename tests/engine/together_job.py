@@ -1,5 +1,6 @@
 """Several processes in which one wants something that the others do not know of; each tells how its run ended."""
 
+import importlib
 import json
 import os
 import signal
@@ -131,9 +132,8 @@ def run(loss_fn="mse", val_data=None, **options):
             "seconds": time.monotonic() - began}
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    folder, *names = sys.argv[1:]
+def told(folder, names):
+    """Run some cases one after another, and write down how each ended."""
     found = {}
     try:
         for name in names:
@@ -146,3 +146,47 @@ if __name__ == "__main__":
     finally:
         with open(f"{folder}/{RANK}.json", "w") as file:
             json.dump(found, file)
+
+
+def forked(folder, port, rank):
+    """Fork a process of a job; return its id, and 0 in that process, which is then as if it had been started alone."""
+    if pid := os.fork():
+        return pid
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.dup2(os.open(f"{folder}/{rank}.err", os.O_WRONLY | os.O_CREAT), 2)
+    return 0
+
+
+def ended(pids, folder, names):
+    """Wait for the processes of a job, which has no launcher that would end one when the other fails."""
+    codes = []
+    for rank, pid in enumerate(pids):
+        if names == ["failure that is caught"] and rank == 1:
+            os.kill(pid, signal.SIGKILL)  # it would live on
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    with open(f"{folder}/codes.json", "w") as file:
+        json.dump(codes, file)
+
+
+if __name__ == "__main__":
+    # one process imports torch, and those of all jobs are forks of it; two jobs at a time
+    importlib.import_module("torch._dynamo")  # the first optimizer does, for seconds
+    torch.set_num_threads(1)
+    jobs = json.loads(sys.argv[1])
+    running = []
+    for folder, port, *names in jobs:
+        pids = []
+        for RANK in range(2):
+            pids.append(forked(folder, port, RANK))
+            if pids[-1] == 0:
+                break
+        if pids[-1] == 0:
+            told(folder, names)
+            break
+        running.append((pids, folder, names))
+        if len(running) == 2:
+            ended(*running.pop(0))
+    else:
+        for job in running:
+            ended(*job)
