@@ -14,6 +14,15 @@ from torchkeras.functional.plan import snake
 ORIGINAL = nn.Module.__call__
 
 
+@pytest.fixture(autouse=True, scope="module")
+def what_there_was_before_is_not_looked_through():
+    """Looking for garbage in all that was imported takes half a second."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_being_drawn():
     """Errors of earlier tests hold values of their drawings until they are collected."""
