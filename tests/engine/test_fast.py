@@ -23,6 +23,7 @@ from torchkeras.engine.wholestep import WholeStep
 
 COMPILER = shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="torch.compile needs a C++ compiler: install g++")
+pytestmark = pytest.mark.timeout(400)  # a graph is compiled in seconds, and in minutes on a busy machine
 X = torch.randn(330, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(0, 3, (330,), generator=torch.Generator().manual_seed(1))
 EPOCHS, BATCH = 6, 16  # 330 = 20 x 16 + 10: a ragged last batch, which the graph does not take

@@ -16,6 +16,7 @@ from torchkeras.engine.trial import PlainSteps, Unfit
 from torchkeras.engine.ways import ChannelsLast
 from torchkeras.engine.wholestep import WholeStep
 
+pytestmark = pytest.mark.timeout(400)  # a graph is compiled in seconds, and in minutes on a busy machine
 X = torch.randn(160, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(0, 3, (160,), generator=torch.Generator().manual_seed(1))
 BATCH = [X[:16], Y[:16]]
