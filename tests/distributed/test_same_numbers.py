@@ -44,6 +44,19 @@ def test_processes_that_differ_within_a_run_agree_after_it(name, world):
         assert not same(first["own_seen"], other["own_seen"])  # control: there was something to agree about
 
 
+STOPPED = [(name, world) for name in CASES | OWN for world in WORLDS[name]
+           if name.startswith(("divided and stopped", "buffers of net and loss"))]
+
+
+@pytest.mark.parametrize(("name", "world"), STOPPED)
+def test_a_run_that_is_stopped_here_and_there_ends_as_the_one_without_a_break(name, world):
+    for found in launch(world).of(name):
+        assert "error" not in found, found
+        assert found["unlike"] == []
+        assert found["unlike_numbers"] == []
+        assert found["unlike_control"]
+
+
 @worlds
 def test_each_process_draws_its_own_dropout_and_one_process_its_usual_one(world):
     masks = [result["own_seen"][0] for result in launch(world).of("dropout: 1")]
