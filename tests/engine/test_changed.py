@@ -270,6 +270,18 @@ def test_large_data_is_looked_at_in_spread_blocks_and_that_is_said(monkeypatch):
     assert contents.contents(loader())[1] == ""
 
 
+def test_a_fingerprint_sees_numbers_that_changed_a_little_and_blocks_that_changed_places(monkeypatch):
+    monkeypatch.setattr(contents, "BLOCK", 100)
+    found = contents.contents([X])[0]
+    rows = 100 // X[0].nbytes
+    least, swapped, apart = X.clone(), X.clone(), X.clone()
+    least[N // 2, 1] = torch.nextafter(X[N // 2, 1], torch.tensor(9.0))
+    swapped[:rows], swapped[rows:2 * rows] = X[rows:2 * rows], X[:rows]
+    apart[[0, N - 1]] = X[[N - 1, 0]]
+    assert found == contents.contents([X.clone()])[0]
+    assert len({found, *(contents.contents([one])[0] for one in (least, swapped, apart))}) == 4
+
+
 @pytest.mark.parametrize("make", [lambda x: x.t().contiguous().t(), lambda x: x[::2], lambda x: x > 0,
                                   lambda x: x.to(torch.bfloat16), lambda x: x.to(torch.complex64).conj(),
                                   lambda x: x[:0], lambda x: x.long()])

@@ -1,9 +1,15 @@
-"""All that data in memory holds, in a fingerprint; and the order in which it is read."""
+"""All that data in memory holds, in a fingerprint; and the order in which it is read.
+
+A fingerprint is the SHA-256 of the CRC-32 of each block of a MB or less. A CRC-32 takes a third of the time of SHA-256,
+and notices each change of a single number of up to 32 bits; of other changes within a block, it misses one in 2**32.
+It is no proof against somebody who makes other data with the same CRC-32 on purpose.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,7 +31,13 @@ class Unknown(Exception):
     """Data whose contents cannot be looked at; the text is its kind."""
 
 
-def contents(source: Any, known: Mapping[int, Any] = NOTHING) -> tuple[str | None, str]:
+def crc32(block: Any) -> bytes:
+    """Return the CRC-32 of a block of bytes."""
+    return zlib.crc32(block).to_bytes(4, "little")
+
+
+def contents(source: Any, known: Mapping[int, Any] = NOTHING,
+             mark: Callable[[Any], Any] = crc32) -> tuple[str | None, str]:
     """Return a fingerprint of all samples, and what of them was not looked at.
 
     Looked at are tensors, arrays and lists of these in memory, whole up to 256 MB; of more, that much in evenly spread
@@ -34,10 +46,11 @@ def contents(source: Any, known: Mapping[int, Any] = NOTHING) -> tuple[str | Non
     Args:
         source: what is read.
         known: indices of Subsets that are arrays already, by the identity of what the Subset holds.
+        mark: makes of a block the bytes that go into the fingerprint; ``memoryview`` takes the block itself.
     """
     try:
         parts = list(parts_of(getattr(source, "dataset", source), known))
-        found = Fingerprint(sum(map(size_of, parts)))
+        found = Fingerprint(sum(map(size_of, parts)), mark)
         for part in parts:
             found.add(part)
     except Unknown as kind:
@@ -97,9 +110,11 @@ class Fingerprint:
 
     Args:
         total: the bytes of all arrays.
+        mark: as :func:`contents` takes it.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, mark: Callable[[Any], Any]) -> None:
+        self.mark = mark
         self.bytes, self.hash, self.left_out = total, hashlib.sha256(), False
 
     def add(self, part: Any) -> None:
@@ -127,7 +142,7 @@ class Fingerprint:
         for number in range(few):
             begin = (blocks - 1) * number // max(few - 1, 1) * count
             block = rows[begin:begin + count].cpu().resolve_conj().resolve_neg().contiguous()
-            self.hash.update(block.reshape(-1).view(torch.uint8).numpy().data)
+            self.hash.update(self.mark(block.reshape(-1).view(torch.uint8).numpy().data))
 
 
 def order_of(source: Any) -> dict[str, Any]:

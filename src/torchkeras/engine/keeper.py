@@ -85,9 +85,10 @@ class Keeper(Keeps):
 
     def lost(self) -> list[str]:
         """Say what a run that goes on will not find again, because it is in no state."""
-        names = unkept(components_of(self.model))
+        parts = components_of(self.model)
+        names = unkept(parts)
         for step in self.run.step_runners.values():
-            objects, _, lost = sorted_out(step, self.model)
+            objects, _, lost = sorted_out(step, self.model, parts)
             modules = {f"StepRunner.{name}": one for name, one in objects.items() if isinstance(one, nn.Module)}
             names += lost + unkept(Components(modules, {}, {}, {}, []))
         if not names:
@@ -124,7 +125,7 @@ class Keeper(Keeps):
             return
         if run.together.world > 1:
             self.here = run.step, drawn(*self.sources), self.remembered()
-        if self.ends_passes and run.stop_reason is not None:
+        if run.stop_reason is not None and self.ends_passes:
             self.save("train", run.epoch)
             raise PassEnded
         if self.due():

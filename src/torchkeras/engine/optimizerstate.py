@@ -30,11 +30,11 @@ def optimizer_state(optimizer: Any, modules: list[nn.Module]) -> dict[str, Any]:
     found = optimizer.state_dict()
     groups = [{name: value for name, value in group.items() if name not in CHOSEN} for group in found["param_groups"]]
     more = {name: value for name, value in found.items() if name not in ("state", "param_groups")}
-    names = names_of(modules)
-    loose = [weight.detach() for group in optimizer.param_groups for weight in group["params"]
-             if id(weight) not in names]
-    return {"kind": type(optimizer).__name__, "order": groups_of(optimizer, modules), "groups": groups,
-            "state": found["state"], "more": more, "loose": loose}
+    order = groups_of(optimizer, modules)
+    loose = [weight.detach() for group, names in zip(optimizer.param_groups, order, strict=True)
+             for weight, name in zip(group["params"], names, strict=True) if not name]
+    return {"kind": type(optimizer).__name__, "order": order, "groups": groups, "state": found["state"],
+            "more": more, "loose": loose}
 
 
 def put_optimizer(optimizer: Any, saved: Mapping[str, Any], groups: int | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torchkeras.engine.netstate import place_of
 from torchkeras.engine.weightfile import code_of
 
 ALLOWED = "None, bools, numbers, text, tensors, arrays, and lists, tuples, dicts and deques of these"
+PLAIN = frozenset({type(None), bool, int, float, str})  # JSON has these as they are
 
 SPARE = 1 << 20  # bytes of copies that may be made beyond twice what there is
 WITHOUT = "Without resume and save_every no state is kept."
@@ -45,21 +46,26 @@ class Packer:
 
     def pack(self, value: Any, name: str) -> Any:
         """The value in JSON; its tensors are copied to main memory under the name."""
-        if value is None or type(value) in (bool, int, float, str):
+        if type(value) in PLAIN:
             return value
         if isinstance(value, (Tensor, np.ndarray, np.generic, bytes)):
             return self.pack_numbers(value, name)
         if type(value) is list:
-            return [self.pack(one, under(name, number)) for number, one in enumerate(value)]
+            return self.pack_items(value, name)
         if type(value) is tuple:
-            return {"tuple": [self.pack(one, under(name, number)) for number, one in enumerate(value)]}
+            return {"tuple": self.pack_items(value, name)}
         if isinstance(value, deque):
-            return {"deque": [value.maxlen, *(self.pack(one, under(name, number)) for number, one in enumerate(value))]}
+            return {"deque": [value.maxlen, *self.pack_items(value, name)]}
         if isinstance(value, dict):
             tag = "counter" if isinstance(value, Counter) else "dict"
-            return {tag: [[self.key(key, name), self.pack(one, under(name, key))] for key, one in value.items()]}
+            return {tag: [[self.key(key, name), one if type(one) in PLAIN else self.pack(one, under(name, key))]
+                          for key, one in value.items()]}
         raise bad_type(name, received=f"a {type(value).__name__}", expected=f"what can be saved: {ALLOWED}",
                        fix=f"Leave it out of the state_dict, or turn it into one of these. {WITHOUT}")
+
+    def pack_items(self, values: Iterable[Any], name: str) -> list[Any]:
+        """Return the items of a list, tuple or deque in JSON."""
+        return [one if type(one) in PLAIN else self.pack(one, under(name, number)) for number, one in enumerate(values)]
 
     def pack_numbers(self, value: Any, name: str) -> Any:
         """Tensors, arrays and bytes: a copy, and where it is."""
@@ -95,7 +101,7 @@ class Packer:
 
     def key(self, key: Any, name: str) -> Any:
         """A dict's key."""
-        if key is None or type(key) in (bool, int, float, str):
+        if type(key) in PLAIN:
             return key
         if type(key) is tuple:
             return {"tuple": [self.key(one, name) for one in key]}

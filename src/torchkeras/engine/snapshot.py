@@ -46,8 +46,9 @@ def facts(model: Any, config: FitConfig, train: Batches, val: Batches | None, wo
     asked["class_weight"] = None if config.class_weight is None else {
         int(index): float(weight) for index, weight in config.class_weight.items()}
     metrics = [f"{name}: {type(one).__name__}" for name, one in model.metrics_dict.items()]
+    modules = components_of(model).modules
     return {"asked": asked, "world": world, "metrics_dict": metrics, **begun(model, train, val),
-            "net": [signature(module) for module in model.learners()], "modules": list(components_of(model).modules),
+            "net": [signature(module) for module in modules.values()], "modules": list(modules),
             "optimizer": kind_of(model.optimizer), "lr_scheduler": kind_of(model.lr_scheduler)}
 
 
@@ -104,14 +105,16 @@ def told(data: Batches | None) -> dict[str, Any]:
     whole, unseen = contents(data.source, data.known_indices())
     return {"length": data.length, "samples": data.samples, "batch size": getattr(data.source, "batch_size", None),
             "chosen": content(data.source) if whole is None else None, "kind": type(data.source).__name__,
-            **order_of(data.source), "all contents": whole, "unseen": unseen}
+            **order_of(data.source), "checksum": whole, "unseen": unseen}
 
 
 def add_older(now: dict[str, Any], saved: Mapping[str, Any], train: Batches, val: Batches | None) -> None:
-    """Add what states of versions up to 2 say of the data, and later ones say otherwise."""
+    """Add what states of earlier versions say of the data, and later ones say otherwise."""
     for name, data in (("train_data", train), ("val_data", val)):
         if "contents" in saved.get(name, ()) and data is not None:
             now[name] = {**now[name], "contents": content(data.source, as_texts)}
+        if "all contents" in saved.get(name, ()) and data is not None:
+            now[name] = {**now[name], "all contents": contents(data.source, data.known_indices(), memoryview)[0]}
 
 
 def check_parts(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -144,7 +147,7 @@ def check_data(saved: Mapping[str, Any], now: Mapping[str, Any], inside: bool) -
                             expected="the same, since the run was stopped in the middle of an epoch",
                             fix="Give what was given then; after the end of that epoch it may change.")
     notes = [f"resume: {name} has changed: {differences(before, after)}" for name, before, after in changed]
-    if "all contents" not in saved["train_data"]:
+    if not {"all contents", "checksum"} & saved["train_data"].keys():
         notes.append("resume: an older version wrote the state: the order of the data, the loss and the rates were not "
                      "compared, and of the contents a few samples")
     return notes + [f"{name}: when a run goes on, {now[name]['unseen']}" for name in ("train_data", "val_data")
@@ -268,7 +271,7 @@ def whole(model: Any, run: Any, best: Any, train: Batches, val: Batches | None, 
         "kept": best.kept, "best": best, "net": [weights_in(module) for module in modules],
         "hidden": [hidden_buffers(module) for module in modules],  # no state dict has them
         "learning": learning(modules), **states_of(parts),
-        "steps": states_of_steps(run.step_runners, model),
+        "steps": states_of_steps(run.step_runners, model, parts),
         "scaler": None if scaler is None else scaler.state_dict(),
         "data": {"train": train.position(), "val": None if val is None else val.position()}, "ranks": ranks}
 

@@ -103,18 +103,18 @@ PER_PASS = ("bound", "grown", "gradient_norm", "known", "weighed", "labelled", "
             "measured_by")
 
 
-def own_attributes(step: Any, model: Any, others: Any = ()) -> Iterator[tuple[str, Any]]:
+def own_attributes(step: Any, model: Any, parts: Components, others: Any = ()) -> Iterator[tuple[str, Any]]:
     """Yield what a step keeps beside the parts that it was given, and beside what other steps keep too."""
     given = {id(one) for one in (model.net, model.loss_fn, model.optimizer, *model.step_objects.values())}
-    given |= {id(value) for other in others for value in vars(other).values()} | tensors_of(model)
+    given |= {id(value) for other in others for value in vars(other).values()} | tensors_of(parts)
     named = GIVEN | (OURS if isinstance(step, StepRunner) else set())
     yield from ((name, value) for name, value in vars(step).items()
                 if name not in named and name not in model.step_objects and id(value) not in given)
 
 
-def tensors_of(model: Any) -> set[int]:
+def tensors_of(parts: Components) -> set[int]:
     """Return the parameters and buffers of a model, which are saved with its modules."""
-    return {id(value) for module in components_of(model).modules.values()
+    return {id(value) for module in parts.modules.values()
             for value in (*module.parameters(), *module.buffers())}
 
 
@@ -123,26 +123,27 @@ def nets_for_each_stage(model: Any, steps: Mapping[Any, Any]) -> list[str]:
     both = [steps.get(key) for key in (("train", True), ("val", False))]
     if None in both:
         return []
-    train, val = ({name: one for name, one in own_attributes(step, model) if isinstance(one, nn.Module)
+    parts = components_of(model)
+    train, val = ({name: one for name, one in own_attributes(step, model, parts) if isinstance(one, nn.Module)
                    and not hasattr(one, "compute") and any(True for _ in one.parameters())} for step in both)
     names = [f"StepRunner.{name}" for name, one in train.items() if val.get(name, one) is not one]
     return [f"{', '.join(names)}: made by each step for itself, so the step of the validation has another than that of "
             "the training; give it to KerasModel as a step object if it learns or changes"] if names else []
 
 
-def states_of_steps(steps: Mapping[tuple[Stage, bool], Any], model: Any) -> dict[str, Any]:
+def states_of_steps(steps: Mapping[tuple[Stage, bool], Any], model: Any, parts: Components) -> dict[str, Any]:
     """Return what the steps of a run keep, by stage; what two of them share is that of the training's."""
     train, val = steps.get(("train", True)), steps.get(("val", False))
-    found = {} if train is None else {"train": own_state(train, model)}
-    return found if val is None else {**found, "val": own_state(val, model, [] if train is None else [train])}
+    found = {} if train is None else {"train": own_state(train, model, parts)}
+    return found if val is None else {**found, "val": own_state(val, model, parts, [] if train is None else [train])}
 
 
-def sorted_out(step: Any, model: Any, others: Any = ()) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+def sorted_out(step: Any, model: Any, parts: Components,
+               others: Any = ()) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """Return what a step keeps: objects that have a state, by name; plain values; names of what cannot be saved."""
-    known = components_of(model)
-    found = Components(dict(known.modules), dict(known.optimizers), dict(known.schedulers), dict(known.others), [])
+    found = Components(dict(parts.modules), dict(parts.optimizers), dict(parts.schedulers), dict(parts.others), [])
     values, lost = {}, []
-    for name, value in own_attributes(step, model, others):
+    for name, value in own_attributes(step, model, parts, others):
         before = sum(map(len, found[:4]))
         add(found, name, value)
         if sum(map(len, found[:4])) > before or isinstance(value, nn.Module):
@@ -151,7 +152,7 @@ def sorted_out(step: Any, model: Any, others: Any = ()) -> tuple[dict[str, Any],
             values[name] = value
         elif not isinstance(value, PLAIN):
             lost.append(f"StepRunner.{name}")
-    objects = {name: one for kind, old in zip(found[:4], known[:4], strict=True)
+    objects = {name: one for kind, old in zip(found[:4], parts[:4], strict=True)
                for name, one in kind.items() if name not in old}
     return objects, values, lost
 
@@ -165,12 +166,12 @@ def can_be_saved(value: Any) -> bool:
     return True
 
 
-def own_state(step: Any, model: Any, others: Any = ()) -> dict[str, Any]:
+def own_state(step: Any, model: Any, parts: Components, others: Any = ()) -> dict[str, Any]:
     """Return what a step keeps for itself: what its ``state_dict`` says, else its attributes."""
     if callable(getattr(step, "state_dict", None)) and callable(getattr(step, "load_state_dict", None)):
         return {"own": step.state_dict()}
-    objects, values, _ = sorted_out(step, model, others)
-    modules = [*components_of(model).modules.values(), *(one for one in objects.values() if isinstance(one, nn.Module))]
+    objects, values, _ = sorted_out(step, model, parts, others)
+    modules = [*parts.modules.values(), *(one for one in objects.values() if isinstance(one, nn.Module))]
     return {"objects": {name: state_of_object(one, modules) for name, one in objects.items()}, "values": values}
 
 
@@ -179,14 +180,15 @@ def put_own_state(step: Any, model: Any, saved: Mapping[str, Any]) -> None:
     if "own" in saved:
         step.load_state_dict(saved["own"])
         return
-    objects, _, _ = sorted_out(step, model)
+    parts = components_of(model)
+    objects, _, _ = sorted_out(step, model, parts)
     if missing := [name for name in saved["objects"] if name not in objects]:
         raise bad_value("StepRunner", received=f"one without {', '.join(missing)}, which the stopped run's step had",
                         expected="a step that makes them in __init__",
                         fix="Make them there, or pass them to KerasModel as step objects.")
     for name, state in saved["objects"].items():
         put_object(objects[name], state)
-    known = tensors_of(model)
+    known = tensors_of(parts)
     for name, value in saved["values"].items():
         ours = OURS if isinstance(step, StepRunner) else set()
         if name in GIVEN | ours or name in model.step_objects or hasattr(type(step), name):
