@@ -54,6 +54,9 @@ def put_optimizer(optimizer: Any, saved: Mapping[str, Any], groups: int | None =
     count = sum(len(order) for order in saved["order"][:groups])
     states = {key: state for key, state in saved["state"].items() if not isinstance(key, int) or key < count}
     groups_now = [{**own, **group} for own, group in zip(now["param_groups"], kept, strict=True)]
+    if type(optimizer).load_state_dict is torch.optim.Optimizer.load_state_dict:
+        for group in groups_now:
+            group["params"] = in_a_range(group["params"])
     optimizer.load_state_dict({**saved["more"], "state": states, "param_groups": groups_now})
     for state, loaded in zip(states.values(), in_order(optimizer, states), strict=True):
         for name, value in state.items() if isinstance(state, dict) else ():
@@ -63,6 +66,15 @@ def put_optimizer(optimizer: Any, saved: Mapping[str, Any], groups: int | None =
                 loaded[name] = own_copy(loaded[name])
     for one in linked:  # SAM and its kind share their groups with the optimizer that they step with
         one.param_groups = optimizer.param_groups
+
+
+def in_a_range(numbers: Any) -> Any:
+    """Return the numbers of a group's parameters as a range, where they are one.
+
+    torch looks up each value that it loads in them: with a list, 8,000 parameters of Adam take 1.3 s, not 0.16.
+    """
+    found = range(numbers[0], numbers[0] + len(numbers)) if numbers and type(numbers[0]) is int else []
+    return found if list(found) == numbers else numbers
 
 
 def put_loose(optimizer: Any, saved: Mapping[str, Any], modules: list[nn.Module]) -> None:
