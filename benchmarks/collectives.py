@@ -89,9 +89,9 @@ def seconds(work: Callable[[int, int], None], train: int) -> float:
 def job(path: str, repeats: int) -> None:
     """One of the two processes."""
     torch.set_num_threads(1)
-    from torchkeras.engine import hardware
+    from torchkeras.engine import device
 
-    hardware.start(cpu=True)  # joins the job
+    device.start(cpu=True)  # joins the job
     found = {"DDP by hand": measured(by_hand, repeats), "torchkeras": measured(by_fit, repeats)}
     if distributed.get_rank() == 0:
         Path(path).write_text(json.dumps(found))

@@ -18,10 +18,10 @@ import torch
 from torch import nn
 
 from torchkeras import KerasModel
+from torchkeras.core.screen import Terminal
 from torchkeras.display import live, notebook, samples
 from torchkeras.display.live import LiveProgress
 from torchkeras.display.notebook import NotebookProgress
-from torchkeras.display.screen import Terminal
 from torchkeras.engine.callback import CallbackList
 from torchkeras.kerascallbacks import CSVLogger, JSONLLogger, ReportWriter
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchkeras.engine.fast import Pilot
+from torchkeras.acceleration.autotuner import Pilot
 
 ROOT = Path(__file__).parents[1]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():

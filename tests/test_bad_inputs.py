@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from torchkeras import KerasModel
-from torchkeras.engine import preflight
+from torchkeras.checks import preflight
 
 X, Y = torch.randn(33, 4, generator=torch.Generator().manual_seed(0)), torch.arange(33) % 3
 REAL = X.sum(1, keepdim=True)

@@ -109,7 +109,7 @@ def test_the_row_of_many_tensors_counts_those_of_a_run_that_was_resumed(monkeypa
 
 
 def test_the_row_of_saves_has_as_many_rows_of_history_as_it_says(monkeypatch):
-    from torchkeras.engine.historyfile import HistoryFile
+    from torchkeras.checkpoint.history_file import HistoryFile
 
     rows, take = [], HistoryFile.take
     monkeypatch.setattr(HistoryFile, "take", lambda file, history, count: (

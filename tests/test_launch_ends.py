@@ -14,14 +14,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from torchkeras.engine import jobfolder, launch, worker
-from torchkeras.engine.state import random_states
+from torchkeras.distributed import job_folder, launcher, worker
+from torchkeras.state.rng import random_states
 
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux, whose /proc lists processes")
 SCRIPT = textwrap.dedent("""
     import os, sys, time, torch
-    from torchkeras.engine import launch
-    from torchkeras.engine.state import random_states
+    from torchkeras.distributed import launcher as launch
+    from torchkeras.state.rng import random_states
 
     def work(data):
         open(os.path.join("begun", os.environ["RANK"]), "w").close()
@@ -79,9 +79,9 @@ def test_nothing_is_left_whoever_is_killed(killed, left, tmp_path, monkeypatch):
         assert until(lambda: not any(map(alive, [caller.pid, *workers])))
         if left:
             assert data_in(tmp_path / "tmp") < 1000
-            monkeypatch.setattr(jobfolder.tempfile, "tempdir", str(tmp_path / "tmp"))
+            monkeypatch.setattr(job_folder.tempfile, "tempdir", str(tmp_path / "tmp"))
         # the system may take a moment to let go of the lock of a process that is gone
-        assert until(lambda: (left and jobfolder.clear()) or os.listdir(tmp_path / "tmp") == [])
+        assert until(lambda: (left and job_folder.clear()) or os.listdir(tmp_path / "tmp") == [])
     finally:
         caller.kill()
         caller.wait()
@@ -89,11 +89,11 @@ def test_nothing_is_left_whoever_is_killed(killed, left, tmp_path, monkeypatch):
 
 def test_the_data_stay_until_every_process_has_them(tmp_path):
     (tmp_path / "job").write_text("data")
-    jobfolder.tell_mapped(tmp_path, 0)
-    assert not jobfolder.let_go(tmp_path, 2)
+    job_folder.tell_mapped(tmp_path, 0)
+    assert not job_folder.let_go(tmp_path, 2)
     assert (tmp_path / "job").read_text() == "data"
-    jobfolder.tell_mapped(tmp_path, 1)
-    assert jobfolder.let_go(tmp_path, 2)
+    job_folder.tell_mapped(tmp_path, 1)
+    assert job_folder.let_go(tmp_path, 2)
     assert (tmp_path / "job").read_text() == ""
 
 
@@ -102,9 +102,9 @@ def test_where_a_file_in_use_cannot_be_replaced_it_stays_to_the_end(tmp_path, mo
         raise PermissionError(errno.EACCES, "in use")
 
     (tmp_path / "job").write_text("data")
-    jobfolder.tell_mapped(tmp_path, 0)
+    job_folder.tell_mapped(tmp_path, 0)
     monkeypatch.setattr(os, "replace", refuse)  # as Windows does
-    assert jobfolder.let_go(tmp_path, 1)
+    assert job_folder.let_go(tmp_path, 1)
     assert (tmp_path / "job").read_text() == "data"
 
 
@@ -113,24 +113,24 @@ def test_a_folder_is_removed_by_several_at_once_under_whatever_name_it_has(tmp_p
     folder.mkdir()
     (folder / "file").touch()
     (tmp_path / "torchkeras-job-x-77").mkdir()  # another process was killed as it removed it
-    jobfolder.remove(folder)
-    jobfolder.remove(folder)
+    job_folder.remove(folder)
+    job_folder.remove(folder)
     assert os.listdir(tmp_path) == []
 
 
 def test_data_for_which_there_is_no_room_are_refused_before_any_is_written(tmp_path, monkeypatch):
     parts = {"data": torch.zeros(1000), "same": None, "words": "x" * 500}
     parts["same"] = parts["data"][5:]  # one storage
-    assert 4500 < jobfolder.size_of(parts) < 5500
-    monkeypatch.setattr(jobfolder.shutil, "disk_usage", lambda folder: SimpleNamespace(free=4000))
+    assert 4500 < job_folder.size_of(parts) < 5500
+    monkeypatch.setattr(job_folder.shutil, "disk_usage", lambda folder: SimpleNamespace(free=4000))
     with pytest.raises(ValueError, match=r"^TMPDIR: received .*0\.000 GB free; expected 0\.000 GB.*larger disk"):
-        jobfolder.check_room(parts, tmp_path)
-    monkeypatch.setattr(jobfolder.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10_000))
-    jobfolder.check_room(parts, tmp_path)
+        job_folder.check_room(parts, tmp_path)
+    monkeypatch.setattr(job_folder.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10_000))
+    job_folder.check_room(parts, tmp_path)
 
 
 def test_what_cannot_be_sent_is_not_counted_but_named_when_it_is_sent():
-    assert jobfolder.size_of({"lock": (one for one in ())}) == 0
+    assert job_folder.size_of({"lock": (one for one in ())}) == 0
 
 
 class Refuses(io.StringIO):
@@ -150,7 +150,7 @@ class Refuses(io.StringIO):
 def test_every_line_is_read_and_what_can_be_is_shown(said, monkeypatch):
     out, pipe = Refuses(), io.BytesIO(said)
     monkeypatch.setattr(sys, "stdout", out)
-    launch.forward(SimpleNamespace(stdout=pipe))
+    launcher.forward(SimpleNamespace(stdout=pipe))
     readable = said.decode("utf-8", "replace").encode("ascii", "replace").decode()
     assert out.getvalue() == readable.replace("refused\n", "")
     assert pipe.closed
@@ -163,7 +163,7 @@ def test_an_output_that_takes_nothing_ends_no_job(out, monkeypatch):
         out.close()
     monkeypatch.setattr(sys, "stdout", out)
     pipe = io.BytesIO(b"line\n" * 1000)
-    launch.forward(SimpleNamespace(stdout=pipe))
+    launcher.forward(SimpleNamespace(stdout=pipe))
     assert pipe.closed
 
 
@@ -185,12 +185,12 @@ def test_a_job_speaks_utf8_whatever_the_language_of_the_system(names, capfd, mon
     out = io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
     parts = {"work": speak, "arguments": {}, "dtype": torch.float32, "random": random_states()}
-    assert launch.run(1, parts)["said"]
+    assert launcher.run(1, parts)["said"]
     assert out.getvalue().splitlines() == ["第一轮 ?", *["��"] * 3, "stdin ''"]
 
 
 def test_a_pipe_from_the_caller_tells_of_its_end_and_leaves_an_empty_standard_input():
-    code = ("import os, sys; from torchkeras.engine import worker; pipe = worker.pipe_from_caller(); "
+    code = ("import os, sys; from torchkeras.distributed import worker; pipe = worker.pipe_from_caller(); "
             "print(repr(sys.stdin.read()), os.get_inheritable(pipe), flush=True); print(os.read(pipe, 1), flush=True)")
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "'' False\n"

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from torchkeras import Callback, KerasModel
-from torchkeras.engine import attempt, launch, meeting, worker
+from torchkeras.distributed import launcher, rendezvous, restart, worker
 
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/net"), reason="needs Linux, whose /proc lists sockets")
 
@@ -44,7 +44,7 @@ class Look(Callback):
         (self.folder / f"told-{model.run.together.rank}").write_text(json.dumps(told))
 
     def job(self) -> Path:
-        return meeting.file.with_name("job")
+        return rendezvous.file.with_name("job")
 
 
 @needs_proc
@@ -70,24 +70,24 @@ class Store(dict):
         return self[key]
 
 
-@pytest.mark.skipif(not meeting.DESCRIPTORS.is_dir(), reason="the system does not list what a process has open")
+@pytest.mark.skipif(not rendezvous.DESCRIPTORS.is_dir(), reason="the system does not list what a process has open")
 def test_a_connection_that_no_process_of_the_job_made_is_found(monkeypatch):
-    before = meeting.listeners()
+    before = rendezvous.listeners()
     with socket.create_server(("127.0.0.1", 0)) as server:
-        own = meeting.listeners() - before
+        own = rendezvous.listeners() - before
         assert own == {server.getsockname()}
         with socket.create_connection(server.getsockname()) as there, server.accept()[0] as here:
             mine = [(here.getsockname(), here.getpeername())]  # this process has the other end of it, too
-            assert mine[0] in meeting.connections()
-            assert mine[0][::-1] in meeting.connections()
-            monkeypatch.setattr(meeting, "connections", lambda: mine)
+            assert mine[0] in rendezvous.connections()
+            assert mine[0][::-1] in rendezvous.connections()
+            monkeypatch.setattr(rendezvous, "connections", lambda: mine)
             known = Store({"connections/1": json.dumps([mine[0][::-1]]), "strangers/1": "[]"})
-            assert meeting.strangers(known, 0, 2, own) == []
+            assert rendezvous.strangers(known, 0, 2, own) == []
             unknown = Store({"connections/1": "[]", "strangers/1": "[]"})
-            assert meeting.strangers(unknown, 0, 2, own) == [list(there.getsockname())]
+            assert rendezvous.strangers(unknown, 0, 2, own) == [list(there.getsockname())]
             elsewhere = Store({"connections/1": "[]", "strangers/1": '[["127.0.0.1", 5]]'})
-            assert meeting.strangers(elsewhere, 0, 2, set()) == [["127.0.0.1", 5]]  # what one finds, all know
-    assert meeting.listeners() == before
+            assert rendezvous.strangers(elsewhere, 0, 2, set()) == [["127.0.0.1", 5]]  # what one finds, all know
+    assert rendezvous.listeners() == before
 
 
 @pytest.fixture
@@ -98,46 +98,46 @@ def environment(monkeypatch):
     return monkeypatch
 
 
-@pytest.mark.parametrize("there", meeting.LOOPBACKS)
+@pytest.mark.parametrize("there", rendezvous.LOOPBACKS)
 def test_gloo_and_nccl_get_the_loopback_device_by_the_name_that_it_has(there, environment):
     def create_device(interface):
         if interface != there:
             raise RuntimeError("no such device")
 
     environment.setattr(torch.distributed, "ProcessGroupGloo", SimpleNamespace(create_device=create_device))
-    meeting.stay_on_this_machine()
+    rendezvous.stay_on_this_machine()
     assert os.environ["GLOO_SOCKET_IFNAME"] == os.environ["NCCL_SOCKET_IFNAME"] == there
 
 
 def test_a_device_that_the_user_chose_stays_chosen(environment):
     environment.setenv("GLOO_SOCKET_IFNAME", "eth7")
-    meeting.stay_on_this_machine()
+    rendezvous.stay_on_this_machine()
     assert os.environ["GLOO_SOCKET_IFNAME"] == "eth7"
     assert "NCCL_SOCKET_IFNAME" not in os.environ
 
 
 def test_where_no_loopback_device_is_known_torch_chooses(environment):
-    environment.setattr(meeting, "LOOPBACKS", ("nowhere0",))
-    meeting.stay_on_this_machine()
+    environment.setattr(rendezvous, "LOOPBACKS", ("nowhere0",))
+    rendezvous.stay_on_this_machine()
     assert "GLOO_SOCKET_IFNAME" not in os.environ
 
 
 def test_outside_of_a_job_nobody_is_met(monkeypatch):
     monkeypatch.setattr(torch.distributed, "FileStore", lambda *a: pytest.fail("a file was opened"))
-    meeting.meet("gloo")
+    rendezvous.meet("gloo")
 
 
 @pytest.mark.parametrize(("system", "asked", "libuv"), [("posix", None, True), ("posix", "0", False),
                                                         ("nt", None, False), ("nt", "1", False)])
 def test_libuv_is_asked_for_only_where_torch_has_it(system, asked, libuv, monkeypatch):
-    monkeypatch.setattr(attempt, "os", SimpleNamespace(name=system, environ={
+    monkeypatch.setattr(restart, "os", SimpleNamespace(name=system, environ={
         "TORCHELASTIC_RESTART_COUNT": "1", "TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_ADDR": "here",
         "MASTER_PORT": "1", "RANK": "0", "WORLD_SIZE": "1", **({"USE_LIBUV": asked} if asked else {})}))
     found = []
     monkeypatch.setattr(torch.distributed, "TCPStore", lambda *a, **options: found.append(options["use_libuv"]))
     monkeypatch.setattr(torch.distributed, "PrefixStore", lambda *a: None)
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *a, **k: None)
-    attempt.join_attempt("gloo")
+    restart.join_attempt("gloo")
     assert found == [libuv]
 
 
@@ -157,20 +157,20 @@ class Told:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("windows", [False, True])
 def test_windows_is_sent_ctrl_break_and_every_other_system_the_signal_itself(windows, number, monkeypatch):
-    monkeypatch.setattr(launch, "WINDOWS", windows)
+    monkeypatch.setattr(launcher, "WINDOWS", windows)
     monkeypatch.setattr(signal, "CTRL_BREAK_EVENT", 1234, raising=False)
     workers, sent = [Told(), Told()], set()
-    launch.pass_on(number, workers, sent)
+    launcher.pass_on(number, workers, sent)
     assert [one.heard for one in workers] == [[1234 if windows else number], []]
     assert sent == {number}
 
 
 def test_windows_gets_a_group_of_its_own_by_the_flag_that_it_has(monkeypatch):
     monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 512, raising=False)
-    assert launch.own_group() == {"start_new_session": True}
-    monkeypatch.setattr(launch, "WINDOWS", True)
-    assert launch.own_group() == {"creationflags": 512}
-    assert launch.environment(0, 2)["USE_LIBUV"] == "0"
+    assert launcher.own_group() == {"start_new_session": True}
+    monkeypatch.setattr(launcher, "WINDOWS", True)
+    assert launcher.own_group() == {"creationflags": 512}
+    assert launcher.environment(0, 2)["USE_LIBUV"] == "0"
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="a signal stands in for Windows's")

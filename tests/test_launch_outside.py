@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from torchkeras.engine import launch
+from torchkeras.distributed import launcher
 
 JOB = textwrap.dedent("""
     import os, sys, torch
-    from torchkeras.engine import launch
-    from torchkeras.engine.state import random_states
+    from torchkeras.distributed import launcher as launch
+    from torchkeras.state.rng import random_states
 
     def work():
         import importlib, json, sys
@@ -49,7 +49,7 @@ def folders(tmp_path):
 def told(folders, command, script, where="downloads", path=()):
     """What a caller says that is started somewhere."""
     (folders / "scripts" / "main.py").write_text(script)
-    paths = [str(folders / "library"), str(launch.__file__).rpartition("/torchkeras/")[0], *path]
+    paths = [str(folders / "library"), str(launcher.__file__).rpartition("/torchkeras/")[0], *path]
     done = subprocess.run([sys.executable, *command], cwd=folders / where, capture_output=True, text=True, env={
         **os.environ, "MARK": str(folders / "mark"), "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"})
     found = [line for line in done.stdout.splitlines() if line.startswith("TOLD")]
@@ -77,7 +77,7 @@ def test_a_module_a_relative_python_path_and_a_change_of_folder_take_nothing_fro
 
 
 def test_a_caller_that_does_not_look_at_pythonpath_starts_processes_that_do_not(folders):
-    paths = [str(folders / "library"), str(launch.__file__).rpartition("/torchkeras/")[0]]
+    paths = [str(folders / "library"), str(launcher.__file__).rpartition("/torchkeras/")[0]]
     script = f"import sys; sys.path[:0] = {paths}; import job; job.run()"
     found = told(folders, ["-E", "../scripts/main.py"], script, path=[str(folders / "downloads")])
     assert found == ["TOLD 0 [] False"]
@@ -88,15 +88,15 @@ def test_a_caller_that_does_not_look_at_pythonpath_starts_processes_that_do_not(
     ("src", ["/there/src"], ""), ("", ["/here"], "/here"), ("", ["", "/else"], "")])
 @pytest.mark.skipif(os.sep != "/", reason="the paths are POSIX's")
 def test_a_relative_path_counts_from_where_the_caller_began(asked, known, expected, monkeypatch):
-    monkeypatch.setattr(launch.os.path, "abspath", lambda path: os.path.normpath(os.path.join("/here", path)))
+    monkeypatch.setattr(launcher.os.path, "abspath", lambda path: os.path.normpath(os.path.join("/here", path)))
     monkeypatch.setattr(sys, "path", known)
-    assert launch.python_path(asked) == expected
+    assert launcher.python_path(asked) == expected
 
 
 @pytest.mark.parametrize(("option", "name"), [("-E", "ignore_environment"), ("-s", "no_user_site"), ("-S", "no_site")])
 def test_options_that_keep_a_caller_from_looking_keep_its_processes(option, name, monkeypatch):
     none = {"ignore_environment": 0, "no_user_site": 0, "no_site": 0}
-    monkeypatch.setattr(launch, "sys", SimpleNamespace(flags=SimpleNamespace(**none)))
-    assert launch.flags() == ["-P"]
-    monkeypatch.setattr(launch, "sys", SimpleNamespace(flags=SimpleNamespace(**none | {name: 1})))
-    assert launch.flags() == ["-P", option]
+    monkeypatch.setattr(launcher, "sys", SimpleNamespace(flags=SimpleNamespace(**none)))
+    assert launcher.flags() == ["-P"]
+    monkeypatch.setattr(launcher, "sys", SimpleNamespace(flags=SimpleNamespace(**none | {name: 1})))
+    assert launcher.flags() == ["-P", option]

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from torchkeras import Callback, KerasModel
-from torchkeras.engine import jobfolder
-from torchkeras.engine.ending import ProcessFailed
+from torchkeras.core.stop import ProcessFailed
+from torchkeras.distributed import job_folder
 
 X = torch.randn(53, 4, generator=torch.Generator().manual_seed(0))
 Y = X.sum(dim=1, keepdim=True)
@@ -371,14 +371,14 @@ def test_after_fit_ddp_the_model_knows_the_file_that_it_has_written(both):
 
 
 def test_what_killed_callers_left_is_removed_by_the_next_and_what_is_in_use_is_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(jobfolder.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(job_folder.tempfile, "tempdir", str(tmp_path))
     (tmp_path / "torchkeras-job-left").mkdir()
     for name in ("job", "lock"):
         (tmp_path / "torchkeras-job-left" / name).write_text("")
     (tmp_path / "torchkeras-job-left").chmod(0o700)
-    with jobfolder.job_folder() as one:
+    with job_folder.job_folder() as one:
         assert os.listdir(tmp_path) == [one.name]
         (one / "job").write_text("")
-        with jobfolder.job_folder() as other:
+        with job_folder.job_folder() as other:
             assert sorted(os.listdir(tmp_path)) == sorted([one.name, other.name])
     assert os.listdir(tmp_path) == []

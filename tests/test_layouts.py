@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 import torchkeras
 from torchkeras import KerasModel, Model
+from torchkeras.core.tree import leaves
 from torchkeras.data.batch import split
-from torchkeras.data.tree import leaves
-from torchkeras.joined import Collected, join
+from torchkeras.data.joined import Collected, join
 
 N, WIDTH = 7, 4
 SIZES = (1, 3, N)
@@ -690,7 +690,7 @@ def test_steps_takes_the_first_batches_only():
 
 
 def test_categorical_logits_are_not_taken_for_those_of_a_net():
-    from torchkeras.outputs import logits_of, scored
+    from torchkeras.data.outputs import logits_of, scored
 
     found = torch.distributions.Categorical(logits=torch.zeros(3, 2))
     assert logits_of(found) is found
@@ -846,7 +846,7 @@ def test_labels_that_nobody_asked_for_are_let_go():
 
 
 def test_containers_of_any_type_are_rebuilt_or_become_plain_ones():
-    from torchkeras.data.tree import map_tree
+    from torchkeras.core.tree import map_tree
 
     class Strict(dict):
         def __init__(self):

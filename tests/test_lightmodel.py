@@ -20,7 +20,7 @@ from torchmetrics.classification import MulticlassF1Score
 
 import torchkeras
 from torchkeras import KerasModel, LightModel
-from torchkeras.lightflags import where_to_compute
+from torchkeras.lightning.trainer_flags import where_to_compute
 
 EPOCHS, BATCH = 3, 16
 LIGHTNINGS_OWN = (r"`isinstance\(treespec, LeafSpec\)` is deprecated",
@@ -511,7 +511,7 @@ def test_the_trainer_with_an_old_flag_trains():
 def test_without_lightning_the_error_says_what_to_install_and_the_rest_works(monkeypatch):
     assert torchkeras.LightModel is LightModel
     monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
-    monkeypatch.delitem(sys.modules, "torchkeras.lightmodel")
+    monkeypatch.delitem(sys.modules, "torchkeras.lightning.model")
     with pytest.raises(ImportError, match="LightModel needs pytorch_lightning.*pip install pytorch-lightning"):
         exec("from torchkeras import LightModel", {})
     names: dict[str, object] = {}

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import torchkeras
 from torchkeras import Callback, Input, KerasModel, Model, losses, metrics
-from torchkeras.dialects.moments import KERAS_MOMENTS
+from torchkeras.keras.callbacks import KERAS_MOMENTS
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(200, 4, generator=GENERATOR)

@@ -5,7 +5,8 @@ import torch
 import torchmetrics
 from torch import nn
 
-from torchkeras import KerasModel, metrics, names
+from torchkeras import KerasModel, metrics
+from torchkeras.training import names
 
 
 @pytest.mark.parametrize(("name", "kind"), [

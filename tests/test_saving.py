@@ -10,9 +10,16 @@ from safetensors import safe_open
 from torch import nn
 
 from tests.faults.damage import payloads
-from torchkeras import CheckpointCorruptError, KerasModel, load_checkpoint, load_weights, save_checkpoint, saving
-from torchkeras.engine.bestfile import ANY, merge
-from torchkeras.engine.checkpoint import save_weights
+from torchkeras import (
+    CheckpointCorruptError,
+    KerasModel,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
+from torchkeras.checkpoint.best_file import ANY, merge
+from torchkeras.checkpoint.weights_path import save_weights
+from torchkeras.training import saving
 
 
 def net(out=2, seed=0):

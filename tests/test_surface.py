@@ -19,10 +19,10 @@ import torch
 from torch import nn
 
 import torchkeras
-from torchkeras.dialects.epochs import FitHistory
 from torchkeras.engine.config import FitConfig
-from torchkeras.saving import LoadReport
-from torchkeras.verify import ResumeReport
+from torchkeras.keras.epochs import FitHistory
+from torchkeras.training.saving import LoadReport
+from torchkeras.training.verify import ResumeReport
 
 GOLDEN = Path(__file__).parent / "golden" / "surface.txt"
 COMMAND = "python -m tests.test_surface"

@@ -7,25 +7,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from torchkeras import data, losses, metrics
+from torchkeras.core.stop import CheckpointCorruptError
 from torchkeras.engine.callback import Callback
-from torchkeras.engine.ending import CheckpointCorruptError
+from torchkeras.engine.device import devices
 from torchkeras.engine.epoch import EpochRunner
-from torchkeras.engine.hardware import devices
 from torchkeras.engine.history import History
 from torchkeras.engine.run import Run
 from torchkeras.engine.step import StepRunner
 from torchkeras.kerasmodel import KerasModel
-from torchkeras.saving import load_checkpoint, load_weights, save_checkpoint
 from torchkeras.summary import flop_summary, summary
 from torchkeras.train import train_model
+from torchkeras.training.saving import load_checkpoint, load_weights, save_checkpoint
 from torchkeras.utils import printlog, seed_everything
 
 if TYPE_CHECKING:
     from torchkeras import functional
     from torchkeras.display.figures import plot_confusion, plot_history, plot_metric
     from torchkeras.functional import Input
-    from torchkeras.lightmodel import LightModel as LightModel
-    from torchkeras.model import Model
+    from torchkeras.keras.model import Model
+    from torchkeras.lightning.model import LightModel as LightModel
     from torchkeras.vlog import VLog
 
 __version__ = "5.0.0a1"
@@ -62,7 +62,7 @@ __all__ = [
 
 
 LATER = {  # loaded on first use, so that importing this package takes little more than importing torch
-    "Input": "torchkeras.functional", "LightModel": "torchkeras.lightmodel", "Model": "torchkeras.model",
+    "Input": "torchkeras.functional", "LightModel": "torchkeras.lightning.model", "Model": "torchkeras.keras.model",
     "VLog": "torchkeras.vlog", "plot_confusion": "torchkeras.display.figures",
     "plot_history": "torchkeras.display.figures", "plot_metric": "torchkeras.display.figures",
     "colorful": "torchkeras.utils", "delete_object": "torchkeras.utils",  # older notebooks import these from here

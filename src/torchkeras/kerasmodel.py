@@ -12,8 +12,36 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from torchkeras import launched, names, outputs
-from torchkeras.arguments import (
+from torchkeras.acceleration.autotuner import piloted
+from torchkeras.acceleration.multi_step_graph import follows
+from torchkeras.acceleration.optimizer_impl import form
+from torchkeras.checkpoint import known_files, weights_path
+from torchkeras.checkpoint.best import Best
+from torchkeras.checkpoint.restore import archive
+from torchkeras.checkpoint.session import kept
+from torchkeras.checks import preflight
+from torchkeras.core.errors import bad_type, mistake, one_of, switch
+from torchkeras.core.optimizers import Optimizers, Schedulers, gathered, picked
+from torchkeras.core.tracebacks import level_of_caller, short_traceback
+from torchkeras.data import Batches, batches, outputs
+from torchkeras.data.arrays import wide_dtype
+from torchkeras.data.learning import check_learning
+from torchkeras.distributed.communicator import Alone, join_job
+from torchkeras.distributed.reducible_metrics import joinable
+from torchkeras.distributed.strategies import lockstep
+from torchkeras.engine import device, loop, lr_schedule
+from torchkeras.engine.callback import CallbackList
+from torchkeras.engine.config import PRECISIONS, FitConfig
+from torchkeras.engine.epoch import EpochRunner
+from torchkeras.engine.history import History
+from torchkeras.engine.monitor import Monitor, direction
+from torchkeras.engine.run import Run, Tools
+from torchkeras.engine.step import StepRunner, is_own, names_scheduler, updates_itself
+from torchkeras.metrics.buffered import buffered, settled
+from torchkeras.state.components import components_of
+from torchkeras.state.rng import Untouched, same_stream
+from torchkeras.training import names, spawn
+from torchkeras.training.arguments import (
     check_constructor,
     check_labelled,
     check_options,
@@ -28,36 +56,11 @@ from torchkeras.arguments import (
     warn_of_divergence,
     with_validation,
 )
-from torchkeras.data import Batches, batches
-from torchkeras.data.arrays import wide_dtype
-from torchkeras.data.learning import check_learning
-from torchkeras.engine import checkpoint, examination, hardware, known, loop, preflight, schedule
-from torchkeras.engine.archive import archive
-from torchkeras.engine.best import Best
-from torchkeras.engine.callback import CallbackList
-from torchkeras.engine.checks import bad_type, mistake, one_of, switch
-from torchkeras.engine.components import components_of
-from torchkeras.engine.config import PRECISIONS, FitConfig
-from torchkeras.engine.epoch import EpochRunner
-from torchkeras.engine.fast import piloted
-from torchkeras.engine.forms import form
-from torchkeras.engine.history import History
-from torchkeras.engine.joining import joinable
-from torchkeras.engine.keeping import kept
-from torchkeras.engine.lockstep import lockstep
-from torchkeras.engine.monitor import Monitor, direction
-from torchkeras.engine.optimizers import Optimizers, Schedulers, gathered, picked
-from torchkeras.engine.predicting import Predicted, Predictor, joined, prepared
-from torchkeras.engine.run import Run, Tools
-from torchkeras.engine.session import session
-from torchkeras.engine.state import Untouched, same_stream
-from torchkeras.engine.step import StepRunner, is_own, names_scheduler, updates_itself
-from torchkeras.engine.together import Alone, join_job
-from torchkeras.engine.tracebacks import level_of_caller, short_traceback
-from torchkeras.engine.wholeblock import follows
-from torchkeras.metrics.buffered import buffered, settled
-from torchkeras.saving import LoadReport, Rename, put_matching
-from torchkeras.verify import ResumeReport, verify_resume
+from torchkeras.training.predicting import Predicted, Predictor, joined, prepared
+from torchkeras.training.saving import LoadReport, Rename, put_matching
+from torchkeras.training.session import session
+from torchkeras.training.verify import ResumeReport, verify_resume
+from torchkeras.weighting import examination
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,7 +123,7 @@ class KerasModel(nn.Module):
         """Let a ``save_ckpt`` or ``load_ckpt`` of a subclass's own note its files: see :mod:`~.engine.known`."""
         super().__init_subclass__(**options)
         for name in {"save_ckpt", "load_ckpt"} & vars(cls).keys():
-            setattr(cls, name, known.remembering(vars(cls)[name]))
+            setattr(cls, name, known_files.remembering(vars(cls)[name]))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the net."""
@@ -232,7 +235,7 @@ class KerasModel(nn.Module):
         check_labelled(self, train_data, val_data)
         check_options(batch_size, steps_per_epoch, validation_steps, plot=plot, quiet=quiet, shuffle=shuffle)
         config = FitConfig(
-            epochs=epochs, ckpt_path=checkpoint.check_writable(ckpt_path), patience=patience, monitor=monitor,
+            epochs=epochs, ckpt_path=weights_path.check_writable(ckpt_path), patience=patience, monitor=monitor,
             mode=mode, mixed_precision=mixed_precision, cpu=cpu, initial_epoch=initial_epoch,
             gradient_accumulation_steps=gradient_accumulation_steps, validation_freq=validation_freq,
             class_weight=class_weight, clip_grad_norm=clip_grad_norm, clip_grad_value=clip_grad_value,
@@ -248,7 +251,7 @@ class KerasModel(nn.Module):
             steps=validation_steps, dtype=dtype, draws=False)
         listeners = listening(callbacks, plot=plot, wandb=wandb, quiet=quiet, report=report, val_data=val)
         if starts_others(num_processes):
-            return launched.fit(self, num_processes, config, listeners, train, val)
+            return spawn.fit(self, num_processes, config, listeners, train, val)
         return self.fit_run(config, listeners, train, val)
 
     @short_traceback
@@ -340,12 +343,12 @@ class KerasModel(nn.Module):
     def new_run(self, config: FitConfig, listeners: list[Any], train: Batches, val: Batches | None) -> Run:
         """What is asked, and with what: looked at once more now that model and data are known together."""
         config, notes = settle(config, self, train, val)
-        accelerator = hardware.start(mixed_precision=config.mixed_precision, cpu=config.cpu,
+        accelerator = device.start(mixed_precision=config.mixed_precision, cpu=config.cpu,
                                      accumulation=config.gradient_accumulation_steps)
         together = join_job(accelerator)
         notes += check_learning(train.source, train.name, Optimizers(components_of(self).optimizers), together.world)
         preflight.check_closure(None if is_own(self.StepRunner) else self.optimizer, config, together.world)
-        checkpoint.check_held(self, config.ckpt_path)
+        weights_path.check_held(self, config.ckpt_path)
         mode, why = direction(config.monitor, config.mode, self.higher_is_better(config.monitor))
         for data in (train, val):
             if data is not None:
@@ -367,10 +370,10 @@ class KerasModel(nn.Module):
         metrics = {"train": train_metrics, "val": copy.deepcopy(train_metrics)}
         scheduler, optimizer = self.lr_scheduler, self.optimizer
         ours, own_step = not is_own(self.StepRunner), updates_itself(self.StepRunner)
-        step_keys, epoch_keys, given = schedule.shared_out(scheduler, config, train.length, own_step)
+        step_keys, epoch_keys, given = lr_schedule.shared_out(scheduler, config, train.length, own_step)
         wrapped = scheduler
         if not ours or config.mixed_precision != "no":
-            optimizer, wrapped = hardware.wrap(accelerator, optimizer, scheduler)
+            optimizer, wrapped = device.wrap(accelerator, optimizer, scheduler)
         if ours and together.world == 1 and not any(map(follows, listeners)):
             own = config.speed == "exact"
             metrics = {stage: buffered(one, own) for stage, one in metrics.items()}
@@ -417,7 +420,7 @@ class KerasModel(nn.Module):
         data = batches(val_data, name="val_data", batch_size=batch_size, steps=steps, dtype=wide_dtype(self.net),
                        draws=False)
         if starts_others(num_processes):
-            return launched.evaluate(self, num_processes, data, mixed_precision=mixed_precision, cpu=cpu)
+            return spawn.evaluate(self, num_processes, data, mixed_precision=mixed_precision, cpu=cpu)
         return self.measure(data, mixed_precision, cpu)
 
     @short_traceback
@@ -457,10 +460,10 @@ class KerasModel(nn.Module):
         run = Run(config=config, accelerator=accelerator, monitor=Monitor("val_loss", "min"),
                   together=together, tools=Tools({"val": metrics}))
         parts = components_of(self)
-        with together.watching(), hardware.placed(
+        with together.watching(), device.placed(
                 accelerator.device, *parts.modules.values(), self.loss_fn, *metrics.values(),
                 optimizers=() if self.active else parts.optimizers.values()):
-            hardware.same_weights(together, *parts.modules.values())
+            device.same_weights(together, *parts.modules.values())
             row = loop.measure_pass(self, run, CallbackList([], self), "val", data)
             same_stream(together)
         found = run.facts["val"].found
@@ -473,13 +476,13 @@ class KerasModel(nn.Module):
         if mixed_precision is not None:
             one_of("mixed_precision", mixed_precision, PRECISIONS)
         if not self.active:
-            return hardware.start(mixed_precision=mixed_precision or "no", cpu=cpu)
+            return device.start(mixed_precision=mixed_precision or "no", cpu=cpu)
         if self.run is not None:
             self.run.tools.shards.refresh()
         own: Accelerator = self.accelerator
         if mixed_precision in (None, own.mixed_precision):
             return own
-        return hardware.start(mixed_precision=str(mixed_precision), cpu=own.device.type == "cpu")
+        return device.start(mixed_precision=str(mixed_precision), cpu=own.device.type == "cpu")
 
     @short_traceback
     def predict(self, data: Any, *, batch_size: int | None = None, output: str = "raw", with_labels: bool = False,
@@ -548,9 +551,9 @@ class KerasModel(nn.Module):
         run = Run(config=FitConfig(mixed_precision=accelerator.mixed_precision), accelerator=accelerator,
                   monitor=Monitor("val_loss", "min"), together=together, tools=Tools({"val": self.metrics_dict}))
         parts = components_of(self)
-        with together.watching(), hardware.placed(accelerator.device, *parts.modules.values(), self.loss_fn,
+        with together.watching(), device.placed(accelerator.device, *parts.modules.values(), self.loss_fn,
                                                   optimizers=() if self.active else parts.optimizers.values()):
-            hardware.same_weights(together, *parts.modules.values())
+            device.same_weights(together, *parts.modules.values())
             data.share_between(together, divide=False)
             predictor = Predictor(self, run)
             own = (prepared(predictor(batch), self, output, stream, with_labels) for batch in data)
@@ -619,11 +622,11 @@ class KerasModel(nn.Module):
             ...     print(model.load_ckpt(os.path.join(folder, "best.pt")))
             2 of 2 weights loaded
         """
-        path = checkpoint.check_writable(ckpt_path)
+        path = weights_path.check_writable(ckpt_path)
         if path is None:
             raise bad_type("ckpt_path", received="None", expected="a path")
-        checkpoint.save_weights(self.net, path)
-        known.remember(self, path)
+        weights_path.save_weights(self.net, path)
+        known_files.remember(self, path)
 
     @short_traceback
     def load_ckpt(self, ckpt_path: str | os.PathLike[str] = "checkpoint", *, strict: bool = True,
@@ -643,7 +646,7 @@ class KerasModel(nn.Module):
             ValueError: the weights are another net's; the message lists what differs.
         """
         report = put_matching(self.net, ckpt_path, strict, rename, "ckpt_path")
-        known.remember(self, ckpt_path, strict=strict, rename=rename)
+        known_files.remember(self, ckpt_path, strict=strict, rename=rename)
         return report
 
     # The names that callbacks written for older versions read.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from torchkeras.engine.tracebacks import short_traceback
+from torchkeras.core.tracebacks import short_traceback
 from torchkeras.kerasmodel import KerasModel
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchkeras.display.screen import say
-from torchkeras.engine.checks import one_of, whole_number
-from torchkeras.engine.state import seed_all
+from torchkeras.core.errors import one_of, whole_number
+from torchkeras.core.screen import say
+from torchkeras.state.rng import seed_all
 
 COLOURS = {"black": 30, "red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36, "white": 37}
 

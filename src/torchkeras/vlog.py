@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace, TracebackType
 from typing import Any
 
+from torchkeras.core.errors import bad_type, one_of, whole_number
+from torchkeras.core.screen import detect
+from torchkeras.core.tracebacks import short_traceback
 from torchkeras.display.live import LiveProgress
 from torchkeras.display.notebook import NotebookProgress
-from torchkeras.display.screen import detect
-from torchkeras.engine.checks import bad_type, one_of, whole_number
 from torchkeras.engine.history import History
 from torchkeras.engine.monitor import Monitor, check_monitor
-from torchkeras.engine.tracebacks import short_traceback
 
 
 @dataclass

@@ -13,9 +13,9 @@ from torch import nn
 
 from torchkeras import Callback, KerasModel
 from torchkeras.callbacks import rows as rows_module
+from torchkeras.checkpoint.weight_file import read_weights
+from torchkeras.core import files
 from torchkeras.display.report import ReportWriter
-from torchkeras.engine import files
-from torchkeras.engine.weightfile import read_weights
 from torchkeras.kerascallbacks import CSVLogger, EpochCheckpoint, JSONLLogger, VisMetric
 
 X = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))

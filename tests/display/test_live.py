@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from torchkeras import KerasModel
+from torchkeras.core.screen import detect
 from torchkeras.display import plot
 from torchkeras.display.live import LiveProgress
-from torchkeras.display.screen import detect
 from torchkeras.engine.history import History
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from torchkeras import KerasModel
+from torchkeras.core.screen import detect
 from torchkeras.display.notebook import NotebookProgress
 from torchkeras.display.progress import Progress
 from torchkeras.display.samples import MOST, Samples
-from torchkeras.display.screen import detect
 from torchkeras.engine.history import History
 
 X = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))

@@ -12,12 +12,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchkeras import KerasModel
-from torchkeras.arguments import listening
 from torchkeras.data import batches
 from torchkeras.display import page, png
 from torchkeras.display.classes import Wrong, confusion, judge
 from torchkeras.display.report import ReportWriter, write_report
 from torchkeras.display.stopwatch import Stopwatch
+from torchkeras.training.arguments import listening
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 X = torch.randn(90, 1, 8, 8, generator=torch.Generator().manual_seed(0))

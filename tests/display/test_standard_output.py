@@ -12,9 +12,9 @@ from torch import nn
 
 import torchkeras
 from torchkeras import KerasModel, printlog, summary
+from torchkeras.core.screen import Terminal
+from torchkeras.core.text import encodable
 from torchkeras.display.live import LiveProgress
-from torchkeras.display.screen import Terminal
-from torchkeras.display.text import encodable
 
 X = torch.zeros(16, 2)
 

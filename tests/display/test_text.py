@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from torchkeras.display import text
+from torchkeras.core import text
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ROW = {"epoch": 3, "train_loss": 0.51, "train_acc": 0.81, "lr": 3e-4, "val_loss": 0.5, "val_acc": 0.8}

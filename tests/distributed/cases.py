@@ -80,7 +80,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from torchkeras import Model
 from torchkeras import metrics as ours
-from torchkeras.data import share
+from torchkeras.distributed import sharded_data
 
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 CASES, OWN, REFUSED, WORLDS = {}, {}, {}, {}
@@ -167,15 +167,15 @@ def data_from_workers_that_stay(seed):
 
 @case()
 def numbers_sent_in_blocks(seed):
-    x, y, at_once = features(17, seed), classes(17, seed), share.AT_ONCE
-    share.AT_ONCE = 2
+    x, y, at_once = features(17, seed), classes(17, seed), sharded_data.AT_ONCE
+    sharded_data.AT_ONCE = 2
     try:
         model = face(mlp(seed), "cross_entropy", ["accuracy"])
         rows = Rows(x, y)
         result = fitted(model, loader(x, y, size=2), DataLoader(rows, 3, num_workers=1), gradient_accumulation_steps=3)
         return result | {"predicted": model.predict(DataLoader(rows, 2, shuffle=True))}
     finally:
-        share.AT_ONCE = at_once
+        sharded_data.AT_ONCE = at_once
 
 
 @case()

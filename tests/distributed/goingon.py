@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import lr_scheduler as schedules
 
 from torchkeras import Callback, StepRunner
-from torchkeras.engine.snapshot import optimizer_state, weights_in
+from torchkeras.checkpoint.run_state import optimizer_state, weights_in
 
 
 class Blocks(nn.Module):

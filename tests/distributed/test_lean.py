@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, TensorDataset
 
-from torchkeras.data import share
-from torchkeras.engine import joining
-from torchkeras.engine.together import Alone
+from torchkeras.distributed import reducible_metrics, sharded_data
+from torchkeras.distributed.communicator import Alone
 from torchkeras.metrics import AUC
 from torchkeras.metrics.function import FunctionMetric
 
@@ -23,12 +22,12 @@ def sampled(rows=1000, drop_last=False, own=False, number=None):
 @pytest.mark.parametrize("options", [{}, {"drop_last": True}, {"own": True}, {"own": True, "number": 2500},
                                      {"number": 40}, {"number": 2000}], ids=str)
 def test_a_random_order_is_the_samplers_own_pass_after_pass(options, steps, monkeypatch):
-    monkeypatch.setattr(share, "LISTED", 7)
+    monkeypatch.setattr(sharded_data, "LISTED", 7)
     found = []
-    for wrap in (share.lean, lambda one: one):
+    for wrap in (sharded_data.lean, lambda one: one):
         torch.manual_seed(1)
         own = sampled(**options)
-        found.append([list(share.islice(wrap(own), steps)) for _ in range(3)] + [torch.rand(2).tolist()])
+        found.append([list(sharded_data.islice(wrap(own), steps)) for _ in range(3)] + [torch.rand(2).tolist()])
     assert found[0] == found[1]
     assert found[0][0] != found[0][1]  # control: each pass has its own order
 
@@ -37,12 +36,12 @@ def test_other_samplers_are_left_as_they_are():
     data = TensorDataset(torch.zeros(9))
     repeated = BatchSampler(RandomSampler(data, replacement=True), 2, False)
     for one in (BatchSampler(SequentialSampler(data), 2, False), repeated, [[1, 2], [3]]):
-        assert share.lean(one) is one
+        assert sharded_data.lean(one) is one
 
 
 def test_an_order_holds_no_list_of_all_its_numbers():
     peaks = []
-    for wrap in (share.lean, lambda one: one):
+    for wrap in (sharded_data.lean, lambda one: one):
         tracemalloc.start()
         next(iter(wrap(sampled(1_000_000))))
         peaks.append(tracemalloc.get_traced_memory()[1])  # Python's own objects; the order itself takes 8 MB beside
@@ -66,9 +65,9 @@ class OneOf(Alone):
 @pytest.mark.parametrize("limit", [1, 100, 10**9])
 @pytest.mark.parametrize("batches", [0, 1, 6, 7, 9])
 def test_batches_are_sent_in_whole_rounds_of_few_numbers_and_none_is_lost(batches, limit, monkeypatch):
-    monkeypatch.setattr(share, "NUMBERS_AT_ONCE", limit)
+    monkeypatch.setattr(sharded_data, "NUMBERS_AT_ONCE", limit)
     given = [[number, number] for number in range(batches)]
-    numbers = share.Numbers(given, None, OneOf())
+    numbers = sharded_data.Numbers(given, None, OneOf())
     assert list(numbers.order()) == given
     *full, (last, more) = numbers.together.sent
     assert all(len(keys) % 3 == 0 and follows for keys, follows in full)
@@ -96,27 +95,29 @@ METRICS = {"ours": AUC, "a function": lambda: FunctionMetric(lambda preds, label
 @pytest.mark.parametrize("make", METRICS.values(), ids=METRICS)
 def test_lists_that_are_sent_in_one_piece_give_the_number_of_one_process(make):
     parts, whole, counted = halves(make)
-    packs = [joining.packed(one) for one in parts]
-    assert all(isinstance(value, joining.Pieces) for value in packs[0][0].values() if not torch.is_tensor(value))
-    assert joining.joined(parts[0], packs, counted).compute() == whole.compute()
+    packs = [reducible_metrics.packed(one) for one in parts]
+    assert all(isinstance(value, reducible_metrics.Pieces) for value in packs[0][0].values()
+               if not torch.is_tensor(value))
+    assert reducible_metrics.joined(parts[0], packs, counted).compute() == whole.compute()
 
 
 def test_the_order_of_batches_counts_for_a_function_of_the_places():
     parts, whole, counted = halves(METRICS["a function"])  # control of the test above
-    found = joining.joined(parts[0], [joining.packed(one) for one in parts], counted[::-1]).compute()
+    packs = [reducible_metrics.packed(one) for one in parts]
+    found = reducible_metrics.joined(parts[0], packs, counted[::-1]).compute()
     assert found != whole.compute()
 
 
 @pytest.mark.parametrize("kept", [[], [torch.tensor(1.0), torch.tensor(2.0)], [torch.zeros(1), torch.zeros(1).long()],
                                   [torch.zeros(1, 2), torch.zeros(1, 3)], ["words"], torch.zeros(3)], ids=str)
 def test_what_does_not_go_into_one_tensor_is_sent_as_it_is(kept):
-    assert joining.in_one(kept) is kept
-    assert joining.apart(kept) is kept
+    assert reducible_metrics.in_one(kept) is kept
+    assert reducible_metrics.apart(kept) is kept
 
 
 def test_pieces_keep_their_sizes_even_of_nothing():
     kept = [torch.arange(3), torch.arange(0), torch.arange(2)]
-    found = joining.apart(joining.in_one(kept))
+    found = reducible_metrics.apart(reducible_metrics.in_one(kept))
     assert [one.tolist() for one in found] == [[0, 1, 2], [], [0, 1]]
 
 
@@ -124,5 +125,5 @@ def test_a_score_takes_about_five_bytes_on_its_way_however_small_the_batches():
     metric = AUC()
     for _ in range(3000):
         metric.update(torch.randn(4), torch.ones(4))
-    found = joining.packed(metric)[0]
+    found = reducible_metrics.packed(metric)[0]
     assert sum(value.whole.nbytes for value in found.values()) == 5 * 4 * 3000

@@ -10,7 +10,7 @@ from tests.distributed.launches import alone, float64, launch
 from tests.distributed.parts import classes, features, flat, mlp
 from torch import nn
 
-from torchkeras.data.share import cut
+from torchkeras.distributed.sharded_data import cut
 
 pytestmark = pytest.mark.timeout(300)  # the first test of each launch waits for it
 worlds = pytest.mark.parametrize("world", [2, 3])

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from torchkeras.data.share import cut, take
-from torchkeras.engine.joining import in_order
-from torchkeras.engine.together import Alone
+from torchkeras.distributed.communicator import Alone
+from torchkeras.distributed.reducible_metrics import in_order
+from torchkeras.distributed.sharded_data import cut, take
 
 
 @pytest.mark.parametrize("world", range(1, 6))

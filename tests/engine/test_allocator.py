@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from torchkeras.engine import allocator
+from torchkeras.core import allocator
 
 PROGRAM = """
 import ctypes, resource
-from torchkeras.engine.allocator import keep_freed_memory
+from torchkeras.core.allocator import keep_freed_memory
 library = ctypes.CDLL(None)
 library.malloc.restype, library.free.argtypes, library.memset.argtypes = (
     ctypes.c_void_p, [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t])

@@ -14,7 +14,8 @@ from tests.faults import kills, places
 from torch import nn
 
 from torchkeras import Callback, KerasModel
-from torchkeras.engine import leftover, weightfile
+from torchkeras.checkpoint import weight_file
+from torchkeras.core import leftover
 
 X = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
 DATA = X, X.sum(dim=1, keepdim=True)
@@ -45,7 +46,7 @@ class Full(Callback):
             def refuse(path):
                 raise self.error
 
-            self.patch.setattr(weightfile, "flush_to_disk", refuse)
+            self.patch.setattr(weight_file, "flush_to_disk", refuse)
         if model.run.epoch == self.end:
             self.patch.undo()
 
@@ -78,7 +79,7 @@ class Adapters(KerasModel):
     """Saves its last layer alone."""
 
     def save_ckpt(self, ckpt_path="checkpoint", accelerator=None):
-        weightfile.write_weights(self.net[-1].state_dict(), ckpt_path)
+        weight_file.write_weights(self.net[-1].state_dict(), ckpt_path)
 
     def load_ckpt(self, ckpt_path="checkpoint"):
         self.net[-1].load_state_dict(torch.load(ckpt_path))
@@ -167,11 +168,11 @@ def test_a_best_file_that_was_spoiled_is_written_again_when_the_run_goes_on(spoi
         pytest.skip("these are written for torch's format")
     path, one = tmp_path / name, model()
     fit(one, path, save_every="epoch")
-    whole = {key: value.clone() for key, value in weightfile.read_weights(path).items()}
+    whole = {key: value.clone() for key, value in weight_file.read_weights(path).items()}
     spoil(path)
     other = model(lr=1e-9)
     fit(other, path, resume=True)
-    again = weightfile.read_weights(path)
+    again = weight_file.read_weights(path)
     assert all(torch.equal(value, again[key]) for key, value in whole.items())
     assert "written again" in " ".join(other.run.notes)
 
@@ -202,14 +203,14 @@ def test_a_write_that_is_broken_off_leaves_nothing(error, tmp_path):
         raise error
 
     with pytest.raises(type(error)):
-        weightfile.write_whole(tmp_path / "best.pt", write)
+        weight_file.write_whole(tmp_path / "best.pt", write)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_what_a_killed_process_left_is_cleared_by_the_next_writer(tmp_path):
     def killed():
-        weightfile.write_whole(tmp_path / "best.pt", lambda path: (path.write_bytes(b"half"), os.kill(os.getpid(), 9)))
+        weight_file.write_whole(tmp_path / "best.pt", lambda path: (path.write_bytes(b"half"), os.kill(os.getpid(), 9)))
 
     assert kills.ended(kills.child(killed)) == -9
     assert len(list(tmp_path.iterdir())) == 1  # control

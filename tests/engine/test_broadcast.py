@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchkeras import KerasModel, Model
-from torchkeras.engine.broadcast import check_broadcast
+from torchkeras.checks.broadcast import check_broadcast
 from torchkeras.losses import Loss
 
 N = 24

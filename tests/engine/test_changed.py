@@ -18,8 +18,8 @@ from torch.utils.data import (
 )
 
 from torchkeras import KerasModel
+from torchkeras.checkpoint import run_state
 from torchkeras.data import contents, fingerprint
-from torchkeras.engine import snapshot
 
 N = 1000
 X = torch.randn(N, 3, generator=torch.Generator().manual_seed(0))
@@ -236,8 +236,8 @@ def test_a_state_of_an_older_version_is_compared_in_what_it_knows(tmp_path, monk
                           if name not in ("min_delta", "restore_best")}
         return found
 
-    snapshot_facts = snapshot.facts
-    monkeypatch.setattr(snapshot, "facts", older)
+    snapshot_facts = run_state.facts
+    monkeypatch.setattr(run_state, "facts", older)
     begin(tmp_path / "best", loader(), 4)
     monkeypatch.undo()
     with pytest.raises(ValueError, match="train_data"):
@@ -250,7 +250,7 @@ def test_a_state_of_an_older_version_is_compared_in_what_it_knows(tmp_path, monk
 def test_data_is_looked_at_once_a_run(tmp_path, monkeypatch):
     seen = []
     real = contents.contents
-    monkeypatch.setattr(snapshot, "contents", lambda source, known: seen.append(source) or real(source, known))
+    monkeypatch.setattr(run_state, "contents", lambda source, known: seen.append(source) or real(source, known))
     begin(tmp_path / "best", loader(), 25)
     assert len(seen) == 1
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from torchkeras import KerasModel
-from torchkeras.engine import checkpoint
+from torchkeras.checkpoint import weights_path
 
 
 def net(width=4):
@@ -70,7 +70,7 @@ def test_wrapped_nets_are_saved_without_prefixes_and_loaded_with_or_without_them
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
     path = tmp_path / "best.pt"
     first = net()
-    checkpoint.save_weights(first, path)
+    weights_path.save_weights(first, path)
     before = path.read_bytes()
 
     def full(*args, **kwargs):
@@ -78,17 +78,17 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypa
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        checkpoint.save_weights(net(), path)
+        weights_path.save_weights(net(), path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["best.pt"]
     monkeypatch.undo()
-    checkpoint.save_weights(net(), path)
+    weights_path.save_weights(net(), path)
     assert path.read_bytes() != before  # control: a write that works does change it
 
 
 def test_weights_of_another_net_are_refused_with_names_and_shapes_and_nothing_changes(tmp_path):
     path, other = tmp_path / "best.pt", net(5)
-    checkpoint.save_weights(net(4), path)
+    weights_path.save_weights(net(4), path)
     before = {name: value.clone() for name, value in other.state_dict().items()}
     with pytest.raises(ValueError, match=r"(?s)ckpt_path: .*0\.bias: \[4\] in the source, \[5\] in the net"):
         KerasModel(other, "mse").load_ckpt(path)
@@ -183,7 +183,7 @@ def test_whatever_torch_writes_of_a_state_is_read_as_torch_reads_it(kind, older,
     state = collections.OrderedDict(x=value, tied=value)
     state._metadata = collections.OrderedDict({"": {"version": 1}})
     torch.save(state, path, _use_new_zipfile_serialization=not older)
-    found = checkpoint.read_weights(path)
+    found = weights_path.read_weights(path)
     plain = torch.load(path, weights_only=True)
     assert repr(found) == repr(plain)
     assert type(found["x"]) is type(plain["x"])
@@ -193,9 +193,9 @@ def test_whatever_torch_writes_of_a_state_is_read_as_torch_reads_it(kind, older,
 def test_what_a_user_calls_safe_is_read(tmp_path):
     torch.save({"x": Mine()}, tmp_path / "x.pt")
     with pytest.raises(ValueError, match=r"UnpicklingError: names .*Mine, which is no part of weights"):
-        checkpoint.read_weights(tmp_path / "x.pt")
+        weights_path.read_weights(tmp_path / "x.pt")
     with torch.serialization.safe_globals([Mine]):
-        assert type(checkpoint.read_weights(tmp_path / "x.pt")["x"]) is Mine
+        assert type(weights_path.read_weights(tmp_path / "x.pt")["x"]) is Mine
 
 
 class Mine:
@@ -205,7 +205,7 @@ class Mine:
 def test_tied_weights_that_are_most_of_a_large_file_are_no_claim(tmp_path):
     weight = torch.zeros(60_000_000)
     torch.save({"embed": weight, "out": weight}, tmp_path / "x.pt")
-    assert checkpoint.read_weights(tmp_path / "x.pt", mapped=True)["out"].shape == weight.shape
+    assert weights_path.read_weights(tmp_path / "x.pt", mapped=True)["out"].shape == weight.shape
 
 
 @pytest.mark.parametrize("versions", [[], 3, "x", {"": 3}, {"": []}, {"": {"version": []}}, {"": {"version": {}}}])
@@ -214,4 +214,4 @@ def test_versions_of_modules_that_are_none_are_refused(versions, tmp_path):
 
     save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors", {"torchkeras.versions": json.dumps(versions)})
     with pytest.raises(ValueError, match="whose versions of modules are none"):
-        checkpoint.read_weights(tmp_path / "x.safetensors")
+        weights_path.read_weights(tmp_path / "x.safetensors")

@@ -189,8 +189,8 @@ def test_control_a_loss_outside_of_the_state_is_another_run(tmp_path, monkeypatc
         return KerasModel(nn.Linear(4, 3), Centred(), optimizer="adam")
 
     monkeypatch.setattr(KerasModel, "learners", lambda self: [self.net])
-    monkeypatch.setattr("torchkeras.engine.components.parts_of_loss", lambda loss_fn, name="": ())
-    monkeypatch.setattr("torchkeras.engine.components.loss_modules", lambda loss_fn: [])
+    monkeypatch.setattr("torchkeras.state.components.parts_of_loss", lambda loss_fn, name="": ())
+    monkeypatch.setattr("torchkeras.state.components.loss_modules", lambda loss_fn: [])
     assert not same(make, tmp_path, (3,))[0]
 
 
@@ -284,10 +284,11 @@ def test_second_nets_optimizers_and_what_a_step_keeps_go_on_bit_for_bit(objects,
 
 @pytest.mark.parametrize("forgotten", ["objects", "values"])
 def test_control_a_step_that_begins_anew_is_another_run(forgotten, tmp_path, monkeypatch):
-    from torchkeras.engine import keeper, steps
+    from torchkeras.checkpoint import manager
+    from torchkeras.engine import steps
 
     put = steps.put_own_state
-    monkeypatch.setattr(keeper, "put_own_state", lambda step, model, saved: put(step, model, saved | {forgotten: {}}))
+    monkeypatch.setattr(manager, "put_own_state", lambda step, model, saved: put(step, model, saved | {forgotten: {}}))
     assert not same(lambda: gan(True), tmp_path, (7,))[0]
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from torchkeras import KerasModel, Model, StepRunner
-from torchkeras.engine.denominator import Denominator, known_denominator
+from torchkeras.weighting.denominator import Denominator, known_denominator
 
 N = 60
 QUIET = {"epochs": 1, "ckpt_path": None, "quiet": True}

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from torchkeras import KerasModel, Model
-from torchkeras.engine.modes import DIFFERENTIATED, NOTE, PLAIN
+from torchkeras.core.modes import DIFFERENTIATED, NOTE, PLAIN
 
 X = torch.linspace(-1, 1, 24)[:, None]
 Y = X.cos()

@@ -14,12 +14,13 @@ from torch.optim.lr_scheduler import OneCycleLR, StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchkeras import KerasModel, StepRunner
+from torchkeras.acceleration import autotuner, multi_step_graph
+from torchkeras.acceleration.executors import CompiledNet, compiled
+from torchkeras.acceleration.step_graph import WholeStep
+from torchkeras.checkpoint.best import Best
+from torchkeras.core.stop import NonFiniteLoss
 from torchkeras.data import memory
-from torchkeras.engine import fast, hardware, wholeblock
-from torchkeras.engine.best import Best
-from torchkeras.engine.ending import NonFiniteLoss
-from torchkeras.engine.ways import CompiledNet, compiled
-from torchkeras.engine.wholestep import WholeStep
+from torchkeras.engine import device
 
 COMPILER = shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="torch.compile needs a C++ compiler: install g++")
@@ -54,13 +55,13 @@ OPTIMIZERS = {"adamw": lambda weights: torch.optim.AdamW(weights, lr=0.01, weigh
 
 @pytest.fixture
 def eager_to_compile(monkeypatch):
-    monkeypatch.setattr(fast, "COMPILE_TIME", 0.0)
+    monkeypatch.setattr(autotuner, "COMPILE_TIME", 0.0)
 
 
 @pytest.fixture(scope="module", params=OPTIMIZERS)
 def runs(request):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fast, "COMPILE_TIME", 0.0)
+        patch.setattr(autotuner, "COMPILE_TIME", 0.0)
         make = OPTIMIZERS[request.param]
         return fitted(make), fitted(make, speed="fast"), fitted(make, seed=3)
 
@@ -98,7 +99,7 @@ def test_the_random_numbers_are_those_of_plain_steps(eager_to_compile):
 @needs_compiler
 def test_a_loss_that_is_nan_in_a_graph_spoils_no_memory_of_the_optimizer():
     net = nn.Linear(6, 3)
-    step = StepRunner(net, nn.CrossEntropyLoss(), hardware.start(cpu=True), "train", {},
+    step = StepRunner(net, nn.CrossEntropyLoss(), device.start(cpu=True), "train", {},
                       torch.optim.Adam(net.parameters(), lr=0.01))
     step([X[:BATCH], Y[:BATCH]])
     whole = WholeStep(step, [X[:BATCH], Y[:BATCH]])
@@ -190,7 +191,7 @@ def trained_cnn(speed, *callbacks, epochs=8, net=None, **options):
 @pytest.fixture
 def large(monkeypatch, eager_to_compile, paces):
     """Steps are long ones, and whatever is tried is faster."""
-    monkeypatch.setitem(paces, "plain steps", 2 * fast.SMALL)
+    monkeypatch.setitem(paces, "plain steps", 2 * autotuner.SMALL)
 
 
 def usual_layout(model):
@@ -232,11 +233,11 @@ def test_outside_of_tests_the_clock_is_that_of_the_machine(monkeypatch, real_clo
     """It is never ahead of time, however busy the machine: a step that sleeps so long is not a small one."""
     class Sleepy(nn.Linear):
         def forward(self, x):
-            time.sleep(1.1 * fast.SMALL)
+            time.sleep(1.1 * autotuner.SMALL)
             return super().forward(x)
 
-    monkeypatch.setattr(fast, "FIRST", 1)
-    monkeypatch.setattr(fast, "TIMED", 3)
+    monkeypatch.setattr(autotuner, "FIRST", 1)
+    monkeypatch.setattr(autotuner, "TIMED", 3)
 
     def told():
         model = KerasModel(Sleepy(6, 3), "cross_entropy")
@@ -244,14 +245,14 @@ def test_outside_of_tests_the_clock_is_that_of_the_machine(monkeypatch, real_clo
         return model.run.notes[-1]
 
     assert "one graph a step" in told()  # control: by the clock of the tests it is small
-    monkeypatch.setattr(fast.Pilot, "now", real_clock)
+    monkeypatch.setattr(autotuner.Pilot, "now", real_clock)
     note = told()
-    assert float(note.partition("(plain ")[2].partition(" ms")[0]) >= 1e3 * fast.SMALL
+    assert float(note.partition("(plain ")[2].partition(" ms")[0]) >= 1e3 * autotuner.SMALL
     assert "channels last: no convolutions, compiled net: too few steps are left" in note
 
 
 def test_an_error_in_the_middle_leaves_the_layout_as_it_was(large, monkeypatch):
-    monkeypatch.setattr(fast, "COMPILE_TIME", 1e9)
+    monkeypatch.setattr(autotuner, "COMPILE_TIME", 1e9)
     net = cnn()
 
     class Failing:
@@ -282,7 +283,7 @@ def test_what_its_owner_did_already_is_left_alone(large, monkeypatch, change, sa
     change(net)
     layout, compiled = net[0].weight.stride(), net._compiled_call_impl
     if compiled is None:
-        monkeypatch.setattr(fast, "COMPILE_TIME", 1e9)
+        monkeypatch.setattr(autotuner, "COMPILE_TIME", 1e9)
     model, _, _ = trained_cnn("fast", net=net)
     assert said in model.run.notes[-1]
     assert net[0].weight.stride() == layout
@@ -292,7 +293,7 @@ def test_what_its_owner_did_already_is_left_alone(large, monkeypatch, change, sa
 @needs_compiler
 def test_building_a_compiled_net_leaves_no_trace():
     net = cnn()
-    step = StepRunner(net, nn.CrossEntropyLoss(), hardware.start(cpu=True), "train", {},
+    step = StepRunner(net, nn.CrossEntropyLoss(), device.start(cpu=True), "train", {},
                       torch.optim.Adam(net.parameters()))
     before, random = copy.deepcopy(net.state_dict()), torch.get_rng_state()
     done = counters["frames"]["ok"]
@@ -335,9 +336,9 @@ def blocks(speed, listener=None, x=X, epochs=7, **options):
 def in_threes(eager_to_compile, monkeypatch):
     """Three steps a graph, all of it settled within the first three epochs of 21 steps."""
     monkeypatch.setattr(memory, "BATCHES_AT_ONCE", 3)
-    monkeypatch.setattr(wholeblock, "TOGETHER", 3)
-    monkeypatch.setattr(fast, "FIRST", 1)
-    monkeypatch.setattr(fast, "TIMED", 4)
+    monkeypatch.setattr(multi_step_graph, "TOGETHER", 3)
+    monkeypatch.setattr(autotuner, "FIRST", 1)
+    monkeypatch.setattr(autotuner, "TIMED", 4)
 
 
 def weights_of(model):
@@ -432,7 +433,7 @@ def test_a_graph_that_gives_other_numbers_is_not_used(eager_to_compile, monkeypa
 @needs_compiler
 def test_the_rehearsal_leaves_no_trace():
     net = net_of()
-    step = StepRunner(net, nn.CrossEntropyLoss(), hardware.start(cpu=True), "train", {},
+    step = StepRunner(net, nn.CrossEntropyLoss(), device.start(cpu=True), "train", {},
                       torch.optim.Adam(net.parameters(), lr=0.01))
     step([X[:BATCH], Y[:BATCH]])
     before = copy.deepcopy((net.state_dict(), step.optimizer.state_dict()["state"])), torch.get_rng_state()
@@ -494,9 +495,9 @@ def test_weights_that_a_callback_freezes_or_replaces_are_trained_as_in_plain_ste
 
 @needs_compiler
 def test_a_loss_that_reads_the_weights_of_the_net_is_left_to_plain_steps(monkeypatch):
-    monkeypatch.setattr(fast, "COMPILE_TIME", 0.0)
-    monkeypatch.setattr(fast, "FIRST", 1)
-    monkeypatch.setattr(fast, "TIMED", 2)
+    monkeypatch.setattr(autotuner, "COMPILE_TIME", 0.0)
+    monkeypatch.setattr(autotuner, "FIRST", 1)
+    monkeypatch.setattr(autotuner, "TIMED", 2)
 
     def train(decay, **options):
         net = net_of()

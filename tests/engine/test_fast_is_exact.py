@@ -10,11 +10,12 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from torchkeras import KerasModel, StepRunner
+from torchkeras.acceleration import autotuner, multi_step_graph
+from torchkeras.acceleration.executors import ChannelsLast
+from torchkeras.acceleration.step_graph import WholeStep
+from torchkeras.acceleration.trial import PlainSteps, Unfit
 from torchkeras.data import memory
-from torchkeras.engine import fast, hardware, wholeblock
-from torchkeras.engine.trial import PlainSteps, Unfit
-from torchkeras.engine.ways import ChannelsLast
-from torchkeras.engine.wholestep import WholeStep
+from torchkeras.engine import device
 
 pytestmark = pytest.mark.timeout(400)  # a graph is compiled in seconds, and in minutes on a busy machine
 X = torch.randn(160, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -144,7 +145,7 @@ class Decaying(nn.Module):
 def step_of(net, loss=None):
     """A step that has run once."""
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.1)
-    step = StepRunner(net, loss or nn.CrossEntropyLoss(), hardware.start(cpu=True), "train", {}, optimizer)
+    step = StepRunner(net, loss or nn.CrossEntropyLoss(), device.start(cpu=True), "train", {}, optimizer)
     step(BATCH)
     return step
 
@@ -160,7 +161,7 @@ def everything(step):
 
 def tried(step):
     """What a graph for a step is refused for, if it is."""
-    pilot = type("Pilot", (), {"options": fast.still(step.optimizer)})
+    pilot = type("Pilot", (), {"options": autotuner.still(step.optimizer)})
     why = WholeStep.obstacle(step, BATCH, pilot)
     if why is None:
         with pytest.raises(Unfit) as raised:
@@ -187,7 +188,7 @@ def test_an_ordinary_step_can_be_a_graph_and_its_trial_leaves_no_trace():
     for net in (Net(), Idle(), RunningMean()):
         step = step_of(net)
         before = everything(step)
-        assert WholeStep.obstacle(step, BATCH, type("Pilot", (), {"options": fast.still(step.optimizer)})) is None
+        assert WholeStep.obstacle(step, BATCH, type("Pilot", (), {"options": autotuner.still(step.optimizer)})) is None
         found = PlainSteps(step, BATCH)
         assert everything(step) == before
         assert {id(one) for part in (net.a, net.b) for one in part.parameters()} == found.learning
@@ -241,7 +242,7 @@ def test_hooks_rule_out_a_graph(kind):
 def test_an_optimizer_that_its_owner_changed_rules_out_a_graph(name):
     step = step_of(Net())
     schedule = torch.optim.lr_scheduler.StepLR(step.optimizer, 3)  # it marks step, and that is torch's own
-    assert WholeStep.obstacle(step, BATCH, type("Pilot", (), {"options": fast.still(step.optimizer)})) is None
+    assert WholeStep.obstacle(step, BATCH, type("Pilot", (), {"options": autotuner.still(step.optimizer)})) is None
     own = getattr(step.optimizer, name)
     setattr(step.optimizer, name, lambda *some, **named: own(*some, **named))
     assert "a step or zero_grad of your own in the optimizer" in tried(step)
@@ -263,7 +264,7 @@ def graphs(monkeypatch):
     plain = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, options, **others: plain(
         function, backend="eager", **others))
-    for owner, name, value in ((fast, "COMPILE_TIME", 0.0), (fast, "FIRST", 1), (fast, "TIMED", 2)):
+    for owner, name, value in ((autotuner, "COMPILE_TIME", 0.0), (autotuner, "FIRST", 1), (autotuner, "TIMED", 2)):
         monkeypatch.setattr(owner, name, value)
 
 
@@ -271,7 +272,7 @@ def graphs(monkeypatch):
 def in_pairs(graphs, monkeypatch):
     """Two steps a graph."""
     monkeypatch.setattr(memory, "BATCHES_AT_ONCE", 2)
-    monkeypatch.setattr(wholeblock, "TOGETHER", 2)
+    monkeypatch.setattr(multi_step_graph, "TOGETHER", 2)
 
 
 class Follows:
@@ -448,7 +449,7 @@ def test_a_batch_of_which_no_label_counts_does_what_it_does_in_exact_mode(in_pai
 def test_channels_last_keeps_the_tensors_that_there_are_and_what_shares_memory_rules_it_out():
     net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Flatten(), nn.Linear(216, 3))
     net.register_buffer("images", torch.rand(1, 3, 8, 8))
-    step = StepRunner(net, nn.CrossEntropyLoss(), hardware.start(cpu=True), "train", {},
+    step = StepRunner(net, nn.CrossEntropyLoss(), device.start(cpu=True), "train", {},
                       torch.optim.Adam(net.parameters()))
     step([torch.randn(4, 3, 8, 8), Y[:4]])
     buffer, state = net.images, step.optimizer.state[net[0].weight]["exp_avg"]

@@ -9,8 +9,8 @@ import types
 import pytest
 import torch
 
-from torchkeras.engine import files
-from torchkeras.engine.weightfile import write_torch, write_whole
+from torchkeras.checkpoint.weight_file import write_torch, write_whole
+from torchkeras.core import files
 
 REFUSED = PermissionError(errno.EACCES, "Permission denied")
 

@@ -9,9 +9,9 @@ import time
 import pytest
 import torch
 
-from torchkeras.engine import forking
+from torchkeras.distributed import fork_safety
 
-pytestmark = pytest.mark.skipif(not forking.TASKS.exists(), reason="needs Linux, whose /proc tells what threads do")
+pytestmark = pytest.mark.skipif(not fork_safety.TASKS.exists(), reason="needs Linux, whose /proc tells what threads do")
 
 
 @pytest.fixture
@@ -52,20 +52,20 @@ def foreign():
 def seen_busy(times=50):
     found = 0
     for _ in range(times):
-        found += forking.busy()
+        found += fork_safety.busy()
         time.sleep(0.001)
     return found
 
 
 AT_REST = """
 import threading, time
-from torchkeras.engine import forking
+from torchkeras.distributed import fork_safety
 resting = threading.Event()
 thread = threading.Thread(target=resting.wait)
 thread.start()
 seen = []
 for _ in range(50):
-    seen.append(forking.busy())
+    seen.append(fork_safety.busy())
     time.sleep(0.001)
 resting.set()
 print(sum(seen))
@@ -82,8 +82,8 @@ def test_threads_at_rest_are_not_waited_for():
 def test_a_thread_that_computes_is_noticed_and_not_waited_for_long():
     assert seen_busy() > 10
     began = time.monotonic()
-    forking.wait_for_threads()
-    assert time.monotonic() - began < forking.LIMIT + 5
+    fork_safety.wait_for_threads()
+    assert time.monotonic() - began < fork_safety.LIMIT + 5
 
 
 @pytest.mark.usefixtures("foreign")
@@ -93,8 +93,10 @@ def test_a_foreign_thread_inside_python_is_noticed():
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="what is worked around was mended in Python 3.12")
 def test_a_fork_waits_once_several_processes_are_at_work(tmp_path):
-    program = ("import os\nfrom torchkeras.engine import forking\nforking.wait_for_threads = lambda: print('waited', "
-               "flush=True)\nforking.fork_quietly()\nforking.fork_quietly()\nif os.fork() == 0:\n    os._exit(0)\n"
+    program = ("import os\nfrom torchkeras.distributed import fork_safety as forking\n"
+               "forking.wait_for_threads = lambda: print('waited', flush=True)\n"
+               "forking.fork_quietly()\nforking.fork_quietly()\n"
+               "if os.fork() == 0:\n    os._exit(0)\n"
                "os.wait()\n")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout == "waited\n"

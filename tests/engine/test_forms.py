@@ -7,7 +7,7 @@ import torch
 from torch import nn, optim
 
 from torchkeras import KerasModel
-from torchkeras.engine import forms
+from torchkeras.acceleration import optimizer_impl
 
 X = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(0, 3, (60,), generator=torch.Generator().manual_seed(1))
@@ -52,7 +52,7 @@ def test_the_form_of_exact_mode_gives_the_same_bits(make, options, dtype, monkey
     quick, seen = trained(optimizers[0], net=nets[0])
     assert all(group["foreach"] for groups in seen for group in groups)
     assert optimizers[0].param_groups[0]["foreach"] is None
-    monkeypatch.setattr(forms, "FEW", 0)
+    monkeypatch.setattr(optimizer_impl, "FEW", 0)
     plain, seen = trained(optimizers[1], net=nets[1])
     assert not any(group["foreach"] for groups in seen for group in groups)
     assert all(map(torch.equal, quick, plain))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from torchkeras import KerasModel
-from torchkeras.engine import hardware
+from torchkeras.engine import device
 
 
 def trained():
@@ -27,7 +27,7 @@ def test_net_loss_and_optimizer_state_go_to_the_device():
     loss_fn = nn.CrossEntropyLoss(weight=torch.ones(3))
     assert homes(net, optimizer) == {"cpu"}
     # the meta device stands in for an accelerator; it keeps no numbers, so there is no way back from it
-    hardware.move([net, loss_fn], [optimizer], torch.device("meta"))
+    device.move([net, loss_fn], [optimizer], torch.device("meta"))
     assert homes(net, optimizer) == {"meta"}
     assert loss_fn.weight.device.type == "meta"
     assert next(iter(optimizer.state.values()))["step"].device.type == "cpu"
@@ -35,7 +35,7 @@ def test_net_loss_and_optimizer_state_go_to_the_device():
 
 def test_a_net_over_several_devices_is_left_alone():
     net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1, device="meta"))
-    with hardware.placed(torch.device("cpu"), net):
+    with device.placed(torch.device("cpu"), net):
         assert [layer.weight.device.type for layer in net] == ["cpu", "meta"]
 
 

@@ -15,8 +15,8 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchkeras import Callback, CheckpointCorruptError, KerasModel, load_weights
-from torchkeras.engine import statefolder, weightfile
-from torchkeras.engine.weights import checksum
+from torchkeras.checkpoint import state_folder, weight_file
+from torchkeras.state.weights import checksum
 
 X = torch.randn(48, 4, generator=torch.Generator().manual_seed(0))
 Y = 2 * X[:, :1]
@@ -362,7 +362,7 @@ def test_files_have_the_names_of_the_bare_net_and_load_into_nets_wrapped_in_any_
     KerasModel(net, "mse").save_ckpt(tmp_path / name)
     torch.save(net.state_dict(), tmp_path / "own names.pt")  # as 5.0.0a1 wrote them
     values = list(net.state_dict().values())
-    assert set(weightfile.read_weights(tmp_path / name)) == set(Parts().state_dict())
+    assert set(weight_file.read_weights(tmp_path / name)) == set(Parts().state_dict())
     for build in WRAPPED.values():
         for source in (name, "own names.pt"):
             other = build()
@@ -624,9 +624,9 @@ def test_weights_that_a_callback_thaws_in_mid_epoch_come_back_as_they_were_at_th
 
 
 def test_a_state_of_a_newer_version_is_refused_in_words(tmp_path, monkeypatch):
-    monkeypatch.setattr(statefolder, "VERSION", 9)
-    monkeypatch.setattr(statefolder, "FIRST_LINE", "torchkeras-state 9")
-    monkeypatch.setattr(statefolder.manifest, "__defaults__", ("torchkeras-state 9",))
+    monkeypatch.setattr(state_folder, "VERSION", 9)
+    monkeypatch.setattr(state_folder, "FIRST_LINE", "torchkeras-state 9")
+    monkeypatch.setattr(state_folder.manifest, "__defaults__", ("torchkeras-state 9",))
     fit(Parts(), tmp_path / "best.pt", resume=True)
     monkeypatch.undo()
     with pytest.raises(CheckpointCorruptError, match="newer torchkeras.*state format 9.*update torchkeras"):

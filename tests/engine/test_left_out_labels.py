@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchkeras import KerasModel, Model
-from torchkeras.engine import examination
-from torchkeras.engine.denominator import Denominator
 from torchkeras.metrics import MAE, R2, Accuracy, Metric, Recall
+from torchkeras.weighting import examination
+from torchkeras.weighting.denominator import Denominator
 
 
 def without_zero(preds, labels):

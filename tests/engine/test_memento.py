@@ -20,8 +20,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from torchkeras import KerasModel, StepRunner
-from torchkeras.engine.leftalone import ONCE
-from torchkeras.engine.memento import Memento, memento_of
+from torchkeras.state.memento import Memento, memento_of
+from torchkeras.weighting.own_attributes import ONCE
 
 X = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
 Y = (X.sum(1, keepdim=True) > 0).float()

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from torchkeras.engine.optimizerstate import optimizer_state, put_optimizer
+from torchkeras.state.optimizer_state import optimizer_state, put_optimizer
 
 
 class WithItsOwnLoading(torch.optim.Adam):

@@ -10,11 +10,11 @@ from torch.optim import SGD
 from torch.optim import lr_scheduler as schedulers
 
 from torchkeras import History, KerasModel, devices
-from torchkeras.engine.ending import NonFiniteLoss
+from torchkeras.core.stop import NonFiniteLoss
 from torchkeras.engine.epoch import sound
-from torchkeras.engine.means import Means
+from torchkeras.engine.lr_schedule import interval_of
 from torchkeras.engine.monitor import Monitor, direction
-from torchkeras.engine.schedule import interval_of
+from torchkeras.weighting.averages import Means
 
 
 def test_history_columns_never_differ_in_length():

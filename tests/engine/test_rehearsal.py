@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from torchkeras import KerasModel
 from torchkeras.engine import loop
-from torchkeras.verify import flat, same
+from torchkeras.training.verify import flat, same
 
 X = torch.randn(48, 4, generator=torch.Generator().manual_seed(0))
 Y = (X.sum(1) > 0).long()
@@ -219,7 +219,7 @@ def test_control_reading_ahead_without_putting_back_is_seen(monkeypatch):
 def test_control_a_forward_without_putting_back_is_seen(monkeypatch):
     from contextlib import nullcontext
 
-    from torchkeras.engine import rehearsal
+    from torchkeras.diagnostics import rehearsal
 
     plain, _ = run("arrays", True, monkeypatch)
     monkeypatch.setattr(rehearsal, "untouched", lambda step: nullcontext())

@@ -24,8 +24,9 @@ from torch.utils.data import (
 )
 
 from torchkeras import Callback, CheckpointCorruptError, KerasModel
+from torchkeras.checkpoint import manager, run_state
 from torchkeras.data import seeded
-from torchkeras.engine import generators, keeper, snapshot
+from torchkeras.state import generators
 
 STEPS = 13  # an epoch
 
@@ -66,8 +67,8 @@ def test_control_a_run_with_another_seed_differs_in_everything(tmp_path, whole):
 @pytest.mark.parametrize("forgotten", ["put_drawn", "put_sums"])
 def test_control_without_generators_or_sums_it_is_another_run(tmp_path, whole, monkeypatch, forgotten):
     runs.run(tmp_path / "best", [StopAt(7)], resume=True)
-    monkeypatch.setattr(*((keeper, "put_drawn", lambda *_: None) if forgotten == "put_drawn" else
-                          (keeper.Keeper, "put_sums", lambda *_: None)))
+    monkeypatch.setattr(*((manager, "put_drawn", lambda *_: None) if forgotten == "put_drawn" else
+                          (manager.Keeper, "put_sums", lambda *_: None)))
     assert unlike(whole(), runs.run(tmp_path / "best", resume=True))
 
 
@@ -448,7 +449,7 @@ def test_a_state_that_does_not_fit_after_all_leaves_nothing_half_put_back(tmp_pa
     def fails(*_):
         raise RuntimeError("not this one")
 
-    monkeypatch.setattr(keeper, "put_drawn", fails)
+    monkeypatch.setattr(manager, "put_drawn", fails)
     with pytest.raises(CheckpointCorruptError, match="state 1 does not fit this run .RuntimeError: not this one"):
         model.fit(DataLoader(Noisy(), BATCH, shuffle=True), DataLoader(Noisy(40), 16), epochs=3,
                   ckpt_path=str(tmp_path / "best"), quiet=True, resume=True)
@@ -550,9 +551,9 @@ def test_a_scaler_is_a_part_of_the_state():
     run.history, run.trained, run.updates, run.monitor, run.together, run.config = (
         {}, 0, 0, types.SimpleNamespace(best=None, best_epoch=None, reference=None, misses=0, improved=False),
         types.SimpleNamespace(world=1), runs_config())
-    state = snapshot.whole(model, run, types.SimpleNamespace(kept=False), data, None, {"epoch": 1}, [])
+    state = run_state.whole(model, run, types.SimpleNamespace(kept=False), data, None, {"epoch": 1}, [])
     fresh = types.SimpleNamespace(**{**vars(run), "accelerator": types.SimpleNamespace(scaler=scaler())})
-    snapshot.put_whole(model, fresh, None, state, history=False)
+    run_state.put_whole(model, fresh, None, state, history=False)
     assert fresh.accelerator.scaler.state_dict()["scale"] == 64.0
     assert fresh.accelerator.scaler.state_dict()["_growth_tracker"] == 2
 
@@ -606,9 +607,9 @@ def test_generators_of_a_loader_and_its_dataset_are_found():
 
 
 def test_a_full_disk_is_told_and_the_run_goes_on(tmp_path, monkeypatch, whole):
-    from torchkeras.engine import vault
+    from torchkeras.checkpoint import store
 
-    written, write = [], vault.write_pieces
+    written, write = [], store.write_pieces
 
     def full(path, pieces):
         written.append(path.name)
@@ -616,7 +617,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on(tmp_path, monkeypatch, whole):
             raise OSError(28, "No space left on device")
         return write(path, pieces)
 
-    monkeypatch.setattr(vault, "write_pieces", full)
+    monkeypatch.setattr(store, "write_pieces", full)
     told = Tells()
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
@@ -657,9 +658,9 @@ def test_best_weights_that_are_gone_from_their_file_are_written_again(tmp_path, 
 
 @pytest.mark.parametrize("failing", range(1, 12))
 def test_best_weights_whose_first_write_failed_are_written_with_the_next_state(tmp_path, whole, monkeypatch, failing):
-    from torchkeras.engine import vault
+    from torchkeras.checkpoint import store
 
-    write, calls = vault.Vault.write, []
+    write, calls = store.Vault.write, []
 
     def fails_once(self, facts, tensors, best_owner, rows):
         calls.append(best_owner)
@@ -667,7 +668,7 @@ def test_best_weights_whose_first_write_failed_are_written_with_the_next_state(t
             raise OSError(28, "No space left on device")
         return write(self, facts, tensors, best_owner, rows)
 
-    monkeypatch.setattr(vault.Vault, "write", fails_once)
+    monkeypatch.setattr(store.Vault, "write", fails_once)
     with warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
         runs.run(tmp_path / "best", [StopAt(33)], resume=True, save_every=3)
@@ -678,12 +679,12 @@ def test_best_weights_whose_first_write_failed_are_written_with_the_next_state(t
 
 
 def test_an_error_of_any_kind_while_writing_is_told(tmp_path, monkeypatch):
-    from torchkeras.engine import vault
+    from torchkeras.checkpoint import store
 
     def fails(*_):
         raise KeyError("something else")
 
-    monkeypatch.setattr(vault.Vault, "write", fails)
+    monkeypatch.setattr(store.Vault, "write", fails)
     with pytest.warns(UserWarning, match=r"could not be saved \(KeyError: 'something else'\); the run goes on"):
         runs.run(tmp_path / "best", epochs=1, length=1, resume=True)
 

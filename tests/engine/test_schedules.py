@@ -9,7 +9,7 @@ from torch.optim import lr_scheduler as torch_schedulers
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchkeras import Callback, KerasModel
-from torchkeras.engine.schedule import Span, interval_of
+from torchkeras.engine.lr_schedule import Span, interval_of
 from torchkeras.engine.step import StepRunner
 
 torch.manual_seed(0)

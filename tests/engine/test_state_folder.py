@@ -13,10 +13,11 @@ from tests.faults import runs
 from torch import nn
 
 from torchkeras import Callback, KerasModel, load_checkpoint, save_checkpoint
-from torchkeras.engine import files, historyfile, leftover, statefolder, vault
-from torchkeras.engine.netstate import copied_into, put_weights
-from torchkeras.engine.tensorfile import Limits, TooMuch, limits_for
-from torchkeras.engine.weights import Weights
+from torchkeras.checkpoint import history_file, state_folder, store
+from torchkeras.checkpoint.tensor_file import Limits, TooMuch, limits_for
+from torchkeras.core import files, leftover
+from torchkeras.state.module_state import copied_into, put_weights
+from torchkeras.state.weights import Weights
 
 
 def columns(rows, names=("epoch", "loss")):
@@ -36,29 +37,29 @@ def saved(writer, folder, name, history, rows):
 
 
 def test_a_save_writes_only_the_rows_that_are_new_to_a_file_that_states_share(tmp_path):
-    writer, history, written = historyfile.HistoryFile(), columns(300), []
+    writer, history, written = history_file.HistoryFile(), columns(300), []
     for rows in range(1, 301):
         written.append(len(writer.take(history, rows).content))
         saved(writer, tmp_path, str(rows), history, rows)
     assert set(written) == {16}
-    first, last = tmp_path / "1" / historyfile.HISTORY, tmp_path / "300" / historyfile.HISTORY
+    first, last = tmp_path / "1" / history_file.HISTORY, tmp_path / "300" / history_file.HISTORY
     assert first.samefile(last)
     assert table(last, 2).tolist() == [[10.0 * row, 1 + 10.0 * row] for row in range(300)]
 
 
 def test_each_state_keeps_its_own_beginning_of_the_file(tmp_path):
-    writer, history = historyfile.HistoryFile(), columns(9)
+    writer, history = history_file.HistoryFile(), columns(9)
     digests = {rows: saved(writer, tmp_path, str(rows), history, rows) for rows in (2, 5, 9)}
     for rows, (digest, size) in digests.items():
-        statefolder.check_file(tmp_path / str(rows) / historyfile.HISTORY, digest, size)
-        found = statefolder.history_of(tmp_path / str(rows) / historyfile.HISTORY, size, {"history": list(history)})
+        state_folder.check_file(tmp_path / str(rows) / history_file.HISTORY, digest, size)
+        found = state_folder.history_of(tmp_path / str(rows) / history_file.HISTORY, size, {"history": list(history)})
         assert {name: column.tolist() for name, column in found.items()} == {
             name: column[:rows] for name, column in history.items()}
 
 
 @pytest.mark.parametrize("change", ["an earlier row", "another column", "fewer rows", "no links", "the file is gone"])
 def test_rows_are_written_anew_where_those_in_the_file_are_others(tmp_path, change, monkeypatch):
-    writer, history, rows = historyfile.HistoryFile(), columns(8), 8
+    writer, history, rows = history_file.HistoryFile(), columns(8), 8
     before = saved(writer, tmp_path, "1", history, 6)
     if change == "an earlier row":
         history["loss"][2] = -1.0
@@ -69,24 +70,24 @@ def test_rows_are_written_anew_where_those_in_the_file_are_others(tmp_path, chan
     elif change == "no links":
         monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
     else:
-        (tmp_path / "1" / historyfile.HISTORY).unlink()
+        (tmp_path / "1" / history_file.HISTORY).unlink()
     digest, size = saved(writer, tmp_path, "2", history, rows)
-    found = table(tmp_path / "2" / historyfile.HISTORY, len(history))
+    found = table(tmp_path / "2" / history_file.HISTORY, len(history))
     assert np.array_equal(found.T, [column[:rows] for column in history.values()])
-    assert (tmp_path / "2" / historyfile.HISTORY).stat().st_size == size
+    assert (tmp_path / "2" / history_file.HISTORY).stat().st_size == size
     if change != "the file is gone":
-        statefolder.check_file(tmp_path / "1" / historyfile.HISTORY, *before)
+        state_folder.check_file(tmp_path / "1" / history_file.HISTORY, *before)
 
 
 def test_a_row_that_was_not_written_is_in_the_next_state(tmp_path, monkeypatch):
-    writer, history = historyfile.HistoryFile(), columns(8)
+    writer, history = history_file.HistoryFile(), columns(8)
     saved(writer, tmp_path, "1", history, 3)
     with monkeypatch.context() as patch:
-        patch.setattr(historyfile, "flush", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        patch.setattr(history_file, "flush", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         with pytest.raises(OSError, match="No space"):
             saved(writer, tmp_path, "2", history, 5)
     saved(writer, tmp_path, "3", history, 7)
-    assert np.array_equal(table(tmp_path / "3" / historyfile.HISTORY, 2).T, [one[:7] for one in history.values()])
+    assert np.array_equal(table(tmp_path / "3" / history_file.HISTORY, 2).T, [one[:7] for one in history.values()])
 
 
 class Kept(Callback):
@@ -107,7 +108,7 @@ def test_states_are_removed_where_folders_cannot_be_renamed_and_told_where_they_
         rename(source, target)
 
     def held(path, *more, **options):
-        if stuck and Path(path).name == statefolder.MANIFEST:
+        if stuck and Path(path).name == state_folder.MANIFEST:
             raise PermissionError(13, "Access is denied")
         unlink(path, *more, **options)
 
@@ -124,20 +125,20 @@ def test_states_are_removed_where_folders_cannot_be_renamed_and_told_where_they_
 
 def test_what_a_killed_run_left_and_cannot_be_removed_now_keeps_no_run_from_its_folder(tmp_path, monkeypatch):
     (tmp_path / "best.state" / ".tmp-1-ab").mkdir(parents=True)
-    monkeypatch.setattr(vault, "remove_tree", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Access is denied")))
+    monkeypatch.setattr(store, "remove_tree", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Access is denied")))
     kept = Kept()
     runs.run(tmp_path / "best", [kept], epochs=1, resume=True)
     assert any(note.startswith("keep:") and ".tmp-1-ab' cannot be removed" in note for note in kept.run.notes)
 
 
 def test_where_the_system_cannot_say_whether_a_process_lives_the_lock_alone_counts(tmp_path, monkeypatch):
-    one = vault.Vault(tmp_path / "best.state")
+    one = store.Vault(tmp_path / "best.state")
     one.open()
     try:
         monkeypatch.setattr(leftover, "lives", lambda number: None)  # as on Windows
         assert one.owner_lives()
         with pytest.raises(ValueError, match=f"which process {os.getpid()} on .* writes to"):
-            vault.Vault(tmp_path / "best.state").open()
+            store.Vault(tmp_path / "best.state").open()
     finally:
         monkeypatch.undo()
         one.close()
@@ -147,7 +148,7 @@ class Late(Callback):
     """Lets the writing of best weights wait until the next epoch has trained."""
 
     def __init__(self, monkeypatch):
-        self.trained, write = threading.Event(), vault.write_pieces
+        self.trained, write = threading.Event(), store.write_pieces
 
         def late(path, pieces):
             if path.name == "best.safetensors":
@@ -155,7 +156,7 @@ class Late(Callback):
                 self.trained.wait(0.5)
             return write(path, pieces)
 
-        monkeypatch.setattr(vault, "write_pieces", late)
+        monkeypatch.setattr(store, "write_pieces", late)
 
     def on_train_epoch_end(self, model):
         self.trained.set()
@@ -289,5 +290,5 @@ def test_tied_weights_and_a_state_of_another_net_are_left_to_torch_or_put_once()
 def test_facts_name_the_columns_of_the_history(tmp_path):
     runs.run(tmp_path / "best", epochs=2, resume=True)
     newest = runs.states(tmp_path / "best")[-1]
-    names = json.loads((newest / statefolder.FACTS).read_text())["history"]
-    assert table(newest / historyfile.HISTORY, len(names))[:, names.index("epoch")].tolist() == [1.0, 2.0]
+    names = json.loads((newest / state_folder.FACTS).read_text())["history"]
+    assert table(newest / history_file.HISTORY, len(names))[:, names.index("epoch")].tolist() == [1.0, 2.0]

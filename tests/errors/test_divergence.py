@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from torchkeras import Callback, KerasModel, Model
-from torchkeras.engine import divergence
+from torchkeras.checks import divergence
 
 generator = torch.Generator().manual_seed(0)
 X, Y = torch.randn(64, 4, generator=generator), torch.randn(64, 1, generator=generator)

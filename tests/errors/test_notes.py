@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from torchkeras import KerasModel, Model, StepRunner
-from torchkeras.engine import explain, tracebacks
+from torchkeras.checks import explain
+from torchkeras.core import tracebacks
 
 X, Y = torch.randn(32, 4), torch.arange(32) % 3
 IMAGES = torch.randn(32, 8, 8, 3)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from torchkeras import KerasModel, Model, VLog, load_weights, train_model
-from torchkeras.engine import tracebacks
+from torchkeras.core import tracebacks
 
 ROOT = Path(__file__).parents[2]
 X, Y = torch.randn(32, 4), torch.arange(32) % 3
@@ -87,7 +87,7 @@ def test_a_script_prints_few_lines_and_all_of_them_when_asked(tmp_path):
     assert short.stderr.splitlines()[-1] == full.stderr.splitlines()[-1]
     assert "labels.long()" in short.stderr
     assert len(full.stderr.splitlines()) > 25  # control
-    assert "engine/preflight.py" in full.stderr
+    assert "checks/preflight.py" in full.stderr
 
 
 def test_a_notebook_shows_less_than_a_screen(tmp_path):

@@ -24,23 +24,23 @@ from safetensors.torch import save
 
 from tests.faults import runs
 from torchkeras import CheckpointCorruptError, KerasModel
-from torchkeras.engine import statefolder, vault
-from torchkeras.engine.archive import opened
+from torchkeras.checkpoint import state_folder, store
+from torchkeras.checkpoint.restore import opened
 
 
 @contextmanager
-def two_states() -> Iterator[tuple[Path, vault.Vault]]:
+def two_states() -> Iterator[tuple[Path, store.Vault]]:
     """A folder with two states of a run in the middle of an epoch."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "best"
         runs.run(path, [runs.StopAt(9)], resume=True, save_every=4)
-        yield runs.states(path)[-1], vault.Vault(Path(f"{path}.state"))
+        yield runs.states(path)[-1], store.Vault(Path(f"{path}.state"))
 
 
-def refused(box: vault.Vault, newest: Path) -> bool:
+def refused(box: store.Vault, newest: Path) -> bool:
     """Whether the newest state is refused with the right error, and the one before it is used."""
     try:
-        statefolder.read(newest, 0)
+        state_folder.read(newest, 0)
     except CheckpointCorruptError as error:
         text = str(error)
     else:
@@ -69,7 +69,7 @@ def truncated(sparse: int = 1) -> dict[str, Any]:
 def refused_quickly(newest: Path) -> bool:
     """The same without reading the state before."""
     try:
-        statefolder.read(newest, 0)
+        state_folder.read(newest, 0)
     except CheckpointCorruptError as error:
         return newest.name in str(error)
     return False
@@ -182,33 +182,33 @@ def forged(target: Path, changes: dict[str, bytes]) -> None:
         (target / name).unlink()
         (target / name).write_bytes(content)
     digests = {one.name: (hashlib.sha256(one.read_bytes()).hexdigest(), one.stat().st_size)
-               for one in target.iterdir() if one.name != statefolder.MANIFEST}
-    (target / statefolder.MANIFEST).write_bytes(statefolder.manifest(digests))
+               for one in target.iterdir() if one.name != state_folder.MANIFEST}
+    (target / state_folder.MANIFEST).write_bytes(state_folder.manifest(digests))
 
 
 def attacks(folder: Path, state: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     """Names of attacks, and what each does to a state."""
     for what, content in payloads(folder).items():
-        for name in (*statefolder.TENSORS, statefolder.FACTS):
+        for name in (*state_folder.TENSORS, state_folder.FACTS):
             yield f"{what} in {name}", lambda content=content, name=name: forged(state, {name: content})
     for what, content in BROKEN_TENSORS.items():
         yield what, lambda content=content: forged(state, {"weights.safetensors": content})
     for what, content in BROKEN_FACTS.items():
-        yield f"JSON: {what}", lambda content=content: forged(state, {statefolder.FACTS: content})
+        yield f"JSON: {what}", lambda content=content: forged(state, {state_folder.FACTS: content})
     yield from manifests(folder, state)
     yield from links(folder, state)
     yield "an extra file", lambda: (state / "extra.pkl").write_bytes(payloads(folder)["os.system"])  # type: ignore
-    yield "no tensors at all", lambda: forged(state, dict.fromkeys(statefolder.TENSORS, save({})))
+    yield "no tensors at all", lambda: forged(state, dict.fromkeys(state_folder.TENSORS, save({})))
 
 
 def manifests(folder: Path, state: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     """Lies in the manifest."""
-    def saying(change: Callable[[dict[str, Any]], None], first: str = statefolder.FIRST_LINE) -> None:
-        digests: dict[str, Any] = statefolder.listed(state)
+    def saying(change: Callable[[dict[str, Any]], None], first: str = state_folder.FIRST_LINE) -> None:
+        digests: dict[str, Any] = state_folder.listed(state)
         change(digests)
-        text = statefolder.manifest(digests).decode().replace(statefolder.FIRST_LINE, first)
+        text = state_folder.manifest(digests).decode().replace(state_folder.FIRST_LINE, first)
         body = text[:text.rindex("\n", 0, -1) + 1]
-        (state / statefolder.MANIFEST).write_text(body + hashlib.sha256(body.encode()).hexdigest() + "\n")
+        (state / state_folder.MANIFEST).write_text(body + hashlib.sha256(body.encode()).hexdigest() + "\n")
 
     outside = folder / "outside"
     outside.write_bytes(payloads(folder)["os.system"])
@@ -216,12 +216,12 @@ def manifests(folder: Path, state: Path) -> Iterator[tuple[str, Callable[[], Non
     yield "a name that climbs", lambda: saying(lambda found: found.update({"../../outside": digest}))
     yield "an absolute name", lambda: saying(lambda found: found.update({str(outside): digest}))
     yield "a name too many", lambda: saying(lambda found: found.update({"state.pkl": digest}))
-    yield "a name too few", lambda: saying(lambda found: found.pop(statefolder.FACTS))
+    yield "a name too few", lambda: saying(lambda found: found.pop(state_folder.FACTS))
     yield "another format", lambda: saying(lambda found: None, "torchkeras-state 4")
-    yield "a size of 10 GB", lambda: saying(lambda found: found.update({statefolder.FACTS: (digest[0], 10 << 30)}))
-    yield "a pickle as manifest", lambda: (state / statefolder.MANIFEST).write_bytes(  # type: ignore[func-returns-value]
+    yield "a size of 10 GB", lambda: saying(lambda found: found.update({state_folder.FACTS: (digest[0], 10 << 30)}))
+    yield "a pickle as manifest", lambda: (state / state_folder.MANIFEST).write_bytes(  # type: ignore[func-returns-value]
         payloads(folder)["eval"])
-    yield "a manifest of 5 MB", lambda: (state / statefolder.MANIFEST).write_bytes(b"\n" * (5 << 20))  # type: ignore
+    yield "a manifest of 5 MB", lambda: (state / state_folder.MANIFEST).write_bytes(b"\n" * (5 << 20))  # type: ignore
 
 
 def links(folder: Path, state: Path) -> Iterator[tuple[str, Callable[[], None]]]:
@@ -232,9 +232,9 @@ def links(folder: Path, state: Path) -> Iterator[tuple[str, Callable[[], None]]]
         (state / name).unlink()
         make(state / name)
 
-    for name in (statefolder.FACTS, "state.safetensors", statefolder.MANIFEST):
+    for name in (state_folder.FACTS, "state.safetensors", state_folder.MANIFEST):
         yield f"a link for {name}", lambda name=name: instead(name, lambda at: at.symlink_to(folder / "moved"))
-    yield "a pipe", lambda: instead(statefolder.FACTS, os.mkfifo)
+    yield "a pipe", lambda: instead(state_folder.FACTS, os.mkfifo)
     yield "a folder for a file", lambda: instead("state.safetensors", Path.mkdir)
     yield "a link for the whole state", lambda: (
         shutil.move(state, folder / "elsewhere"), state.symlink_to(folder / "elsewhere"))[1]
@@ -254,7 +254,7 @@ def malicious() -> dict[str, Any]:
             shutil.copytree(spare, target)
             attack()
             tried += 1
-            outcome = safe(lambda: opened(statefolder.read(target, 1)), folder)
+            outcome = safe(lambda: opened(state_folder.read(target, 1)), folder)
             right += outcome == ""
             bad += [f"{what}: {outcome}"] if outcome else []
         for what, content in payloads(folder).items():

@@ -24,9 +24,9 @@ from torch import nn
 from tests.faults import runs
 from tests.faults.damage import clear, forged, headed, two_states
 from torchkeras import CheckpointCorruptError, load_checkpoint, load_weights
-from torchkeras.engine import statefolder
-from torchkeras.engine.archive import opened
-from torchkeras.engine.packing import Packer
+from torchkeras.checkpoint import state_folder
+from torchkeras.checkpoint.restore import opened
+from torchkeras.checkpoint.serialization import Packer
 
 MEMORY, SECONDS, PATIENCE = 200.0, 1.0, 60  # MB beside the file, of the processor, and of the clock
 
@@ -159,7 +159,7 @@ def too_much(every: int = 1) -> dict[str, Any]:
             forge(target)
             tried += 1
             size = sum(one.stat().st_blocks * 512 for one in target.iterdir())
-            outcome = costs(lambda: opened(statefolder.read(target, 1)), size)
+            outcome = costs(lambda: opened(state_folder.read(target, 1)), size)
             bad += [f"{what}: {outcome}"] if outcome else []
     return {"passed": tried - len(bad), "of": tried, "bad": bad[:5], "right": not bad and tried > 15}
 
@@ -346,7 +346,7 @@ def overlapping(path: Path) -> None:
 def state_bombs() -> Iterator[tuple[str, Callable[[Path], Any]]]:
     """Yield states with valid checksums that hold too much."""
     def facts(text: bytes) -> Callable[[Path], None]:
-        return lambda target: forged(target, {statefolder.FACTS: text})
+        return lambda target: forged(target, {state_folder.FACTS: text})
 
     room = (8 << 20) - 100
     rows = {"lists": b"[],", "tuples": b'{"tuple":[]},', "texts": b'"ab",', "numbers": b"0.5,", "dicts": b"{},"}
@@ -355,13 +355,13 @@ def state_bombs() -> Iterator[tuple[str, Callable[[Path], Any]]]:
             yield f"JSON: {what} {words}", facts(b'{"state":[' + one * (room // len(one) // share) + b"0]}")
     yield "JSON: one more byte", facts(b'"' + b"x" * (8 << 20) + b'"')
     many, few = headed(header(150_000)), headed(header(9_900, 150))
-    yield "three headers", lambda target: forged(target, dict.fromkeys(statefolder.TENSORS, many))
+    yield "three headers", lambda target: forged(target, dict.fromkeys(state_folder.TENSORS, many))
     yield "three headers and JSON at the limits", lambda target: forged(target, {
-        **dict.fromkeys(statefolder.TENSORS, few), statefolder.FACTS: b"[" + b'{"tuple":[]},' * 95_000 + b"0]"})
+        **dict.fromkeys(state_folder.TENSORS, few), state_folder.FACTS: b"[" + b'{"tuple":[]},' * 95_000 + b"0]"})
     yield "a state of 100 GB", lambda target: hollow(
         replaced(target / "state.safetensors"), (target / "state.safetensors").read_bytes()) or listed_again(target)
     packed = json.dumps({"state": Packer().pack({"position": 1}, ""), "weights": 1, "best": 1, "history": ["x"] * 7})
-    yield "a history of other columns", lambda target: forged(target, {statefolder.FACTS: packed.encode()})
+    yield "a history of other columns", lambda target: forged(target, {state_folder.FACTS: packed.encode()})
 
 
 def replaced(path: Path) -> Path:
@@ -374,8 +374,8 @@ def replaced(path: Path) -> Path:
 
 def listed_again(target: Path) -> None:
     """Write the size of a file into the manifest, with a checksum that nobody comes to."""
-    digests = statefolder.listed(target)
+    digests = state_folder.listed(target)
     digests["state.safetensors"] = (digests["state.safetensors"][0], (target / "state.safetensors").stat().st_size)
-    (target / statefolder.MANIFEST).write_bytes(statefolder.manifest(digests))
+    (target / state_folder.MANIFEST).write_bytes(state_folder.manifest(digests))
 
 

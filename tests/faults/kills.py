@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from tests.faults import runs
 from tests.faults.runs import Noisy
 from torchkeras import Callback
-from torchkeras.engine import keeper, vault
+from torchkeras.checkpoint import manager, store
 
 KILLS_A_RUN, INSIDE_A_WRITE = 3, 0.6
 MOMENTS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "shutil.rmtree", "shutil.copyfile"}
@@ -93,13 +93,13 @@ def kill_one(path: Path, dice: random.Random, number: int = signal.SIGKILL, more
     reading, writing = os.pipe()
 
     def tells_of_writes() -> None:
-        write = vault.Vault.write
+        write = store.Vault.write
 
         def told(*arguments: Any) -> int:
             os.write(writing, b"w")
             return write(*arguments)
 
-        vault.Vault.write = told  # type: ignore[method-assign]
+        store.Vault.write = told  # type: ignore[method-assign]
 
     pid = child(lambda: train(path, tells_of_writes, more=more))
     os.close(writing)
@@ -162,7 +162,7 @@ def side_by_side(count: int, seed: int = 0) -> dict[str, Any]:
 def control() -> dict[str, Any]:
     """Without the generators put back, a run that was killed must come out different; else the above finds nothing."""
     def forgets() -> None:
-        keeper.put_drawn = lambda *_: None
+        manager.put_drawn = lambda *_: None
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

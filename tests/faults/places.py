@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.faults import kills, runs
 from torchkeras import Callback
-from torchkeras.engine import statefolder
+from torchkeras.checkpoint import state_folder
 
 NOBODY = 65534
 
@@ -63,7 +63,7 @@ def limited(path: Path, size: int, reference: dict[str, str]) -> str:
     if kills.litter(path):
         return f"left behind: {kills.litter(path)}"
     for one in runs.states(path):
-        statefolder.read(one, 0)
+        state_folder.read(one, 0)
     if kills.ended(kills.child(lambda: kills.train(path))) != 0:
         return "the run could not be taken up"
     found = kills.found(path)

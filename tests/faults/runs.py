@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from torchkeras import Callback, KerasModel
-from torchkeras.engine.components import components_of
+from torchkeras.state.components import components_of
 
 SAMPLES, BATCH, EPOCHS = 101, 8, 3  # 101 = 12 x 8 + 5: the last batch is short
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from torchkeras.engine import jobfolder, launch, meeting
-from torchkeras.engine.state import random_states
+from torchkeras.distributed import job_folder, launcher, rendezvous
+from torchkeras.state.rng import random_states
 
 LATE = 1.5  # seconds that the second process comes later, in which a stranger has time
 
@@ -107,7 +107,7 @@ def work(late: float, rounds: int) -> dict[str, Any]:
     """What each process does: comes, meets, adds up and exchanges objects."""
     rank = int(os.environ["RANK"])
     time.sleep(late * rank)
-    meeting.meet("gloo")
+    rendezvous.meet("gloo")
     total = 0.0
     for number in range(rounds):
         value, box = torch.tensor([float(number + rank)]), [None, None]
@@ -123,7 +123,7 @@ def job(late: float, rounds: int) -> Any:
     """A job of two processes: what its processes added up."""
     parts = {"work": work, "arguments": {"late": late, "rounds": rounds}, "dtype": torch.float32,
              "random": random_states()}
-    return launch.run(2, parts)["total"]
+    return launcher.run(2, parts)["total"]
 
 
 def attacked(say: Callable[[Path], list[bytes]], late: float, rounds: int, after: float) -> str:
@@ -133,7 +133,7 @@ def attacked(say: Callable[[Path], list[bytes]], late: float, rounds: int, after
         began = time.monotonic()
         try:
             found = "right" if job(late, rounds) == expected else "other numbers"
-        except meeting.StrangerConnected:
+        except rendezvous.StrangerConnected:
             found = "refused"
         except Exception as error:
             found = f"{type(error).__name__}: {error}"[:300]
@@ -163,7 +163,7 @@ def planted() -> dict[str, Any]:
         try:
             kept = plant(folder, precious)
             began = time.monotonic()
-            with jobfolder.job_folder() as own:
+            with job_folder.job_folder() as own:
                 fresh = own.stat().st_mode & 0o777 == 0o700
             passed = [fresh, precious.read_text() == "mine", time.monotonic() - began < 5,
                       {one.name for one in folder.iterdir()} == kept]
@@ -175,26 +175,26 @@ def planted() -> dict[str, Any]:
 def plant(folder: Path, precious: Path) -> set[str]:
     """Put there what looks like jobs; the names of what must stay."""
     def left(name: str, mode: int = 0o700) -> Path:
-        made = folder / f"{jobfolder.PREFIX}{name}"
+        made = folder / f"{job_folder.PREFIX}{name}"
         made.mkdir()
         made.chmod(mode)
-        (made / jobfolder.JOB).write_text("")
+        (made / job_folder.JOB).write_text("")
         return made
 
-    (left("open", 0o755) / jobfolder.LOCK).touch()
-    (left("linked-lock") / jobfolder.LOCK).symlink_to(precious)
-    os.mkfifo(left("fifo") / jobfolder.LOCK)
-    (left("folder") / jobfolder.LOCK).mkdir()
-    (folder / f"{jobfolder.PREFIX}link").symlink_to(precious.parent)
-    (precious.parent / jobfolder.JOB).touch()
-    (precious.parent / jobfolder.LOCK).touch()
-    (folder / f"{jobfolder.PREFIX}loop").symlink_to(folder / f"{jobfolder.PREFIX}loop")
-    (folder / f"{jobfolder.PREFIX}file").write_text("")
-    os.mkfifo(folder / f"{jobfolder.PREFIX}pipe")
+    (left("open", 0o755) / job_folder.LOCK).touch()
+    (left("linked-lock") / job_folder.LOCK).symlink_to(precious)
+    os.mkfifo(left("fifo") / job_folder.LOCK)
+    (left("folder") / job_folder.LOCK).mkdir()
+    (folder / f"{job_folder.PREFIX}link").symlink_to(precious.parent)
+    (precious.parent / job_folder.JOB).touch()
+    (precious.parent / job_folder.LOCK).touch()
+    (folder / f"{job_folder.PREFIX}loop").symlink_to(folder / f"{job_folder.PREFIX}loop")
+    (folder / f"{job_folder.PREFIX}file").write_text("")
+    os.mkfifo(folder / f"{job_folder.PREFIX}pipe")
     if os.getuid() == 0:
         alien = left("alien")
-        (alien / jobfolder.LOCK).touch()
+        (alien / job_folder.LOCK).touch()
         os.chown(alien, 65534, 65534)
     kept = {one.name for one in folder.iterdir()}
-    (left("own") / jobfolder.LOCK).touch()  # control: this one is cleared
+    (left("own") / job_folder.LOCK).touch()  # control: this one is cleared
     return kept

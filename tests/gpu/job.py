@@ -10,8 +10,9 @@ from tests.gpu.parts import adam, by_fit, by_hand, distance, loader_of, mlp, tab
 from tests.gpu.waiting import waits
 from torch import nn
 
-from torchkeras.engine import gradients, hardware
-from torchkeras.engine.together import Together
+from torchkeras.distributed import ddp
+from torchkeras.distributed.communicator import Together
+from torchkeras.engine import device as hardware
 
 
 def fit_is_the_plain_loop(device):
@@ -41,7 +42,7 @@ def backward(net, device):
 
 def a_replica_has_the_gradients_of_its_net(device):
     plain = mlp(dropout=0.0).to(device)
-    replica = gradients.replicas({"net": mlp(dropout=0.0).to(device)})["net"]
+    replica = ddp.replicas({"net": mlp(dropout=0.0).to(device)})["net"]
     for net in (replica, plain):
         for _ in range(3):  # the second time DDP builds its buckets anew
             net.zero_grad()
@@ -54,7 +55,7 @@ def a_replica_has_the_gradients_of_its_net(device):
 def a_replica_does_not_wait(device):
     if device.type == "cpu":
         return
-    replica = gradients.replicas({"net": mlp(dropout=0.0).to(device)})["net"]
+    replica = ddp.replicas({"net": mlp(dropout=0.0).to(device)})["net"]
     for _ in range(3):
         backward(replica, device)
     with waits() as found:

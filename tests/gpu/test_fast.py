@@ -4,13 +4,13 @@ import pytest
 import torch
 from tests.gpu.parts import adam, by_fit, distance, loader_of, mlp, table
 
-from torchkeras.engine import fast
+from torchkeras.acceleration import autotuner
 
 
 @pytest.mark.timeout(400)  # it compiles
 @pytest.mark.filterwarnings("default")  # torch's compiler warns of what it does on some cards
 def test_fast_differs_from_exact_by_rounding_alone(gpu, monkeypatch):
-    monkeypatch.setattr(fast, "COMPILE_TIME", 0.0)  # else a short run would not try what compiles
+    monkeypatch.setattr(autotuner, "COMPILE_TIME", 0.0)  # else a short run would not try what compiles
     found, notes = {}, {}
     for speed, seed in (("exact", 7), ("fast", 7), ("other order", 8)):
         net = mlp(inputs=20, dropout=0.0)

@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchkeras import KerasModel, names
-from torchkeras.engine.weighing import weighted_loss
+from torchkeras import KerasModel
 from torchkeras.losses import BinaryCrossentropy, CategoricalCrossentropy, Huber, SparseCategoricalCrossentropy
+from torchkeras.training import names
+from torchkeras.weighting.weighing import weighted_loss
 
 SHARES = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.05, 0.85], [0.3, 0.6, 0.1], [0.25, 0.25, 0.5]])
 SCORES = torch.tensor([[2.0, -1.0, 0.5], [-3.0, 0.1, 1.2], [0.0, 4.0, -0.7], [1.5, 1.5, -2.5]])

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchkeras import KerasModel
-from torchkeras.engine import fast
-from torchkeras.engine.denominator import known_denominator
+from torchkeras.acceleration import autotuner
 from torchkeras.losses import L1L2, FocalLoss, L1Loss, L2Loss, LayerPenalty, PenalizedLoss, regularized
+from torchkeras.weighting.denominator import known_denominator
 
 
 def net_of(*sizes):
@@ -115,7 +115,7 @@ def by_hand(net, x, y, epochs):
 
 @pytest.mark.parametrize("speed", ["exact", "fast"])
 def test_a_fit_with_penalties_is_the_plain_loop(speed, monkeypatch):
-    monkeypatch.setattr(fast, "COMPILE_TIME", 0.0)
+    monkeypatch.setattr(autotuner, "COMPILE_TIME", 0.0)
     x, y = data()
     net, epochs = net_of(3, 4, 1), 30
     loss_fn = FocalLoss(from_logits=True) + L1Loss(net, 0.01) + L2Loss(net, 0.01)

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchkeras import KerasModel
-from torchkeras.engine.weighing import per_sample, weighted_loss
 from torchkeras.losses import FocalLoss, L1Loss, L2Loss, Loss, SCELoss
+from torchkeras.weighting.weighing import per_sample, weighted_loss
 
 EASY, HARD, LABELS = torch.tensor([[0.9], [0.1]]), torch.tensor([[0.5], [0.5]]), torch.tensor([[1.0], [0.0]])
 

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 import torchmetrics.functional.classification as tm
 from torch import nn
 
-from torchkeras import KerasModel, names
+from torchkeras import KerasModel
 from torchkeras.metrics import AUC, AUCPR, F1, KS, Accuracy, Precision, Recall, TopK
-from torchkeras.task import task_of
+from torchkeras.training import names
+from torchkeras.training.task import task_of
 
 N = 60
 README = ["accuracy", "precision", "recall", "f1", "auc", "auc_pr", "ks"]

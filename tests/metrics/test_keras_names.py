@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchkeras import KerasModel, losses, metrics, names
+from torchkeras import KerasModel, losses, metrics
 from torchkeras.metrics import AccuracyByShape, MeanLoss
+from torchkeras.training import names
 
 N = 50
 SIZES = [1, 3, 7, N]

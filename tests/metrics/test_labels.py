@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchkeras import KerasModel, Model, losses, names
-from torchkeras.engine import joining, metricstate
+from torchkeras import KerasModel, Model, losses
+from torchkeras.checkpoint import metric_state
+from torchkeras.distributed import reducible_metrics
 from torchkeras.metrics import (
     AUC,
     AUCPR,
@@ -30,7 +31,8 @@ from torchkeras.metrics import (
     Task,
     TopK,
 )
-from torchkeras.task import task_for, task_of
+from torchkeras.training import names
+from torchkeras.training.task import task_for, task_of
 
 N, NAN = 40, math.nan
 
@@ -47,7 +49,8 @@ def over_processes(make, preds, labels, size):
     for number, (a, b) in enumerate(zip(preds.split(size), labels.split(size), strict=True)):
         parts[number % 2].update(a, b)
         counted[number % 2].append(number)
-    return joining.joined(parts[0], [joining.packed(one) for one in parts], counted).compute().item()
+    packs = [reducible_metrics.packed(one) for one in parts]
+    return reducible_metrics.joined(parts[0], packs, counted).compute().item()
 
 
 # What the loss says
@@ -365,7 +368,7 @@ def test_what_version_5_0_had_counted_in_mid_epoch_goes_on():
                     sk.roc_auc_score([1, 0, 1, 0, 0, 1], [3.0, 0.0, 1.0, 1.0, -1.0, 2.0]))}
     for kind, (kept, expected) in states.items():
         metric = kind()
-        metricstate.put_counted(metric, {"kept": kept, "lists": metric.lists, "learned": {}})
+        metric_state.put_counted(metric, {"kept": kept, "lists": metric.lists, "learned": {}})
         metric.update(scores, labels)
         assert metric.compute().item() == pytest.approx(expected)
         assert kind()(scores, labels) != pytest.approx(expected)  # control
@@ -377,7 +380,7 @@ def test_a_state_of_several_classes_goes_on():
     for make in (F1, AUC):
         first, second = make(), make()
         first.update(scores[:10], labels[:10])
-        metricstate.put_counted(second, metricstate.counted(first))
+        metric_state.put_counted(second, metric_state.counted(first))
         second.update(scores[10:], labels[10:])
         assert second.compute() == make()(scores, labels) != first.compute()
         second.reset()

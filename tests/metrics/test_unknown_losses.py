@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchkeras import KerasModel, losses
-from torchkeras.engine import joining
+from torchkeras.distributed import reducible_metrics
 from torchkeras.metrics import AUC, AUCPR, F1, KS, Accuracy, Precision, Recall, Task
-from torchkeras.task import task_of
+from torchkeras.training.task import task_of
 
 NAMES = ["accuracy", "precision", "recall", "f1"]
 UNKNOWN = Task(from_logits=None)
@@ -140,7 +140,7 @@ def test_several_processes_decide_together(kind, with_last, without_last):
     parts = [kind(task=UNKNOWN), kind(task=UNKNOWN)]
     parts[0].update(PREDS[:5], LABELS[:5])
     parts[1].update(PREDS[5:], LABELS[5:])
-    joined = joining.joined(parts[0], [joining.packed(one) for one in parts], [[0], [1]])
+    joined = reducible_metrics.joined(parts[0], [reducible_metrics.packed(one) for one in parts], [[0], [1]])
     assert joined.compute().item() == pytest.approx(with_last)
     assert parts[0].compute().item() == pytest.approx(without_last)  # control: the first process alone
 

@@ -7,11 +7,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from torchkeras import metrics
-from torchkeras.dialects.several import Output, OutputLoss
-from torchkeras.engine.divergence import norm
-from torchkeras.engine.means import column
+from torchkeras.checks.divergence import norm
+from torchkeras.keras.multi_output import Output, OutputLoss
 from torchkeras.metrics import base
 from torchkeras.metrics.shapes import wide
+from torchkeras.weighting.averages import column
 
 
 class Refusing(TorchDispatchMode):

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from torchkeras.callbacks.logger import from_state, sweep, tell
+from torchkeras.checkpoint.best import in_words, of_disk
+from torchkeras.core.errors import whole_number
 from torchkeras.display.targets import target
-from torchkeras.engine.best import in_words, of_disk
 from torchkeras.engine.callback import Callback
-from torchkeras.engine.checks import whole_number
 
 WRITTEN = re.compile(r"epoch_(0|[1-9][0-9]{0,17})\.pt")  # the names of the files
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from torchkeras.core.stop import CheckpointCorruptError
 from torchkeras.engine.callback import Callback
-from torchkeras.engine.ending import CheckpointCorruptError
 
 Row = dict[str, Any]
 Form = tuple[Callable[[Any], bool], str]  # what may stand in a state, as a test and in words

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from torchkeras.callbacks.logger import Row, RowLogger, is_count, rows_of, sweep
+from torchkeras.checkpoint.weights_path import write_whole
+from torchkeras.core.errors import bad_value
+from torchkeras.core.files import naming, patiently
 from torchkeras.display.targets import target
-from torchkeras.engine.checkpoint import write_whole
-from torchkeras.engine.checks import bad_value
-from torchkeras.engine.files import naming, patiently
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # of East Asian widths too
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torchkeras.callbacks.logger import Row, RowLogger, numbers
 from torchkeras.callbacks.needed import needed
-from torchkeras.engine.checks import whole_number
+from torchkeras.core.errors import whole_number
 
 
 class TensorBoardCallback(RowLogger):

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from torchkeras.callbacks.logger import told_of
+from torchkeras.core.errors import bad_type, whole_number
+from torchkeras.core.screen import detect
 from torchkeras.display.figures import plot_history
 from torchkeras.display.progress import Progress
-from torchkeras.display.screen import detect
 from torchkeras.display.targets import target
 from torchkeras.engine.callback import Callback
-from torchkeras.engine.checks import bad_type, whole_number
 
 
 class VisProgress(Progress):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from torchkeras.data.tree import map_tree, rebuild
-from torchkeras.engine.checks import bad_type, bad_value
+from torchkeras.core.errors import bad_type, bad_value
+from torchkeras.core.tree import map_tree, rebuild
 
 ACCEPTED = "a numpy array, torch tensor, pandas DataFrame or Series, list of numbers, or a tuple or dict of these"
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchkeras.core.errors import bad_type, bad_value
+from torchkeras.core.tree import map_tree
 from torchkeras.data.signature import Signature, signature_of, takes_third
-from torchkeras.data.tree import map_tree
-from torchkeras.engine.checks import bad_type, bad_value
 
 LABEL_KEYS = ("labels", "label", "y", "targets", "target")
 SHAPES = "(x,), (x, y), (x, y, sample_weight), a dict or one value"

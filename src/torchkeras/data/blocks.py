@@ -13,7 +13,7 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-from torchkeras.engine.files import open_ordinary
+from torchkeras.core.files import open_ordinary
 
 BLOCK = 64 << 20  # bytes: the checksums of 1 TB take 180 kB of text
 PIECE = 1 << 18  # bytes read at once

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
+from torchkeras.core import files, leftover
+from torchkeras.core.errors import bad_type, bad_value, whole_number
+from torchkeras.core.tree import map_tree
 from torchkeras.data.arrays import ArrayDataset
 from torchkeras.data.blocks import are_checksums, checksums, damage, reserve
 from torchkeras.data.fingerprint import digest
 from torchkeras.data.kinds import check_samples, is_map_dataset
-from torchkeras.data.tree import map_tree
-from torchkeras.engine import files, leftover
-from torchkeras.engine.checks import bad_type, bad_value, whole_number
 
 AT_ONCE = 64  # samples that are read together
 LOOKED_AT = 8  # samples that are read twice, and by which a cache on disk is recognised

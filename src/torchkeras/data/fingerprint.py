@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
+from torchkeras.core.tree import map_tree
 from torchkeras.data.arrays import ArrayDataset
-from torchkeras.data.tree import map_tree
 
 ROWS = 64  # that are looked at
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from torchkeras.engine.checks import bad_type, bad_value, one_of, whole_number
+from torchkeras.core.errors import bad_type, bad_value, one_of, whole_number
 
 if TYPE_CHECKING:
     from PIL.Image import Image

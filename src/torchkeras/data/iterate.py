@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchkeras.core.errors import whole_number
 from torchkeras.data.arrays import ArrayDataset
-from torchkeras.engine.checks import whole_number
 
 
 def data_iter(features: Any, labels: Any, batch_size: int = 8, shuffle: bool = True) -> Iterator[tuple[Tensor, Tensor]]:

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from torchkeras.core.errors import bad_type, bad_value
 from torchkeras.data.arrays import ArrayDataset, is_array, is_number_list
-from torchkeras.engine.checks import bad_type, bad_value
 
 ACCEPTED = ("a DataLoader, a Dataset, arrays of numpy, torch or pandas (one, (x, y), (x, y, sample_weight) or a dict), "
             "or an iterable of batches")

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from torchkeras.core.errors import bad_value
 from torchkeras.data.arrays import ArrayDataset
 from torchkeras.data.located import held_by, inside, leaves
-from torchkeras.engine.checks import bad_value
 
 
 def learning(source: Any) -> list[Tensor]:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
+from torchkeras.core.tree import map_tree, rebuild
 from torchkeras.data.arrays import ArrayDataset, WholeBatches
 from torchkeras.data.batch import to_device
 from torchkeras.data.fingerprint import whole_numbers
-from torchkeras.data.tree import map_tree, rebuild
 from torchkeras.data.validation import Part
 
 Index = Tensor | slice

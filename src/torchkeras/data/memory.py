@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 from torch.utils.data import default_collate as torch_collate
 
+from torchkeras.core.errors import bad_value
+from torchkeras.core.tree import map_tree
 from torchkeras.data.arrays import as_it_is
 from torchkeras.data.located import Index, Located, can_be_selected_from, inside, locate
-from torchkeras.data.tree import map_tree
-from torchkeras.engine.checks import bad_value
 
 BATCHES_AT_ONCE, BYTES_AT_ONCE = 8, 1 << 17  # as long as they stay in the processor's cache
 ALIGNED, ALIGNED_ELSEWHERE = 64, 512  # bytes: where torch begins a tensor on a CPU, and on an accelerator

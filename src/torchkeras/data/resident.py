@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchkeras.core.tree import map_tree
 from torchkeras.data.batch import to_device
-from torchkeras.data.tree import map_tree
 
 PART = 4  # data may take one part in so many of the memory that is free
 

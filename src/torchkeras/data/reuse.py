@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import default_collate as torch_collate
 
-from torchkeras.data.tree import map_tree
+from torchkeras.core.tree import map_tree
 
 ALIGNED = 64  # bytes; kernels are chosen by where a tensor begins between two such places
 CONSTANT = (str, bytes, int, float, complex, bool, type(None), np.generic)

@@ -8,8 +8,8 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from torchkeras.core.errors import bad_value
 from torchkeras.data.batch import Items, fields_of, split
-from torchkeras.engine.checks import bad_value
 
 
 def size(batch: Any, net: nn.Module | None = None) -> int:

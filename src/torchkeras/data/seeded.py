@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from torchkeras.engine.checks import bad_type, whole_number
-from torchkeras.engine.state import put_random_states, random_states
+from torchkeras.core.errors import bad_type, whole_number
+from torchkeras.state.rng import put_random_states, random_states
 
 MASK = 2**64 - 1
 

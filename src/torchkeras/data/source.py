@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from torchkeras.core.errors import bad_value, message, mistake, whole_number
 from torchkeras.data.arrays import WholeBatches
 from torchkeras.data.kinds import loader_of
 from torchkeras.data.memory import in_memory, selects
 from torchkeras.data.resident import Mover, fits
 from torchkeras.data.reuse import gives_fresh
 from torchkeras.data.samples import size
-from torchkeras.data.share import Share, Sharing
 from torchkeras.data.start import Start
 from torchkeras.data.validation import Part
-from torchkeras.engine.checks import bad_value, message, mistake, whole_number
+from torchkeras.distributed.sharded_data import Share, Sharing
 
 
 def batches(data: Any, *, name: str, batch_size: int | None = None, shuffle: bool = False, steps: int | None = None,

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
-from torchkeras.engine.state import random_states
+from torchkeras.state.rng import random_states
 
 
 def nothing() -> None:

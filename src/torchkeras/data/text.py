@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchkeras.core.errors import bad_type, bad_value, whole_number
 from torchkeras.data.arrays import ArrayDataset
-from torchkeras.engine.checks import bad_type, bad_value, whole_number
 
 UNKNOWN, PADDING = 0, 1
 SPECIAL = ("<unknown>", "<padding>")

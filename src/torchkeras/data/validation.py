@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch.utils.data import Subset
 
+from torchkeras.core.errors import bad_type, bad_value
+from torchkeras.core.tree import map_tree
 from torchkeras.data.arrays import ArrayDataset
 from torchkeras.data.kinds import array_tree, check_samples, is_map_dataset, refuse
-from torchkeras.data.tree import map_tree
-from torchkeras.engine.checks import bad_type, bad_value
 
 
 def split_validation(data: Any, fraction: float, *, name: str = "train_data",

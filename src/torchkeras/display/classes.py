@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchkeras import outputs
-from torchkeras.data import batches
+from torchkeras.core.tree import map_tree
+from torchkeras.data import batches, outputs
 from torchkeras.data.arrays import wide_dtype
 from torchkeras.data.batch import split
-from torchkeras.data.tree import map_tree
 
 
 class Wrong(NamedTuple):

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torchkeras.display import text
+from torchkeras.core import text
+from torchkeras.core.screen import Plain
 from torchkeras.display.boxed import boxed, dated_rule, rounded
-from torchkeras.display.screen import Plain
 
 
 class EpochLines:

@@ -7,10 +7,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from torchkeras.core.errors import bad_value, did_you_mean
+from torchkeras.core.screen import detect
 from torchkeras.display import plot
-from torchkeras.display.screen import detect
 from torchkeras.display.targets import target
-from torchkeras.engine.checks import bad_value, did_you_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

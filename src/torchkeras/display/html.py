@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from torchkeras.display import svg, text
+from torchkeras.core import text
+from torchkeras.display import svg
 from torchkeras.display.digest import Digest, place_of
 from torchkeras.display.plot import quantities
 

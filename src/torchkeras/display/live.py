@@ -7,8 +7,9 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from torchkeras.display import plot, text
-from torchkeras.display.screen import open_screen
+from torchkeras.core import text
+from torchkeras.core.screen import open_screen
+from torchkeras.display import plot
 from torchkeras.engine.callback import Callback
 
 REDRAW_EVERY = 0.1  # seconds, in a terminal

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from torchkeras.display import text
+from torchkeras.core import text
 from torchkeras.display.digest import Digest
 from torchkeras.display.html import Shown, places, view
 from torchkeras.display.live import share_done, time_left

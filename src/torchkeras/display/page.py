@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from torchkeras.display import text
+from torchkeras.core import text
 from torchkeras.display.classes import Wrong
 from torchkeras.display.html import CELL
 from torchkeras.display.png import picture

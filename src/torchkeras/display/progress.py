@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from torchkeras.core.screen import detect
 from torchkeras.display.live import LiveProgress
 from torchkeras.display.notebook import NotebookProgress
-from torchkeras.display.screen import detect
 from torchkeras.engine.callback import Callback
 
 

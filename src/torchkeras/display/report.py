@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchkeras.checkpoint.weights_path import write_whole
+from torchkeras.core.errors import bad_value
+from torchkeras.core.optimizers import kind_of
 from torchkeras.data import batches
 from torchkeras.data.arrays import wide_dtype
 from torchkeras.data.batch import split, to_device
@@ -23,9 +26,6 @@ from torchkeras.display.classes import Judged, judge
 from torchkeras.display.live import share_done
 from torchkeras.display.targets import target
 from torchkeras.engine.callback import Callback
-from torchkeras.engine.checkpoint import write_whole
-from torchkeras.engine.checks import bad_value
-from torchkeras.engine.optimizers import kind_of
 from torchkeras.engine.run import Run
 from torchkeras.summary import summary
 

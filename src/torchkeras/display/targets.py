@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from torchkeras.engine.checks import bad_type, bad_value
+from torchkeras.core.errors import bad_type, bad_value
 
 
 def target(argument: str, path: Any, suffixes: tuple[str, ...] = ()) -> Path:

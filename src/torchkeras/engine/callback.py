@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from torchkeras.engine.checks import bad_type, instance_not_class
+from torchkeras.core.errors import bad_type, instance_not_class
 from torchkeras.engine.moments import MOMENTS, check_moments, tell_all
 
 

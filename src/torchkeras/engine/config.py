@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from torchkeras.engine.checks import bad_type, bad_value, kind_of, one_of, positive_number, switch, text, whole_number
-from torchkeras.engine.when import parse
+from torchkeras.core.errors import bad_type, bad_value, kind_of, one_of, positive_number, switch, text, whole_number
+from torchkeras.core.interval import parse
 
 PRECISIONS = ("no", "fp16", "bf16")
 

@@ -9,16 +9,18 @@ from typing import Any
 
 from torch import Tensor
 
+from torchkeras.core.stop import NonFiniteLoss, PassEnded, Request
+from torchkeras.core.types import Logs, Metric, StepOutput
 from torchkeras.data.reuse import holder, same
 from torchkeras.data.samples import size
-from torchkeras.engine import examination, gradients, hardware, joining, weighing
+from torchkeras.distributed import ddp, reducible_metrics
+from torchkeras.distributed.communicator import Alone
+from torchkeras.engine import device
 from torchkeras.engine.callback import CallbackList
-from torchkeras.engine.denominator import adds_up
-from torchkeras.engine.ending import NonFiniteLoss, PassEnded, Request
-from torchkeras.engine.means import Means, number, samples_of
 from torchkeras.engine.run import Run
-from torchkeras.engine.together import Alone
-from torchkeras.engine.words import Logs, Metric, StepOutput
+from torchkeras.weighting import examination, weighing
+from torchkeras.weighting.averages import Means, number, samples_of
+from torchkeras.weighting.denominator import adds_up
 
 
 class EpochRunner:
@@ -92,9 +94,9 @@ class EpochRunner:
         while window := [(one, self.count(one)) for one in (hold(batch) for batch in islice(source, steps))]:
             counts = [count for _, count in window]
             for position, (batch, parts) in enumerate(window, start=1):
-                hardware.micro_batch(self.accelerator, self.divisor(parts, counts), last=position == len(window))
+                device.micro_batch(self.accelerator, self.divisor(parts, counts), last=position == len(window))
                 yield batch, later(parts)
-        hardware.micro_batch(self.accelerator, steps, last=True)
+        device.micro_batch(self.accelerator, steps, last=True)
         weighing.scale_terms(self.step_runner, None, None)
 
     def count(self, batch: Any) -> Any:
@@ -161,8 +163,8 @@ class EpochRunner:
         source = ((hold(batch), loader.share) for batch in self.examined(loader, divided=training))
         while window := list(islice(source, size if training else 1)):
             counts = [self.count(batch) if share.samples else 0 for batch, share in window]
-            totals = gradients.total_counts(self.step_runner, counts) if training else None
-            scale = gradients.common_scale(self.step_runner, [samples_of(one) for one in counts],
+            totals = ddp.total_counts(self.step_runner, counts) if training else None
+            scale = ddp.common_scale(self.step_runner, [samples_of(one) for one in counts],
                                            len(window) * window[0][1].whole)
             for position, (batch, share) in enumerate(window):
                 self.step_runner.idle = not share.samples
@@ -179,7 +181,7 @@ class EpochRunner:
                     self.agree()
         self.step_runner.finish()
         if training:
-            hardware.micro_batch(self.accelerator, size, last=True)
+            device.micro_batch(self.accelerator, size, last=True)
             weighing.scale_terms(self.step_runner, None, None)
 
     def agree(self) -> None:
@@ -196,10 +198,10 @@ class EpochRunner:
         """What the newest part of a window is to be divided by, and what all its parts so far weigh."""
         parts, weight = counts[-1] / scale, sum(counts) / scale
         if self.losses.summed:
-            parts, weight = gradients.added_up(self.step_runner, counts[-1]), 1 / self.together.world
+            parts, weight = ddp.added_up(self.step_runner, counts[-1]), 1 / self.together.world
         divisor = 1 / parts if isinstance(parts, Tensor) or parts else math.inf
-        hardware.micro_batch(self.accelerator, divisor, last)
-        gradients.weigh(self.step_runner, weight, last)
+        device.micro_batch(self.accelerator, divisor, last)
+        ddp.weigh(self.step_runner, weight, last)
 
     def row(self) -> dict[str, float]:
         """The numbers so far: mean losses, metrics, and what else the steps told."""
@@ -207,7 +209,7 @@ class EpochRunner:
         if self.together.world > 1:
             self.agree()
             told = {name: number(name, value) for name, value in self.last.items()}
-            packs = {name: joining.packed(metric) for name, metric in self.metrics_dict.items()}
+            packs = {name: reducible_metrics.packed(metric) for name, metric in self.metrics_dict.items()}
             return self.together.decide(self.joined, (self.losses.sums(), self.parts.sums(), packs, self.counted, told))
         row = {**self.losses.result(), **metric_values(self.metrics_dict, self.stage)}
         return row | others(row, {name: number(name, value) for name, value in self.last.items()}, self.parts.result())
@@ -215,7 +217,7 @@ class EpochRunner:
     def joined(self, parts: list[Any]) -> dict[str, float]:
         """The row of all processes together, from what each of them counted."""
         losses, parts, packs, counted, told = map(list, zip(*parts, strict=True))
-        metrics = {name: joining.joined(metric, [pack[name] for pack in packs], counted)
+        metrics = {name: reducible_metrics.joined(metric, [pack[name] for pack in packs], counted)
                    for name, metric in self.metrics_dict.items()}
         row = {**self.losses.of(losses), **metric_values(metrics, self.stage)}
         last = max(range(len(told)), key=lambda rank: counted[rank][-1:])  # the process of the last batch
@@ -281,7 +283,7 @@ class Watched:
         self.learning = run.stage == "train" and run.epoch > 0  # epoch 0 measures
         self.shared = self.learning or run.tools.shards.divided is not None  # all processes do each step together
         self.steers = run.pilot.step if run.pilot is not None and self.learning else None
-        hardware.place_in_pass(run.accelerator, 0)
+        device.place_in_pass(run.accelerator, 0)
 
     def alarm(self, error: NonFiniteLoss) -> None:
         """A loss was not finite: the end at once, or in all processes together."""
@@ -295,10 +297,10 @@ class Watched:
         if (request := run.together.gate(self.shared, self.left())) is not None:
             raise run.ended_by(request)
         if run.stage == "train" and run.step + 1 == run.steps:
-            hardware.close_window(run.accelerator)
+            device.close_window(run.accelerator)
         losses, metrics = self.ordinary(batch) if self.steers is None else self.steers(self.step, batch)
         if learning and self.together.world > 1 and run.accelerator.sync_gradients:
-            gradients.check_shared(self.step)
+            ddp.check_shared(self.step)
         run.step += 1
         run.trained += learning
         run.updates += learning and run.accelerator.sync_gradients
@@ -306,7 +308,7 @@ class Watched:
         self.callbacks.announce("on_step_end")
         if learning:
             run.after_step()
-        hardware.place_in_pass(run.accelerator, run.step)
+        device.place_in_pass(run.accelerator, run.step)
         if run.stop_reason is not None and run.step != run.steps and not (
                 (run.pilot and run.pilot.way.waiting) or run.keeper.ends_passes):
             raise PassEnded
@@ -325,7 +327,7 @@ class Watched:
 
     def ordinary(self, batch: Any) -> Any:
         """The step as it is."""
-        return joining.stand_in(self.step, batch) if self.idle else self.step(batch)
+        return reducible_metrics.stand_in(self.step, batch) if self.idle else self.step(batch)
 
     def __getattr__(self, name: str) -> Any:
         if name == "step" or name.startswith("__"):  # copying asks before there is a step

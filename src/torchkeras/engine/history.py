@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from torchkeras.engine.checks import did_you_mean
+from torchkeras.core.errors import did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd

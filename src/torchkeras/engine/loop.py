@@ -8,23 +8,24 @@ from typing import Any
 
 import torch
 
+from torchkeras.checkpoint.best import Best
+from torchkeras.checkpoint.threshold import begin_with_file
+from torchkeras.checks import divergence
+from torchkeras.core.modes import DIFFERENTIATED, NOTE, UnchangedBuffers, evaluating
+from torchkeras.core.optimizers import each_of
+from torchkeras.core.stop import NonFiniteLoss, PassEnded, Request
+from torchkeras.core.types import Stage
 from torchkeras.data import Batches, OutOfData
-from torchkeras.engine import divergence, schedule
-from torchkeras.engine.best import Best
+from torchkeras.diagnostics.rehearsal import rehearse
+from torchkeras.engine import lr_schedule
 from torchkeras.engine.callback import CallbackList
-from torchkeras.engine.components import loss_modules, modules_of
-from torchkeras.engine.ending import NonFiniteLoss, PassEnded, Request
 from torchkeras.engine.epoch import Watched
-from torchkeras.engine.interrupt import workers_interrupted
-from torchkeras.engine.modes import DIFFERENTIATED, NOTE, UnchangedBuffers, evaluating
 from torchkeras.engine.monitor import check_monitor
-from torchkeras.engine.optimizers import each_of
-from torchkeras.engine.rehearsal import rehearse
 from torchkeras.engine.run import Run
+from torchkeras.engine.signals import workers_interrupted
 from torchkeras.engine.step import StepRunner
 from torchkeras.engine.steps import build_step, step_of
-from torchkeras.engine.threshold import begin_with_file
-from torchkeras.engine.words import Stage
+from torchkeras.state.components import loss_modules, modules_of
 
 
 def fit(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batches, val: Batches | None) -> None:
@@ -83,7 +84,7 @@ def one_epoch(model: Any, run: Run, callbacks: CallbackList, best: Best, train: 
     check_finite(model, run, row, train, val)
     judge(run, row, best)
     if run.tools.epoch_scheduler is not None and run.epoch > 0:
-        schedule.end_of_epoch(run.tools.epoch_scheduler, row.get(run.monitor.name), left_to_step(run))
+        lr_schedule.end_of_epoch(run.tools.epoch_scheduler, row.get(run.monitor.name), left_to_step(run))
     callbacks.announce("on_validation_epoch_end")
     run.heed(run.together.agree())
 
@@ -92,7 +93,7 @@ def train_pass(model: Any, run: Run, callbacks: CallbackList, data: Batches) -> 
     """One pass that learns; epoch 0 only measures the weights that a model was loaded with."""
     if run.epoch == 0:
         return measure_pass(model, run, callbacks, "train", data)
-    with schedule.watched(run, model.optimizer), torch.enable_grad():
+    with lr_schedule.watched(run, model.optimizer), torch.enable_grad():
         row = one_pass(model, run, callbacks, "train", data, learning=True)
     run.tools.settle()
     return row

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from torchkeras.engine.checks import bad_type, did_you_mean
+from torchkeras.core.errors import bad_type, did_you_mean
 
 MOMENTS = ("on_fit_start", "on_epoch_start", "on_step_end", "on_train_epoch_end",
            "on_validation_epoch_end", "on_fit_end", "on_exception")

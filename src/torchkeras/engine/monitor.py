@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from torchkeras.engine.checks import bad_value, did_you_mean
+from torchkeras.core.errors import bad_value, did_you_mean
 
 FALLING = re.compile(r"loss|err|mae|mse|mape|perplexity|ppl|nll|distance|divergence")
 RISING = re.compile(r"acc|auc|f1|precision|recall|iou|dice|ks$|r2|score|topk|top_?\d|map$|bleu|corr")

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from torchkeras.core.stop import PassEnded, Request
+from torchkeras.core.types import Logs, Stage
+from torchkeras.distributed.communicator import Alone
+from torchkeras.distributed.fsdp import Undivided
 from torchkeras.engine.config import FitConfig
-from torchkeras.engine.denominator import LossFacts
-from torchkeras.engine.ending import PassEnded, Request
 from torchkeras.engine.history import History
 from torchkeras.engine.monitor import Monitor
-from torchkeras.engine.shards import Undivided
-from torchkeras.engine.together import Alone
-from torchkeras.engine.words import Logs, Stage
+from torchkeras.weighting.denominator import LossFacts
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

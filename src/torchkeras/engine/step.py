@@ -10,28 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from torchkeras import outputs
+from torchkeras.checks import divergence, explain, metric_checks, preflight
+from torchkeras.core import modes
+from torchkeras.core.optimizers import needs_closure, rate_of
+from torchkeras.core.stop import NonFiniteLoss, Request
+from torchkeras.core.types import Logs, Stage, StepOutput
 from torchkeras.data import batch as batches
-from torchkeras.data import samples
+from torchkeras.data import outputs, samples
 from torchkeras.data.signature import takes_third
-from torchkeras.engine import (
-    divergence,
-    examination,
-    explain,
-    gradients,
-    metriccheck,
-    modes,
-    nextlabels,
-    preflight,
-    weighing,
-)
-from torchkeras.engine.components import loss_modules
+from torchkeras.distributed import ddp
+from torchkeras.distributed.communicator import Alone
 from torchkeras.engine.config import FitConfig
-from torchkeras.engine.denominator import Denominator, LossFacts, is_class_loss, known_denominator
-from torchkeras.engine.ending import NonFiniteLoss, Request
-from torchkeras.engine.optimizers import needs_closure, rate_of
-from torchkeras.engine.together import Alone
-from torchkeras.engine.words import Logs, Stage, StepOutput
+from torchkeras.state.components import loss_modules
+from torchkeras.weighting import examination, next_labels, weighing
+from torchkeras.weighting.denominator import Denominator, LossFacts, is_class_loss, known_denominator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -153,12 +145,12 @@ class StepRunner:
             preflight.check_loss(loss, lambda: divergence.why(self, batch), counts=counts)
             preflight.check_parts_of_loss(self.parts, self.metrics_dict)
             preflight.check_weighed(self.config.class_weight, self.weighed)
-            gradients.check_reached(self, loss)
+            ddp.check_reached(self, loss)
         with self.together.same_fate():
             watched = self.metrics_dict if type(self).measure is StepRunner.measure else {}
             whole = self.together.gather((weighing.scores(preds), labels)) if watched else []
             with explain.in_metrics(self.net, preds, labels):
-                metriccheck.check_metrics(watched, *outputs.whole(whole))
+                metric_checks.check_metrics(watched, *outputs.whole(whole))
         self.rehearsing = False
         if self.trouble is not None:
             raise self.trouble
@@ -212,7 +204,7 @@ class StepRunner:
         if not self.accelerator.sync_gradients:
             return
         if self.together.world > 1:
-            gradients.check_sound(self)
+            ddp.check_sound(self)
         if self.grown:
             self.gradient_norm = divergence.norm(weight.grad for weight in self.net.parameters())
         if not self.closing:
@@ -279,7 +271,7 @@ class StepRunner:
         shifted = self.denominator.kind == "shifted"
         try:
             for name, metric in self.metrics_dict.items():  # noqa: B007 (the error is told it)
-                metric.update(*(nextlabels.beside_next(metric, preds, labels, classes_last=self.loss_fn is None)
+                metric.update(*(next_labels.beside_next(metric, preds, labels, classes_last=self.loss_fn is None)
                                 if shifted else (preds, labels)))
         except Exception as error:
             explain.in_metric(error, self.net, preds, labels, name)
@@ -334,7 +326,7 @@ class StepRunner:
         why = divergence.why(self, batch)
         if self.together.world == 1:
             raise NonFiniteLoss(f"{self.stage}_loss is {value}", why=why)
-        gradients.spoil(self)  # the other processes wait for these gradients: all stop before the update
+        ddp.spoil(self)  # the other processes wait for these gradients: all stop before the update
         self.together.request = Request(f"{self.stage}_loss is {value} in process {self.together.rank}", True, why=why)
         return loss
 

@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchkeras.engine import hardware
-from torchkeras.engine.checks import bad_value
-from torchkeras.engine.components import PLAIN, Components, add, components_of
-from torchkeras.engine.generators import put_state, state_of
-from torchkeras.engine.gradients import Replica
-from torchkeras.engine.netstate import put_weights, weights_in
-from torchkeras.engine.optimizerstate import optimizer_state, put_optimizer
-from torchkeras.engine.packing import Packer
+from torchkeras.checkpoint.serialization import Packer
+from torchkeras.core.errors import bad_value
+from torchkeras.core.types import Stage
+from torchkeras.distributed.ddp import Replica
+from torchkeras.engine.device import InAStep
 from torchkeras.engine.run import Run
-from torchkeras.engine.state import put_random_states, random_states
 from torchkeras.engine.step import StepRunner
-from torchkeras.engine.words import Stage
+from torchkeras.state.components import PLAIN, Components, add, components_of
+from torchkeras.state.generators import put_state, state_of
+from torchkeras.state.module_state import put_weights, weights_in
+from torchkeras.state.optimizer_state import optimizer_state, put_optimizer
+from torchkeras.state.rng import put_random_states, random_states
 
 BARE: Any = SimpleNamespace(mixed_precision="no")
 OURS = frozenset({*vars(StepRunner), *StepRunner.__annotations__, *vars(StepRunner(nn.Identity(), None, BARE)),
@@ -58,7 +58,7 @@ def parts_of_step(model: Any, run: Run, learning: bool) -> dict[str, Any]:
 def build_step(model: Any, run: Run, stage: Stage, learning: bool, argument: str) -> Any:
     """A step for one pass, ours or the user's: the keywords are a contract with steps that users have written."""
     tools, parts = run.tools, parts_of_step(model, run, learning)
-    accelerator = run.accelerator if run.together.world == 1 else hardware.InAStep(run.accelerator)
+    accelerator = run.accelerator if run.together.world == 1 else InAStep(run.accelerator)
     step = model.StepRunner(accelerator=accelerator, stage=stage, metrics_dict=tools.metrics[stage],
                             optimizer=tools.optimizer if learning else None,
                             lr_scheduler=tools.given_scheduler if learning else None,

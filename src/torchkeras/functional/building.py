@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchkeras.engine.checks import bad_type, bad_value
+from torchkeras.core.errors import bad_type, bad_value
 from torchkeras.functional import echo, plan
 from torchkeras.functional.drawing import done, steps_of
 from torchkeras.functional.model import FunctionalModel

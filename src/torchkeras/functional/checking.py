@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from torchkeras.engine.checks import bad_value, did_you_mean
+from torchkeras.core.errors import bad_value, did_you_mean
 from torchkeras.functional.data import READERS, dtype_of
 from torchkeras.functional.plan import is_plain
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from torchkeras.engine.checks import bad_value, did_you_mean, whole_number
+from torchkeras.core.errors import bad_value, did_you_mean, whole_number
 from torchkeras.functional import layers
 from torchkeras.functional.building import build
 from torchkeras.functional.checking import MOST_PIECES, NET, ROW, VERSION, check_config, wrong

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from torchkeras.engine.checks import bad_type, bad_value
+from torchkeras.core.errors import bad_type, bad_value
 from torchkeras.functional.plan import Ref
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from torchkeras.engine.checks import bad_type, bad_value
+from torchkeras.core.errors import bad_type, bad_value
 from torchkeras.functional import echo
 from torchkeras.functional.plan import is_plain
 from torchkeras.functional.refusals import check_constants, misfit, refuse, refuse_own_gradient, refuse_time_first

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from torchkeras.engine.checks import bad_value
+from torchkeras.core.errors import bad_value
 from torchkeras.functional.symbol import Step, Symbol, drawn_at, leaves, map_values
 
 CALL: Any = getattr(nn.Module.__call__, "__code__", None)

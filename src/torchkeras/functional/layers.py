@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchkeras.engine.checks import bad_value, whole_number
+from torchkeras.core.errors import bad_value, whole_number
 
 
 class _SeparableConv(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from torchkeras.engine.checks import bad_value, did_you_mean
+from torchkeras.core.errors import bad_value, did_you_mean
 from torchkeras.functional import plan
 from torchkeras.functional.plan import Plan
 

@@ -9,7 +9,7 @@ from html import escape
 from itertools import islice
 from pathlib import Path
 
-from torchkeras.engine.checks import bad_type
+from torchkeras.core.errors import bad_type
 from torchkeras.functional.model import FunctionalModel
 from torchkeras.functional.plan import Node, Ref
 from torchkeras.functional.symbol import leaves

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from torchkeras.engine.checks import bad_value, did_you_mean
+from torchkeras.core.errors import bad_value, did_you_mean
 from torchkeras.functional.symbol import BATCH, Step, Symbol, drawn_at, leaves, map_values
 
 INFIX = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from torchkeras.engine.checks import bad_type, bad_value
+from torchkeras.core.errors import bad_type, bad_value
 from torchkeras.functional.echo import CALL, call_in, stack
 from torchkeras.functional.symbol import BATCH, READ, Symbol, drawn_at, leaves, shape_text, size_text
 

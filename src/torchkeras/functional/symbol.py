@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchkeras.engine.checks import bad_type, bad_value
+from torchkeras.core.errors import bad_type, bad_value
 
 BATCH = 10_007  # samples in a symbolic value: a prime, so that its multiples in a shape come from the batch
 HOMES = (str(Path(torch.__file__).parent), str(Path(__file__).parent))

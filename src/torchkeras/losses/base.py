@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from torchkeras.engine.checks import bad_type, bad_value, one_of
+from torchkeras.core.errors import bad_type, bad_value, one_of
 from torchkeras.metrics.shapes import layout
 
 REDUCTIONS = ("mean", "sum", "none")

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from torchkeras.engine.checks import bad_type, one_of
+from torchkeras.core.errors import bad_type, one_of
 from torchkeras.losses.penalties import is_bias
 from torchkeras.losses.robust import check_number
 

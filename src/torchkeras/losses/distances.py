@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchkeras.engine.checks import positive_number, whole_number
+from torchkeras.core.errors import positive_number, whole_number
 from torchkeras.losses.base import EPSILON, ElementLoss, Loss, vectors
 
 

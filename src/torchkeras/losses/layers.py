@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torchkeras.engine.checks import bad_type, bad_value, did_you_mean
+from torchkeras.core.errors import bad_type, bad_value, did_you_mean
 from torchkeras.losses.penalties import Penalty, is_bias, total
 from torchkeras.losses.robust import check_number
 

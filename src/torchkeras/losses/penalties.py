@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchkeras.engine.checks import bad_type
+from torchkeras.core.errors import bad_type
 from torchkeras.losses.robust import check_number
 
 

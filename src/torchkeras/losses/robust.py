@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchkeras.engine.checks import bad_type, bad_value, whole_number
+from torchkeras.core.errors import bad_type, bad_value, whole_number
 from torchkeras.losses.base import Loss, check_tensors, like, mismatch
 
 FLOOR = 1e-4  # what a 0 of a one-hot label counts as in SCELoss; the logarithm of 0 is infinite

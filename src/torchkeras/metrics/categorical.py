@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from torchkeras.engine.checks import whole_number
+from torchkeras.core.errors import whole_number
 from torchkeras.metrics.classification import Accuracy, TopK
 from torchkeras.metrics.reading import Classes, fits_axis, known_numbers, known_one_hot
 from torchkeras.metrics.shapes import mismatch, paired

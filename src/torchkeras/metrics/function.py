@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchkeras.data.tree import map_tree
-from torchkeras.engine.checks import bad_type, bad_value
+from torchkeras.core.errors import bad_type, bad_value
+from torchkeras.core.tree import map_tree
 from torchkeras.metrics import structure
 from torchkeras.metrics.base import Metric, State, scalar
 from torchkeras.metrics.shapes import precise

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchkeras.engine.checks import bad_type
+from torchkeras.core.errors import bad_type
 from torchkeras.metrics.base import Metric, State
 from torchkeras.metrics.shapes import wide
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchkeras.engine.checks import bad_value
+from torchkeras.core.errors import bad_value
 from torchkeras.metrics.answers import are_probabilities, outside_rows
 from torchkeras.metrics.base import Metric, State
 from torchkeras.metrics.reading import Classes, as_classes

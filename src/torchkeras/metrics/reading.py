@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchkeras.engine.checks import bad_value
+from torchkeras.core.errors import bad_value
 from torchkeras.metrics.shapes import mismatch, precise, squeezed
 from torchkeras.metrics.task import Task
 

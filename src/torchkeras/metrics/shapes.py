@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from torchkeras.engine.checks import bad_value
+from torchkeras.core.errors import bad_value
 from torchkeras.metrics.base import widest
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from torchkeras.data.tree import rebuild
-from torchkeras.engine.checks import bad_value
+from torchkeras.core.errors import bad_value
+from torchkeras.core.tree import rebuild
 
 
 def numbered(tree: Any) -> Any:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from torchkeras.engine.checks import bad_type, one_of, whole_number
+from torchkeras.core.errors import bad_type, one_of, whole_number
 
 KINDS = ("classes", "binary", "numbers")
 
 
 @dataclass(frozen=True)
 class Task:
-    """Tell metrics how to read labels and predictions; :func:`torchkeras.task.task_of` derives it from a loss.
+    """Tell metrics how to read labels and predictions; :func:`torchkeras.training.task.task_of` derives it from a loss.
 
     Attributes:
         kind: "classes" (scores of C classes), "binary" (each prediction is a yes or a no), "numbers" (regression), or

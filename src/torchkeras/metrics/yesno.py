@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from torchkeras.engine.checks import bad_value
+from torchkeras.core.errors import bad_value
 from torchkeras.metrics.reading import Classes
 from torchkeras.metrics.shapes import precise
 from torchkeras.metrics.task import Task

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence
 
-from torchkeras.engine.checks import bad_type, bad_value, whole_number
+from torchkeras.core.errors import bad_type, bad_value, whole_number
 
 CALLS = "Call summary(net, input_shape=(3, 32, 32)), summary(net, features) or summary(net, input_data_args=(a, b))."
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
-from torchkeras.display.screen import say
-from torchkeras.engine.checks import bad_type
+from torchkeras.core.errors import bad_type
+from torchkeras.core.screen import say
 from torchkeras.summary.drawn import as_drawn, drawn_rows, fits_drawing
 from torchkeras.summary.inputs import Asked, Inputs, count_bytes, gather, tensors
 from torchkeras.summary.table import Flops, Row, Summary, flop_table, table

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedBuffer, is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
-from torchkeras.engine.checks import bad_type, instance_not_class
+from torchkeras.core.errors import bad_type, instance_not_class
 from torchkeras.summary.inputs import CALLS, Inputs, count_bytes, tensors
 
 
@@ -64,7 +64,7 @@ def runnable(net: nn.Module) -> nn.Module:
     if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         net = net.module
     net = getattr(net, "_orig_mod", net)  # a compiled net calls no hooks inside
-    faces = sys.modules.get("torchkeras.dialects.held")
+    faces = sys.modules.get("torchkeras.keras.base")
     if faces is not None and isinstance(net, faces.Held):
         net = faces.net_of(net)
     if not any(is_lazy(tensor) for tensor in (*net.parameters(), *net.buffers())):

@@ -1,0 +1,1 @@
+"""The ground: words, errors, files, trees; imports torch and numpy alone."""

@@ -1,0 +1,1 @@
+"""Look for mistakes before a run starts."""

@@ -1,1 +1,0 @@
-"""What Keras and this library's first versions called things, in terms of the one engine."""

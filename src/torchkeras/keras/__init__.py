@@ -1,0 +1,1 @@
+"""Keras's own way to say all this: compile, fit, evaluate, batch by batch."""

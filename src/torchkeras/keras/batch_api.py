@@ -1,0 +1,126 @@
+"""The part of ``Model`` that goes batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from torchkeras.core.tracebacks import short_traceback
+from torchkeras.keras.base import Held, compiled_of
+from torchkeras.keras.batchwise import predictions
+from torchkeras.keras.callbacks import check_rate
+from torchkeras.keras.compiled import in_keras_order
+
+
+class OnBatches(Held):
+    """What a loop of your own calls for each batch, and the learning rate that it may change in between."""
+
+    @short_traceback
+    def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None,
+                       class_weight: Mapping[int, float] | None = None, return_dict: bool = False) -> Any:
+        """Learn from one batch, in a loop of your own, on the device where the net is.
+
+        Args:
+            x: the batch's features: an array, or a list or dict of several inputs.
+            y: its labels.
+            sample_weight: one weight a sample.
+            class_weight: ``{class: weight}``.
+            return_dict: give a dict in place of a list.
+
+        Returns:
+            The loss and the metrics of all batches since ``reset_metrics``, in the order of ``metrics_names``; the
+            loss alone where there are no metrics. Training and testing are counted apart.
+
+        Raises:
+            RuntimeError: the model was not compiled.
+            ValueError: the batch does not fit the net and the loss, or its loss is not finite; nothing was updated.
+
+        Example:
+            >>> import torch
+            >>> from torchkeras import Model
+            >>> model = Model(torch.nn.Linear(3, 1))
+            >>> model.compile(optimizer="sgd", loss="mse", metrics=["mae"])
+            >>> loss, mae = model.train_on_batch(torch.zeros(4, 3), torch.ones(4, 1))
+        """
+        compiled = compiled_of(self)
+        check_rate(compiled.engine.optimizer)
+        return in_keras_order(compiled.batchwise.train(x, y, sample_weight, class_weight), return_dict)
+
+    @short_traceback
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
+        """Measure one batch in evaluation mode; arguments and result are those of :meth:`train_on_batch`.
+
+        Args:
+            x: the batch's features.
+            y: its labels.
+            sample_weight: one weight a sample.
+            return_dict: give a dict in place of a list.
+
+        Returns:
+            The numbers of all batches that were tested since ``reset_metrics``.
+
+        Raises:
+            RuntimeError: the model was not compiled.
+            ValueError: the batch does not fit the net and the loss.
+
+        Example:
+            >>> import torch
+            >>> from torchkeras import Model
+            >>> model = Model(torch.nn.Identity())
+            >>> model.compile(loss="mse", metrics=["mae"])
+            >>> model.test_on_batch(torch.zeros(4, 1), torch.full((4, 1), 2.0))
+            [4.0, 2.0]
+        """
+        return in_keras_order(compiled_of(self).batchwise.test(x, y, sample_weight), return_dict)
+
+    @short_traceback
+    def predict_on_batch(self, x: Any) -> Any:
+        """Run the net on one batch in evaluation mode, on the device where it is.
+
+        Args:
+            x: the batch's features.
+
+        Returns:
+            numpy arrays, in the tuples and dicts that the net returns.
+
+        Example:
+            >>> import torch
+            >>> from torchkeras import Model
+            >>> Model(torch.nn.Flatten()).predict_on_batch(torch.zeros(4, 2, 3)).shape
+            (4, 6)
+        """
+        return predictions(self.engine, x)
+
+    @short_traceback
+    def reset_metrics(self) -> None:
+        """Begin to count anew what :meth:`train_on_batch` and :meth:`test_on_batch` give, as an epoch begins.
+
+        Raises:
+            RuntimeError: the model was not compiled.
+        """
+        compiled_of(self).batchwise.reset()
+
+    @property
+    def metrics_names(self) -> list[str]:
+        """The names of what :meth:`train_on_batch` and ``evaluate`` give, in their order; none before ``compile``."""
+        return [] if self.compilation is None else ["loss", *self.compilation.engine.metrics_dict]
+
+    @property
+    def optimizer(self) -> Any:
+        """The torch optimizer itself: its rates are in ``param_groups``, or at :attr:`learning_rate`."""
+        return None if self.compilation is None else self.compilation.engine.optimizer
+
+    @property
+    def learning_rate(self) -> Any:
+        """The rate of the optimizer's first group; setting it sets that of all groups, between any two batches."""
+        return None if self.optimizer is None else float(self.optimizer.param_groups[0]["lr"])
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        for group in compiled_of(self).engine.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = float(rate)

@@ -1,0 +1,1 @@
+"""The same step and metrics in a LightningModule."""

@@ -1,0 +1,1 @@
+"""What the faces share: arguments, names, saving, one session for each run."""
