@@ -29,7 +29,7 @@ bench: .venv/.dev
 # deprecation in a version that is not pinned is news and no fault: it is shown; other warnings stay errors.
 # torch is an exception in lowest: its earlier releases are builds of gigabytes on package indexes, so the one of
 # constraints.txt is taken with the lowest of all else; rm -r .venv-lowest, then make lowest TORCH=2.10.0, takes another.
-MAIN = tests/data tests/engine tests/functional tests/losses tests/metrics $(wildcard tests/test_*.py)
+MAIN = $(filter-out tests/gpu/ tests/examples/ tests/callbacks/ tests/display/ tests/compat/ tests/faults/ tests/fixtures/ tests/golden/ tests/errors/,$(wildcard tests/*/)) $(wildcard tests/test_*.py)
 NEWS = -W default::DeprecationWarning -W default::PendingDeprecationWarning -W default::FutureWarning
 TORCH = $(shell sed -n 's/^torch==//p' constraints.txt)
 

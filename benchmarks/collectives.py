@@ -20,6 +20,8 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
+from torchkeras.distributed.accelerator import start_accelerator
+
 BATCH, CLASSES = 32, 3
 MANY, REPEATS = 520, 5  # batches of a timed run
 
@@ -89,9 +91,8 @@ def seconds(work: Callable[[int, int], None], train: int) -> float:
 def job(path: str, repeats: int) -> None:
     """One of the two processes."""
     torch.set_num_threads(1)
-    from torchkeras.engine import device
 
-    device.start(cpu=True)  # joins the job
+    start_accelerator(cpu=True)  # joins the job
     found = {"DDP by hand": measured(by_hand, repeats), "torchkeras": measured(by_fit, repeats)}
     if distributed.get_rank() == 0:
         Path(path).write_text(json.dumps(found))

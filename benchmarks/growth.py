@@ -160,8 +160,8 @@ def seconds_of_a_view(epochs: int) -> float:
                 for name in ("train_loss", "train_accuracy", "lr", "val_loss", "val_accuracy")}
     monitor = SimpleNamespace(name="val_loss", best=0.1, best_epoch=epochs // 2)
     run = SimpleNamespace(
-        history=history, epoch=epochs + 1, stage="train", step=1, steps=10, trained=1, notes=[],
-        device="cpu", numbers=lambda: {"train_loss": 1.0}, monitor=monitor,
+        history=history, epoch=epochs + 1, stage="train", step=1, steps=10, global_step=1, notes=[],
+        device="cpu", current_metrics=lambda: {"train_loss": 1.0}, monitor=monitor,
         config=SimpleNamespace(epochs=2 * epochs, initial_epoch=0))
     listener = NotebookProgress(show=lambda view: None)
     listener.on_fit_start(SimpleNamespace(run=run))  # it takes in the epochs that are there
@@ -574,11 +574,11 @@ def seconds_of_a_save(epochs: int, saves: int) -> float:
                 run.history.open(epoch)
                 run.history.record(numbers)
                 if epoch >= epochs:
-                    run.keeper.save("epoch", epoch + 1)
+                    run.checkpointer.save("epoch", epoch + 1)
                 if epoch == epochs:
-                    run.keeper.wait()
+                    run.checkpointer.wait()
                     begun = time.process_time()
-            run.keeper.wait()
+            run.checkpointer.wait()
             self.seconds = (time.process_time() - begun) / (saves - 1)
 
     listener, x = Saves(), torch.ones(4, 2)

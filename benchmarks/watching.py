@@ -53,7 +53,7 @@ def in_terminal() -> Terminal:
 class Measure:
     """Measures once, in the last epoch."""
 
-    looks_only = True
+    allows_multi_step = True
 
     def __init__(self, watchers: list[object]) -> None:
         self.watchers = watchers

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchkeras.acceleration.autotuner import Pilot
+from torchkeras.acceleration.autotuner import StepAutotuner
 
 ROOT = Path(__file__).parents[1]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
@@ -78,7 +78,7 @@ def paces():
 @pytest.fixture(scope="session")
 def real_clock():
     """How fast mode reads the time outside of tests."""
-    return Pilot.__dict__["now"]
+    return StepAutotuner.__dict__["now"]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -91,7 +91,7 @@ def paced(paces, real_clock):
         return reading[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Pilot, "now", now)
+        patch.setattr(StepAutotuner, "now", now)
         yield
 
 

@@ -149,10 +149,10 @@ def test_d32_a_size_set_on_a_loader_is_the_number_of_batches_exactly():
     face, loader = model(), DataLoader(TensorDataset(X, Y), 10)
     loader.size = 3
     face.fit(loader, epochs=2, **QUIET)
-    assert face.run.trained == 6
+    assert face.run.global_step == 6
     del loader.size
     face.fit(loader, epochs=2, **QUIET)
-    assert face.run.trained == 8
+    assert face.run.global_step == 8
 
 
 def test_d34_a_step_reads_no_metric_and_builds_no_state_dict(monkeypatch):

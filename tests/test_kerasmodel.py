@@ -89,14 +89,14 @@ def test_every_kind_of_data_trains_the_same_net(data, options):
 def test_a_generator_without_an_end_trains_with_steps_per_epoch():
     model, history = fit(forever(), forever(), steps_per_epoch=3, validation_steps=2)
     assert len(history) == 2
-    assert model.run.trained == 6
+    assert model.run.global_step == 6
 
 
 def test_a_generator_that_runs_dry_ends_the_run_and_nothing_is_lost():
     model, history = fit(iter([(X, Y), (X, Y)]), epochs=5, monitor="train_loss")
     assert history["epoch"].tolist() == [1]
     assert history.attrs["stop_reason"].startswith("train_data ran out of data")
-    assert model.run.trained == 2
+    assert model.run.global_step == 2
 
 
 def test_fit_learns_inside_no_grad():
@@ -182,7 +182,7 @@ def test_an_epoch_runner_can_be_replaced():
     model = KerasModel(nn.Linear(4, 1), "mse", optimizer="sgd")
     model.EpochRunner = Short
     model.fit((X, Y), epochs=2, batch_size=10, ckpt_path=None, quiet=True)
-    assert model.run.trained == 2
+    assert model.run.global_step == 2
 
 
 def test_a_step_takes_its_further_objects_from_the_model():

@@ -17,7 +17,7 @@ import torchkeras
 from torchkeras import KerasModel, Model
 from torchkeras.core.tree import leaves
 from torchkeras.data.batch import split
-from torchkeras.data.joined import Collected, join
+from torchkeras.data.joined import OutputCollector, join
 
 N, WIDTH = 7, 4
 SIZES = (1, 3, N)
@@ -690,11 +690,11 @@ def test_steps_takes_the_first_batches_only():
 
 
 def test_categorical_logits_are_not_taken_for_those_of_a_net():
-    from torchkeras.data.outputs import logits_of, scored
+    from torchkeras.data.outputs import logits_of, loss_inputs
 
     found = torch.distributions.Categorical(logits=torch.zeros(3, 2))
     assert logits_of(found) is found
-    assert scored(nn.CrossEntropyLoss(), found) is found
+    assert loss_inputs(nn.CrossEntropyLoss(), found) is found
     with pytest.raises(ValueError, match="a Categorical as the net's output"):
         KerasModel(Of(lambda out, x: torch.distributions.Categorical(logits=out.expand(-1, 2))), "cross_entropy"
                    ).predict(X, output="classes")
@@ -781,7 +781,7 @@ ODD = {
 
 def gathered(make, sizes, total):
     parts = [make(part, at) for at, part in enumerate(drawn(sum(sizes), 3).split(sizes))]
-    collected = Collected("outputs", total)
+    collected = OutputCollector("outputs", total)
     for part, size in zip(parts, sizes, strict=True):
         collected.add(part, size)
     return collected, parts
@@ -792,7 +792,7 @@ def gathered(make, sizes, total):
 def test_outputs_written_into_one_room_are_those_joined_at_the_end(form, sizes):
     for total in (sum(sizes), sum(sizes) + 2, sum(sizes) - 1, None):
         collected, parts = gathered(FORMS[form], sizes, total)
-        assert alike(collected.whole(), join(parts, sizes)), total
+        assert alike(collected.result(), join(parts, sizes)), total
         if form in ("dict", "nested", "record") and sizes[0] == 4 and total and total >= sum(sizes):
             assert collected.parts == []  # control: they were not kept beside the room
 
@@ -803,7 +803,7 @@ def test_outputs_that_do_not_join_are_refused_in_the_same_words_with_room_or_wit
     for total in (12, None):
         collected, _ = gathered(ODD[form], [4, 4, 4], total)
         with pytest.raises(ValueError, match="to join all batches") as found:
-            collected.whole()
+            collected.result()
         words.append(str(found.value))
     assert words[0] == words[1]
 
@@ -812,9 +812,9 @@ def test_a_tuple_of_as_many_items_as_samples_is_read_as_it_was():
     for single in (True, False):
         (collected, parts), (counts) = gathered(lambda x, at: (x, -x), [2, 2, 1], 5), [2, 2, 1]
         rule = lambda path, length, single=single: single  # noqa: E731
-        assert alike(collected.whole(rule), join(parts, counts, one_each=rule))
+        assert alike(collected.result(rule), join(parts, counts, one_each=rule))
         collected, parts = gathered(lambda x, at: (x, -x), [2, 2], 4)
-        assert len(collected.whole(rule)) == (4 if single else 2)
+        assert len(collected.result(rule)) == (4 if single else 2)
 
 
 def test_labels_that_nobody_asked_for_are_let_go():

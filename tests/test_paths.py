@@ -10,7 +10,15 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import torchkeras
-from torchkeras import KerasModel, Model, load_checkpoint, load_weights, plot_history, save_checkpoint, train_model
+from torchkeras import (
+    KerasModel,
+    Model,
+    load_checkpoint,
+    load_weights,
+    plot_history,
+    save_checkpoint,
+    train_model,
+)
 from torchkeras.data import ImageFolder, cache
 from torchkeras.display.plot import save_curves
 from torchkeras.display.report import ReportWriter, write_report
@@ -57,7 +65,7 @@ def twice(path):
 def resumed(path):
     fit(ckpt_path=path, resume=True)
     assert Path(f"{path}.state").expanduser().is_dir()
-    assert fit(ckpt_path=path, resume=True).run.trained == 1  # the step of the first fit
+    assert fit(ckpt_path=path, resume=True).run.global_step == 1  # the step of the first fit
 
 
 WAYS = {
@@ -124,7 +132,8 @@ def test_what_takes_a_path_is_known_here():
                         asked = inspect.signature(value).parameters.values()
                     except ValueError:
                         continue
-                    found |= {part for parameter in asked if "PathLike" in str(parameter.annotation)}
+                    found |= {part for parameter in asked if any(
+                        word in str(parameter.annotation) for word in ("PathLike", "FilePath"))}
     assert found == {
         "CSVLogger", "EpochCheckpoint", "ImageFolder", "JSONLLogger", "KerasModel.fit",
         "KerasModel.load_ckpt", "KerasModel.report", "KerasModel.save_ckpt", "ReportWriter", "TensorBoardCallback",

@@ -1,4 +1,4 @@
-"""Keras's comfort for PyTorch: wrap any net with a loss, metrics and an optimizer; fit, evaluate, predict.
+"""Keras's comfort for PyTorch: wrap a net with loss, metrics and optimizer; fit, evaluate, predict.
 
 This is an independent implementation, written from scratch, of the torchkeras interface.
 """
@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from torchkeras import data, losses, metrics
+from torchkeras.core.device_list import devices
 from torchkeras.core.stop import CheckpointCorruptError
 from torchkeras.engine.callback import Callback
-from torchkeras.engine.device import devices
 from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.history import History
 from torchkeras.engine.run import Run
@@ -61,11 +61,13 @@ __all__ = [
 ]  # LightModel is left out: an import of * must not need pytorch-lightning
 
 
-LATER = {  # loaded on first use, so that importing this package takes little more than importing torch
-    "Input": "torchkeras.functional", "LightModel": "torchkeras.lightning.model", "Model": "torchkeras.keras.model",
+LATER = {  # imported on first use: importing this package takes little longer than torch
+    "Input": "torchkeras.functional", "LightModel": "torchkeras.lightning.model",
+    "Model": "torchkeras.keras.model",
     "VLog": "torchkeras.vlog", "plot_confusion": "torchkeras.display.figures",
     "plot_history": "torchkeras.display.figures", "plot_metric": "torchkeras.display.figures",
-    "colorful": "torchkeras.utils", "delete_object": "torchkeras.utils",  # older notebooks import these from here
+    # older notebooks import these from here
+    "colorful": "torchkeras.utils", "delete_object": "torchkeras.utils",
 }
 
 

@@ -1,4 +1,4 @@
-"""All listeners in one place, under the names that notebooks import."""
+"""All callbacks in one place, under the names that notebooks import."""
 
 from torchkeras.callbacks.checkpoints import EpochCheckpoint
 from torchkeras.callbacks.mlflow import MLflowCallback

@@ -1,36 +1,37 @@
-"""Small helpers that notebooks use beside the training itself."""
+"""Provide small helpers for notebooks."""
 
 from __future__ import annotations
 
 import gc
 from datetime import datetime
-from typing import Any
 
 import torch
 from torch import nn
 
 from torchkeras.core.errors import one_of, whole_number
-from torchkeras.core.screen import say
-from torchkeras.state.rng import seed_all
+from torchkeras.core.rng import seed_all
+from torchkeras.core.screen import print_safely
 
-COLOURS = {"black": 30, "red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36, "white": 37}
+COLOURS = {"black": 30, "red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36,
+           "white": 37}
 
 
 def seed_everything(seed: int, *, deterministic: bool = False) -> int:
-    """Make what follows repeatable: seed Python, numpy and torch on every device.
+    """Seed Python, numpy and torch on every device.
 
-    DataLoader workers take their seeds from torch's, so they follow. Two things do not: hashes of strings, which
-    ``PYTHONHASHSEED`` fixes only when it is set before Python starts, and GPU operations that add in any order.
+    DataLoader workers take their seeds from torch's, so they follow. Two things do not: hashes of
+    strings, which ``PYTHONHASHSEED`` fixes only when it is set before Python starts, and GPU
+    operations that add in any order.
 
     Args:
         seed: from 0 to 2**32 - 1, the range that numpy takes.
-        deterministic: also ask torch for repeatable GPU operations, which can be slower.
+        deterministic: also ask torch for deterministic GPU operations, which can be slower.
 
     Returns:
         The seed.
 
     Raises:
-        TypeError: the seed is no int.
+        TypeError: the seed is not an int.
         ValueError: the seed is out of range.
 
     Example:
@@ -48,8 +49,8 @@ def seed_everything(seed: int, *, deterministic: bool = False) -> int:
     return seed
 
 
-def printlog(info: Any) -> None:
-    """Mark a moment in a notebook's output: a rule with date and time, then what you have to say.
+def printlog(info: object) -> None:
+    """Print a rule with date and time, then a text.
 
     Args:
         info: what to print.
@@ -61,7 +62,7 @@ def printlog(info: Any) -> None:
         step 1: prepare data
         <BLANKLINE>
     """
-    say(f"\n{'=' * 80}{datetime.now():%Y-%m-%d %H:%M:%S}\n{info}\n")
+    print_safely(f"\n{'=' * 80}{datetime.now():%Y-%m-%d %H:%M:%S}\n{info}\n")
 
 
 def colorful(text: str, color: str = "red") -> str:
@@ -83,7 +84,7 @@ def colorful(text: str, color: str = "red") -> str:
 
 
 def delete_object(net: nn.Module) -> None:
-    """Free the memory of a net that other names may still hold: its weights are gone afterwards.
+    """Free the memory of a net that may still be referenced: its weights are gone afterwards.
 
     Args:
         net: the module to empty.

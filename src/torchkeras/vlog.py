@@ -1,26 +1,34 @@
-"""VLog: the display of this library for any other loop."""
+"""VLog: this library's display for any other loop."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import SimpleNamespace, TracebackType
-from typing import Any
+from types import TracebackType
+from typing import Any, NamedTuple
 
 from torchkeras.core.errors import bad_type, one_of, whole_number
 from torchkeras.core.screen import detect
 from torchkeras.core.tracebacks import short_traceback
+from torchkeras.core.types import Value
 from torchkeras.display.live import LiveProgress
 from torchkeras.display.notebook import NotebookProgress
 from torchkeras.engine.history import History
 from torchkeras.engine.monitor import Monitor, check_monitor
 
 
-@dataclass
-class Logged:
-    """What the displays read of a run, filled by hand."""
+class Epochs(NamedTuple):
+    """The epochs of a loop."""
 
-    config: Any
+    epochs: int
+    initial_epoch: int = 0
+
+
+@dataclass
+class LoggedRun:
+    """A run as the displays read it, filled by the user's loop."""
+
+    config: Epochs
     monitor: Monitor
     history: History = field(default_factory=History)
     notes: list[str] = field(default_factory=list)
@@ -29,21 +37,21 @@ class Logged:
     epoch: int = 1
     step: int = 0
     steps: int | None = None
-    trained: int = 0
+    global_step: int = 0
     logs: dict[str, Any] = field(default_factory=dict)
     stop_reason: str | None = None
     interrupted: bool = False
 
-    def numbers(self) -> dict[str, float]:
-        """What the last step told."""
+    def current_metrics(self) -> dict[str, float]:
+        """Return the numbers of the last step."""
         return {name: to_number(name, value) for name, value in self.logs.items()}
 
 
 class VLog:
-    """See any loop of yours train: gradient boosting, a detector's own trainer, a plain ``for``.
+    """Show the progress of any loop: gradient boosting, a detector's own trainer, a plain ``for``.
 
-    The same picture in a notebook, live line in a terminal and plain lines in a log as those of ``fit``. As a context
-    manager it starts and ends by itself, and tells of an error.
+    The same picture in a notebook, live line in a terminal and plain lines in a log as those of
+    ``fit``. As a context manager it starts and ends by itself, and shows an error.
 
     Args:
         epochs: how many there are to be.
@@ -53,11 +61,12 @@ class VLog:
         write: takes each line in place of the display.
 
     Raises:
-        TypeError: ``epochs`` is no int.
+        TypeError: ``epochs`` is not an int.
         ValueError: it is below 1, or the mode is neither of the two.
 
     Example:
-        >>> vlog = VLog(epochs=2, monitor_metric="val_loss", monitor_mode="min", write=lambda line: None)
+        >>> vlog = VLog(epochs=2, monitor_metric="val_loss", monitor_mode="min",
+        ...             write=lambda line: None)
         >>> vlog.log_start()
         >>> for epoch in range(2):
         ...     for step in range(10):
@@ -69,8 +78,8 @@ class VLog:
     """
 
     @short_traceback
-    def __init__(self, epochs: int, monitor_metric: str = "val_loss", monitor_mode: str = "min", *, plot: bool = True,
-                 write: Callable[[str], object] | None = None) -> None:
+    def __init__(self, epochs: int, monitor_metric: str = "val_loss", monitor_mode: str = "min", *,
+                 plot: bool = True, write: Callable[[str], object] | None = None) -> None:
         whole_number("epochs", epochs, least=1)
         one_of("monitor_mode", monitor_mode, ("min", "max"))
         self.asked = (monitor_metric, monitor_mode)
@@ -79,41 +88,42 @@ class VLog:
         self.shown: LiveProgress | NotebookProgress | None = None
         self.steps: dict[str, int] = {}  # of the last pass of each stage
 
-    def fresh(self) -> Logged:
-        """A run of which nothing was logged."""
-        return Logged(SimpleNamespace(epochs=self.epochs, initial_epoch=0), Monitor(*self.asked))
+    def fresh(self) -> LoggedRun:
+        """Return an empty run."""
+        return LoggedRun(Epochs(self.epochs), Monitor(*self.asked))
 
     @property
     def history(self) -> History:
-        """One row an epoch, as ``fit`` keeps it."""
+        """Return the history: one row an epoch, as ``fit`` keeps it."""
         return self.run.history
 
     @property
     def best_epoch(self) -> int | None:
-        """The epoch with the best number; None before there is one."""
+        """Return the epoch with the best number; None before the first."""
         return self.run.monitor.best_epoch
 
     def log_start(self) -> None:
-        """Open the display; what was logged before is forgotten."""
+        """Open the display and forget what was logged before."""
         self.run, self.steps = self.fresh(), {}
         in_notebook = self.write is None and detect() == "notebook"
-        self.shown = NotebookProgress(self.plot) if in_notebook else LiveProgress(self.plot, write=self.write)
+        self.shown = (NotebookProgress(self.plot) if in_notebook
+                      else LiveProgress(self.plot, write=self.write))
         self.shown.on_fit_start(self)
         self.begin(1)
 
     def begin(self, epoch: int) -> None:
-        """An epoch begins with a training pass."""
+        """Begin an epoch with its training pass."""
         self.run.epoch, self.run.stage, self.run.step, self.run.logs = epoch, "train", 0, {}
         self.run.steps = self.steps.get("train")
         self.display.on_epoch_start(self)
 
     @short_traceback
     def log_step(self, info: Mapping[str, Any], training: bool = True) -> None:
-        """Tell of a batch.
+        """Log a batch.
 
         Args:
-            info: its numbers by name, such as ``{"train_loss": 0.3}``: floats, or scalar tensors, which are read only
-                when they are drawn.
+            info: its numbers by name, such as ``{"train_loss": 0.3}``: floats, or scalar tensors,
+                which are read only when they are drawn.
             training: False for a batch of validation.
         """
         display, stage = self.display, "train" if training else "val"
@@ -123,7 +133,7 @@ class VLog:
             self.steps[run.stage] = run.step
             run.stage, run.step, run.steps = stage, 0, self.steps.get(stage)
         run.step += 1
-        run.trained += training
+        run.global_step += training
         run.logs = dict(info)
         if training and "train_loss" not in info and "loss" in info:
             run.logs["train_loss"] = run.logs.pop("loss")
@@ -131,13 +141,13 @@ class VLog:
 
     @short_traceback
     def log_epoch(self, info: Mapping[str, Any]) -> None:
-        """Tell of an epoch that is over.
+        """Log an epoch that is over.
 
         Args:
             info: its numbers by name, such as ``{"train_loss": 0.3, "val_loss": 0.4}``.
 
         Raises:
-            TypeError: something that is no number.
+            TypeError: a value is not a number.
             ValueError: the monitored number is not among them.
         """
         display, run = self.display, self.run
@@ -146,7 +156,7 @@ class VLog:
         self.steps[run.stage] = run.step
         run.history.open(run.epoch)
         run.history.record(row)
-        run.monitor.see(run.epoch, row[run.monitor.name])
+        run.monitor.update(run.epoch, row[run.monitor.name])
         display.on_validation_epoch_end(self)
         if run.epoch < self.epochs:
             self.begin(run.epoch + 1)
@@ -161,7 +171,7 @@ class VLog:
 
     @property
     def display(self) -> LiveProgress | NotebookProgress:
-        """What shows the run; the first word opens it."""
+        """Return the display; open it if it is not open yet."""
         if self.shown is None:
             self.log_start()
         return self.shown  # type: ignore[return-value]
@@ -178,8 +188,8 @@ class VLog:
             self.display.on_exception(self)
 
 
-def to_number(name: str, value: Any) -> float:
-    """A logged value as a float."""
+def to_number(name: str, value: Value) -> float:
+    """Return a logged value as a float."""
     try:
         return float(value)
     except (TypeError, ValueError) as error:

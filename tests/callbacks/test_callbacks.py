@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from torchkeras import KerasModel, kerascallbacks
+from torchkeras import Callback, KerasModel, kerascallbacks
+from torchkeras.acceleration.multi_step_graph import follows
 from torchkeras.callbacks.tensorboard import tag
 from torchkeras.display.progress import Progress, one_display
 from torchkeras.kerascallbacks import (
@@ -256,6 +257,18 @@ def test_wandb_is_given_the_settings_and_the_best_weights_when_asked(monkeypatch
 def test_what_writes_or_draws_does_so_in_the_first_process_alone():
     kinds = [getattr(kerascallbacks, name) for name in kerascallbacks.__all__]
     assert all(kind.main_only for kind in kinds)
-    assert Progress.looks_only
+    assert Progress.allows_multi_step
     assert [name for one, name in itertools.product(kinds, ("on_step_end",)) if name in vars(one)
-            and not one.looks_only] == []
+            and not one.allows_multi_step] == []
+
+
+def test_a_callback_allows_several_steps_at_once_by_either_name_of_the_attribute():
+    class Sees(Callback):
+        def on_step_end(self, model):
+            pass
+
+    assert follows(Sees())  # control: it is called after every step
+    for name in ("allows_multi_step", "looks_only"):  # the second is the older name
+        assert not follows(type("Allows", (Sees,), {name: True})())
+        assert not follows(SimpleNamespace(on_step_end=print, **{name: True}))
+        assert follows(SimpleNamespace(on_step_end=print, **{name: False}))

@@ -158,7 +158,7 @@ class At(Callback):
         self.act, self.trained, self.epoch = act, trained, epoch
 
     def on_step_end(self, model):
-        if model.run.stage == "train" and model.run.trained == self.trained:
+        if model.run.stage == "train" and model.run.global_step == self.trained:
             self.act(model)
 
     def on_validation_epoch_end(self, model):

@@ -117,7 +117,7 @@ def test_weights_a_picture_and_a_report_that_cannot_be_written_end_no_run(monkey
 
     monkeypatch.setattr(torch, "save", torchs)
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", refuse)
-    monkeypatch.setattr("torchkeras.display.report.write_whole", refuse)
+    monkeypatch.setattr("torchkeras.display.report.write_atomically", refuse)
     with pytest.warns() as told:
         model = fit(EpochCheckpoint(tmp_path / "w"), VisMetric(save_path=tmp_path / "a.png"),
                     ReportWriter(tmp_path / "a.html"), epochs=1, ckpt_path=tmp_path / "best.pt")
@@ -137,7 +137,7 @@ def test_a_report_of_a_failed_run_that_cannot_be_written_keeps_nobody_else_from_
             if model.run.epoch == 2:
                 raise RuntimeError("boom")
 
-    monkeypatch.setattr("torchkeras.display.report.write_whole", refuse)
+    monkeypatch.setattr("torchkeras.display.report.write_atomically", refuse)
     log = CSVLogger(tmp_path / "a.csv")
     Refuse(monkeypatch, "a.csv", 3)
     with pytest.warns(UserWarning, match="could not be written"), pytest.raises(RuntimeError, match="boom"):
@@ -168,7 +168,7 @@ def test_a_column_that_begins_like_a_formula_is_a_text_for_spreadsheets(name, tm
         head, row = csv.reader(file)
     assert head == ["epoch", f"'{name}", "train_loss"]
     assert row == ["1", "0.5", "-2.0"]  # numbers stay numbers
-    assert rows_module.itself(head[1]) == name
+    assert rows_module.unescaped(head[1]) == name
 
 
 def test_names_that_were_made_harmless_are_found_again(tmp_path):
@@ -198,8 +198,8 @@ def test_rows_are_added_to_a_table_that_excel_has_saved(text, tmp_path):
 @pytest.mark.parametrize(("content", "words"), [
     (EXCEL.replace(",", ";").encode("utf-8-sig"), "has ';' between its columns"),
     (EXCEL.replace(",", "\t").encode("utf-8-sig"), "has '.t' between its columns"),
-    (EXCEL.encode("gbk"), "no text in UTF-8"), ("epoch,größe\r\n1,2\r\n".encode("cp1252"), "no text in UTF-8"),
-    (EXCEL.encode("utf-16"), "no text in UTF-8"), (b"epoch,a,a\n1,2,3\n", "a column twice"),
+    (EXCEL.encode("gbk"), "not UTF-8 text"), ("epoch,größe\r\n1,2\r\n".encode("cp1252"), "not UTF-8 text"),
+    (EXCEL.encode("utf-16"), "not UTF-8 text"), (b"epoch,a,a\n1,2,3\n", "a column twice"),
     (b"epoch,a\n1,2,3\n", "3 values in a row and 2 columns"), (b"epoch,a\n1," + b"9" * 200_000 + b"\n", "as a table"),
     (b"epoch,a\n1,0.5\n2,0.123", "may be cut off")], ids=lambda one: one if isinstance(one, str) else "")
 def test_a_table_to_which_no_row_can_be_added_is_refused_before_training_and_left_as_it_is(content, words, tmp_path):

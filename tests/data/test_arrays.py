@@ -128,9 +128,9 @@ def test_different_lengths_are_listed_each_with_its_name():
     (np.array([{}, None]), TypeError, "array of type object"),
     ([[1, 2], [3]], ValueError, "lists of different lengths.*Pad them"),
     (pd.DataFrame({"age": [1.0], "city": ["Rome"], "when": [pd.Timestamp(0)]}), TypeError,
-     r"no numbers in column 'city' \(.*\), 'when' \(datetime64.*get_dummies"),
+     r"not numbers in column 'city' \(.*\), 'when' \(datetime64.*get_dummies"),
     (pd.Series([True, None], dtype="boolean"), ValueError, "missing values.*fillna"),
-    (pd.Series(["a", "b"], name="city"), TypeError, "no numbers in column 'city'"),
+    (pd.Series(["a", "b"], name="city"), TypeError, "not numbers in column 'city'"),
 ])
 def test_errors_name_the_array_what_came_and_the_way_out(tree, error, words):
     with pytest.raises(error, match=words):

@@ -237,12 +237,12 @@ def test_an_input_with_the_name_of_labels_is_known_from_training_or_refused_in_p
 
 
 def test_what_a_name_alone_decides_and_what_is_left_out_is_said():
-    text, = batches.readings({"x": X, "y": Y}, Takes(), loss=True)
+    text, = batches.layout_notes({"x": X, "y": Y}, Takes(), loss=True)
     assert "batch['y'] is taken as the labels, by its name" in text
-    text, = batches.readings({"input_ids": X, "labels": Y, "text": "so", "id": 3}, Words(), loss=False)
+    text, = batches.layout_notes({"input_ids": X, "labels": Y, "text": "so", "id": 3}, Words(), loss=False)
     assert text == "batch: forward takes no 'text', 'id', which is left out"
     for batch, net in (([X, Y], Takes()), ({"left": X, "right": X, "y": Y}, Ops()), ({"x": X, "y": X}, Needs())):
-        assert batches.readings(batch, net, loss=True) == []
+        assert batches.layout_notes(batch, net, loss=True) == []
 
 
 def test_columns_that_forward_does_not_take_are_left_out_of_the_call():

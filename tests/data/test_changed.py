@@ -194,6 +194,6 @@ def test_a_copy_on_an_accelerator_is_made_anew_where_samples_changed(change, mon
     plain, moved = list(loader), list(resident)
     assert all(torch.equal(a, b) for one, other in zip(plain, moved, strict=True)
                for a, b in zip(one, other, strict=True))
-    kept = resident.found.tensors[0]
+    kept = resident.samples.tensors[0]
     list(resident)
-    assert resident.found.tensors[0] is kept  # what did not change is not copied again
+    assert resident.samples.tensors[0] is kept  # what did not change is not copied again

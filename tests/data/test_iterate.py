@@ -15,9 +15,9 @@ def test_every_sample_comes_once_with_its_own_label():
     found = list(data_iter(X, Y, batch_size=4))
     assert [len(y) for _, y in found] == [4, 4, 2]
     assert all(torch.equal(x[:, 0].long(), y) for x, y in found)
-    together = torch.cat([y for _, y in found])
-    assert torch.equal(together.sort().values, Y)
-    assert not torch.equal(together, Y)
+    communicator = torch.cat([y for _, y in found])
+    assert torch.equal(communicator.sort().values, Y)
+    assert not torch.equal(communicator, Y)
 
 
 def test_the_order_is_new_each_time_and_follows_the_seed():

@@ -152,8 +152,8 @@ def test_what_a_step_does_to_a_batch_does_not_reach_the_next_one():
 @pytest.mark.parametrize(("width", "together"), [(1, 8), (1 << 10, 4), (1 << 15, 1)])
 def test_small_batches_are_fetched_together(width, together, monkeypatch):
     fetched = []
-    fetch = located.rows
-    monkeypatch.setattr(located, "rows", lambda tensor, index: fetched.append(len(index)) or fetch(tensor, index))
+    fetch = located.select_rows
+    monkeypatch.setattr(located, "select_rows", lambda tensor, index: fetched.append(len(index)) or fetch(tensor, index))
     found = list(in_memory(DataLoader(TensorDataset(torch.zeros(160, width)), 8, shuffle=True)))
     assert [x.shape for x, in found] == [(8, width)] * 20
     assert fetched[0] == 8 * together

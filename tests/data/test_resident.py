@@ -39,7 +39,7 @@ def test_data_that_fits_lives_on_the_device_and_draws_the_same_numbers(data, fre
     torch.manual_seed(3)
     shapes = [[one.shape for one in batch] for batch in found]
     drawn = torch.rand(2)
-    assert found.near.lives_on(ELSEWHERE)
+    assert found.device_data.is_on(ELSEWHERE)
     assert all(one.device == ELSEWHERE for batch in found for one in batch)
     torch.manual_seed(3)
     assert shapes == [[one.shape for one in batch] for batch in data()]
@@ -50,7 +50,7 @@ def test_data_that_takes_more_than_a_quarter_stays_and_its_batches_are_moved(fre
     free(4 * (X.numel() * 4 + Y.numel() * 8) - 1)
     found = batches((X, Y), name="train_data", batch_size=5, device=ELSEWHERE)
     assert all(one.device == ELSEWHERE for batch in found for one in batch)
-    assert found.near.tree[0] is X
+    assert found.device_data.tree[0] is X
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, NotImplementedError, ValueError, AttributeError, AssertionError])
@@ -59,7 +59,7 @@ def test_a_device_that_does_not_tell_its_memory_is_not_filled(kind, monkeypatch)
         raise kind("not supported")
 
     monkeypatch.setattr(torch.accelerator, "get_memory_info", silent)
-    assert not resident.fits([X], ELSEWHERE)
+    assert not resident.fits_on([X], ELSEWHERE)
 
 
 def test_other_data_is_moved_batch_by_batch(free):
@@ -69,11 +69,11 @@ def test_other_data_is_moved_batch_by_batch(free):
 
 
 def test_on_the_cpu_nothing_is_moved_or_asked_for(monkeypatch):
-    monkeypatch.setattr(resident, "fits", None)
+    monkeypatch.setattr(resident, "fits_on", None)
     found = batches((X, Y), name="train_data", batch_size=23, shuffle=False, device="cpu")
-    assert found.near.tree[0] is X
+    assert found.device_data.tree[0] is X
     assert torch.equal(next(iter(found))[0], X)
-    assert found.mover is None
+    assert found.prefetcher is None
 
 
 def test_a_copy_runs_on_a_stream_of_its_own_and_the_computation_waits_for_it(monkeypatch):
@@ -96,7 +96,7 @@ def test_a_copy_runs_on_a_stream_of_its_own_and_the_computation_waits_for_it(mon
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("main"))
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda leaf, stream: told.append(f"kept for {stream.name}"))
     monkeypatch.setattr(resident, "pinned", lambda leaf: told.append("pinned") or leaf)
-    mover = resident.Mover(ELSEWHERE)
+    mover = resident.DevicePrefetcher(ELSEWHERE)
     mover.stream = Stream("side")
     x, rest = mover((X, {"y": Y}))
     assert [x.device, rest["y"].device] == [ELSEWHERE, ELSEWHERE]

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from torchkeras import KerasModel
-from torchkeras.data.reuse import copied, kept
+from torchkeras.data.reuse import copy_batch, copy_leaf
 
 X, Y = torch.randn(23, 5), torch.randint(0, 3, (23,))
 
@@ -125,7 +125,7 @@ def test_batches_that_wait_until_their_labels_are_known_are_held(make):
     torch.randn(30)[3:17], torch.randn(6, 5)[:, 1:4], torch.randn(1, 5).expand(4, 5), torch.randn(5, 4).t(),
     torch.randn(()), torch.zeros(0, 3), torch.rand(7) > 0.5, torch.randn(7, dtype=torch.bfloat16)[1:]])
 def test_a_copy_lies_as_the_original_does(tensor):
-    found = copied(tensor)
+    found = copy_leaf(tensor)
     assert torch.equal(found, tensor)
     assert found.stride() == tensor.stride()
     assert found.untyped_storage().data_ptr() != tensor.untyped_storage().data_ptr() or not tensor.numel()
@@ -135,7 +135,7 @@ def test_a_copy_lies_as_the_original_does(tensor):
 def test_objects_in_a_batch_are_copied_too():
     packed = nn.utils.rnn.pack_sequence([torch.ones(3), torch.ones(2)])
     weights = np.ones(2)
-    found = kept({"seq": packed, "w": weights, "name": "a"})
+    found = copy_batch({"seq": packed, "w": weights, "name": "a"})
     packed.data.zero_()
     weights[:] = 0
     assert found["seq"].data.sum() == 5

@@ -33,7 +33,7 @@ class Count(Callback):
 
     def on_step_end(self, model):
         run = model.run
-        self.seen.append((run.stage, run.step, run.trained, run.updates, model.net.training))
+        self.seen.append((run.stage, run.step, run.global_step, run.optimizer_steps, model.net.training))
 
 
 def run(*callbacks, data=(X, Y), **options):

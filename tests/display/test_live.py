@@ -83,7 +83,7 @@ def test_a_step_costs_a_look_at_the_clock():
     for _ in range(100):
         listener.on_step_end(model)
     assert len(looks) - before == 100
-    assert model.run.numbers() is not None
+    assert model.run.current_metrics() is not None
 
 
 @pytest.mark.parametrize("history", [HISTORY, {"epoch": [1, 2], "train_loss": [0.5, 0.4]},

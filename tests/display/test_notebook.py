@@ -110,8 +110,8 @@ def long_run(epochs, best_epoch):
     names = ("train_loss", "val_loss", "lr")
     history |= {name: [1 / epoch for epoch in history["epoch"]] for name in names}
     return SimpleNamespace(
-        history=history, epoch=epochs + 1, stage="train", step=1, steps=10, trained=1, notes=[],
-        device="cpu", interrupted=False, stop_reason=None, numbers=lambda: {"train_loss": 1.0}, logs={},
+        history=history, epoch=epochs + 1, stage="train", step=1, steps=10, global_step=1, notes=[],
+        device="cpu", interrupted=False, stop_reason=None, current_metrics=lambda: {"train_loss": 1.0}, logs={},
         config=SimpleNamespace(epochs=2 * epochs, initial_epoch=0),
         monitor=SimpleNamespace(name="val_loss", best=0.1, best_epoch=best_epoch))
 
@@ -208,9 +208,9 @@ def test_the_numbers_of_a_failed_epoch_are_its_own_or_none():
     told = []
 
     def fail(model):
-        told.append(model.run.numbers()["train_loss"])
+        told.append(model.run.current_metrics()["train_loss"])
         if len(told) == 2:
-            model.run.running = unreadable
+            model.run.running_metrics = unreadable
         raise RuntimeError("boom")
 
     def unreadable():

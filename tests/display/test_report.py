@@ -17,7 +17,7 @@ from torchkeras.display import page, png
 from torchkeras.display.classes import Wrong, confusion, judge
 from torchkeras.display.report import ReportWriter, write_report
 from torchkeras.display.stopwatch import Stopwatch
-from torchkeras.training.arguments import listening
+from torchkeras.training.arguments import with_default_callbacks
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 X = torch.randn(90, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -160,12 +160,12 @@ def test_a_report_asked_of_fit_is_there_when_it_ends_and_when_it_fails(tmp_path)
 
 def test_what_fit_hands_over_for_a_report_is_enough(tmp_path):
     loader = DataLoader(TensorDataset(X, Y), batch_size=16, shuffle=True)
-    listeners = listening(None, plot=True, wandb=False, quiet=True, report=tmp_path / "run.html",
+    listeners = with_default_callbacks(None, plot=True, wandb=False, quiet=True, report=tmp_path / "run.html",
                           val_data=batches(loader, name="val_data"))
     assert [type(one) for one in listeners] == [Stopwatch, ReportWriter]
     fit(classifier(), Y, listeners[1])
     assert "of 90 right" in (tmp_path / "run.html").read_text(encoding="utf-8")
-    assert [type(one) for one in listening(None, plot=True, wandb=False, quiet=True)] == [Stopwatch]
+    assert [type(one) for one in with_default_callbacks(None, plot=True, wandb=False, quiet=True)] == [Stopwatch]
 
 
 def test_data_that_can_be_read_only_once_costs_its_part_of_the_report_alone(tmp_path):
@@ -217,9 +217,9 @@ def test_a_report_needs_a_run_and_a_name_for_each_class(tmp_path):
 
 def test_the_parts_of_the_time_add_up_to_the_whole():
     model = fit(classifier())
-    assert list(model.run.seconds) == ["start", "training", "validation and keeping the best", "between epochs"]
-    assert all(value >= 0 for value in model.run.seconds.values())
-    assert model.run.seconds["training"] > 0
+    assert list(model.run.timings) == ["start", "training", "validation and keeping the best", "between epochs"]
+    assert all(value >= 0 for value in model.run.timings.values())
+    assert model.run.timings["training"] > 0
     drawn = page.parts({"training": 30.0, "validation": 10.0})
     assert ["75%" in drawn, "25%" in drawn, page.parts({})] == [True, True, ""]
 

@@ -113,6 +113,14 @@ def samples_and_batch_size(count, size, seed):
     return fitted(model, (x, y), (x[:count // 2 + 1], y[:count // 2 + 1]), batch_size=size)
 
 
+@case()
+def fast_mode_with_a_last_batch_of_one_sample(seed):
+    """A process without a sample of the last batch repeats one for the others: it must count nowhere."""
+    x, y = features(9, seed), classes(9, seed)
+    model = face(mlp(seed), "cross_entropy", ["accuracy"])
+    return fitted(model, (x, y), (x, y), batch_size=4, shuffle=False, speed="fast")
+
+
 # Data
 
 KINDS = {
@@ -464,7 +472,7 @@ def early_stopping(monitor, seed):
 def a_stop_asked_for_by_the_last_process(seed):
     class Asking:
         def on_train_epoch_end(self, model):
-            if model.run.epoch == 2 and model.run.together.rank == WORLD - 1:
+            if model.run.epoch == 2 and model.run.communicator.rank == WORLD - 1:
                 model.run.stop("enough")
 
     return fitted(face(mlp(seed), "cross_entropy"), (features(17, seed), classes(17, seed)), batch_size=4, epochs=5,

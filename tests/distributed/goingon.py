@@ -11,7 +11,8 @@ from torch import nn
 from torch.optim import lr_scheduler as schedules
 
 from torchkeras import Callback, StepRunner
-from torchkeras.checkpoint.run_state import optimizer_state, weights_in
+from torchkeras.checkpoint.run_state import optimizer_state
+from torchkeras.state.module_state import bare_state_dict
 
 
 class Blocks(nn.Module):
@@ -80,7 +81,7 @@ def built(name, seed):
 def left(model):
     """Everything a run leaves in the model, by name."""
     modules = model.learners()
-    found = {f"{number}.{name}": value for number, one in enumerate(modules) for name, value in weights_in(one).items()}
+    found = {f"{number}.{name}": value for number, one in enumerate(modules) for name, value in bare_state_dict(one).items()}
     state = optimizer_state(model.optimizer, modules)["state"]
     return found | {f"{at}.{name}": value for at, one in state.items() for name, value in one.items()}
 

@@ -83,7 +83,7 @@ def fitted(model, train, val=None, **options):
     np.random.seed(5)
     torch.manual_seed(5)
     history = model.fit(train, val, callbacks=[witness, *options.pop("callbacks", [])], **options)
-    return {**history.to_dict("list"), "stop_reason": history.attrs["stop_reason"], "updates": model.run.updates,
+    return {**history.to_dict("list"), "stop_reason": history.attrs["stop_reason"], "updates": model.run.optimizer_steps,
             "weights": flat(model.net), "weights_at_the_end": getattr(witness, "weights", None),
             "random_state": random_state()}
 

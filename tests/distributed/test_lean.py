@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, TensorDataset
 
+from torchkeras.core.communicator import Communicator
 from torchkeras.distributed import reducible_metrics, sharded_data
-from torchkeras.distributed.communicator import Alone
 from torchkeras.metrics import AUC
 from torchkeras.metrics.function import FunctionMetric
 
@@ -49,15 +49,15 @@ def test_an_order_holds_no_list_of_all_its_numbers():
     assert peaks[0] < 1.5e6 < 30e6 < peaks[1]
 
 
-class OneOf(Alone):
+class OneOf(Communicator):
     """Process 0 of three, whose hands are counted."""
 
-    world = 3
+    world_size = 3
 
     def __init__(self):
         self.sent = []
 
-    def from_main(self, value):
+    def broadcast(self, value):
         self.sent.append(value)
         return value
 
@@ -67,9 +67,9 @@ class OneOf(Alone):
 def test_batches_are_sent_in_whole_rounds_of_few_numbers_and_none_is_lost(batches, limit, monkeypatch):
     monkeypatch.setattr(sharded_data, "NUMBERS_AT_ONCE", limit)
     given = [[number, number] for number in range(batches)]
-    numbers = sharded_data.Numbers(given, None, OneOf())
+    numbers = sharded_data.ShardedBatchSampler(given, None, OneOf())
     assert list(numbers.order()) == given
-    *full, (last, more) = numbers.together.sent
+    *full, (last, more) = numbers.communicator.sent
     assert all(len(keys) % 3 == 0 and follows for keys, follows in full)
     assert not more
     assert limit > 1 or all(len(keys) == 3 for keys, _ in full)
@@ -95,29 +95,29 @@ METRICS = {"ours": AUC, "a function": lambda: FunctionMetric(lambda preds, label
 @pytest.mark.parametrize("make", METRICS.values(), ids=METRICS)
 def test_lists_that_are_sent_in_one_piece_give_the_number_of_one_process(make):
     parts, whole, counted = halves(make)
-    packs = [reducible_metrics.packed(one) for one in parts]
+    packs = [reducible_metrics.local_state(one) for one in parts]
     assert all(isinstance(value, reducible_metrics.Pieces) for value in packs[0][0].values()
                if not torch.is_tensor(value))
-    assert reducible_metrics.joined(parts[0], packs, counted).compute() == whole.compute()
+    assert reducible_metrics.reduced(parts[0], packs, counted).compute() == whole.compute()
 
 
 def test_the_order_of_batches_counts_for_a_function_of_the_places():
     parts, whole, counted = halves(METRICS["a function"])  # control of the test above
-    packs = [reducible_metrics.packed(one) for one in parts]
-    found = reducible_metrics.joined(parts[0], packs, counted[::-1]).compute()
+    packs = [reducible_metrics.local_state(one) for one in parts]
+    found = reducible_metrics.reduced(parts[0], packs, counted[::-1]).compute()
     assert found != whole.compute()
 
 
 @pytest.mark.parametrize("kept", [[], [torch.tensor(1.0), torch.tensor(2.0)], [torch.zeros(1), torch.zeros(1).long()],
                                   [torch.zeros(1, 2), torch.zeros(1, 3)], ["words"], torch.zeros(3)], ids=str)
 def test_what_does_not_go_into_one_tensor_is_sent_as_it_is(kept):
-    assert reducible_metrics.in_one(kept) is kept
-    assert reducible_metrics.apart(kept) is kept
+    assert reducible_metrics.concatenated(kept) is kept
+    assert reducible_metrics.unpacked(kept) is kept
 
 
 def test_pieces_keep_their_sizes_even_of_nothing():
     kept = [torch.arange(3), torch.arange(0), torch.arange(2)]
-    found = reducible_metrics.apart(reducible_metrics.in_one(kept))
+    found = reducible_metrics.unpacked(reducible_metrics.concatenated(kept))
     assert [one.tolist() for one in found] == [[0, 1, 2], [], [0, 1]]
 
 
@@ -125,5 +125,5 @@ def test_a_score_takes_about_five_bytes_on_its_way_however_small_the_batches():
     metric = AUC()
     for _ in range(3000):
         metric.update(torch.randn(4), torch.ones(4))
-    found = reducible_metrics.packed(metric)[0]
+    found = reducible_metrics.local_state(metric)[0]
     assert sum(value.whole.nbytes for value in found.values()) == 5 * 4 * 3000

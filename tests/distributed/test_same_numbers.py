@@ -10,7 +10,7 @@ from tests.distributed.launches import alone, float64, launch
 from tests.distributed.parts import classes, features, flat, mlp
 from torch import nn
 
-from torchkeras.distributed.sharded_data import cut
+from torchkeras.distributed.sharded_data import shard_slice
 
 pytestmark = pytest.mark.timeout(300)  # the first test of each launch waits for it
 worlds = pytest.mark.parametrize("world", [2, 3])
@@ -116,7 +116,7 @@ def trained_by_hand(world, mean_of_means):
         net, x, y = mlp(0), features(17, 0), classes(17, 0)
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
         for batch in torch.arange(17).split(4) * 2:
-            parts = [part for rank in range(world) if len(part := batch[cut(len(batch), rank, world)])]
+            parts = [part for rank in range(world) if len(part := batch[shard_slice(len(batch), rank, world)])]
             losses = [nn.functional.cross_entropy(net(x[part]), y[part]) for part in parts]
             shares = [1 / len(parts) if mean_of_means else len(part) / len(batch) for part in parts]
             optimizer.zero_grad()

@@ -5,15 +5,15 @@ import pytest
 import torch
 from torch import nn
 
-from torchkeras.distributed.communicator import Alone
+from torchkeras.core.communicator import Communicator
 from torchkeras.distributed.reducible_metrics import in_order
-from torchkeras.distributed.sharded_data import cut, take
+from torchkeras.distributed.sharded_data import shard_slice, take
 
 
 @pytest.mark.parametrize("world", range(1, 6))
 @pytest.mark.parametrize("count", range(0, 18))
 def test_parts_are_even_and_make_up_the_whole(count, world):
-    parts = [list(range(count))[cut(count, rank, world)] for rank in range(world)]
+    parts = [list(range(count))[shard_slice(count, rank, world)] for rank in range(world)]
     assert sum(parts, []) == list(range(count))
     sizes = [len(part) for part in parts]
     assert sizes == sorted(sizes, reverse=True)
@@ -21,7 +21,7 @@ def test_parts_are_even_and_make_up_the_whole(count, world):
 
 
 def test_parts_of_the_largest_size_would_not_be_even():
-    assert [cut(4, rank, 3) for rank in range(3)] == [slice(0, 2), slice(2, 3), slice(3, 4)]
+    assert [shard_slice(4, rank, 3) for rank in range(3)] == [slice(0, 2), slice(2, 3), slice(3, 4)]
     assert [len(part) for part in torch.arange(4).split(2)] == [2, 2]  # control: nothing would be left for the third
 
 
@@ -57,7 +57,7 @@ def test_a_list_of_one_item_a_sample_is_divided_by_items():
 
 
 def test_the_parts_of_all_make_up_the_batch():
-    parts = [take(BATCH, 5, cut(5, rank, 3), "train_data") for rank in range(3)]
+    parts = [take(BATCH, 5, shard_slice(5, rank, 3), "train_data") for rank in range(3)]
     assert torch.equal(torch.cat([part["x"] for part in parts]), BATCH["x"])
     assert sum((part["names"] for part in parts), []) == BATCH["names"]
     assert not torch.equal(torch.cat([part["x"] for part in parts[::-1]]), BATCH["x"])  # control
@@ -100,20 +100,24 @@ def test_equal_numbers_compare_no_items():
 
 
 def test_one_process_agrees_with_itself():
-    alone = Alone()
-    assert (alone.rank, alone.world, alone.main) == (0, 1, True)
-    assert alone.gather("mine") == ["mine"]
-    assert alone.from_main("mine") == "mine"
-    assert alone.decide(lambda values: [*values, "made"], "mine") == ["mine", "made"]
-    assert list(alone.in_turn(iter("abc"), 1)) == list("abc")
-    assert alone.gate() is None
-    assert alone.agree() is None
+    alone = Communicator()
+    assert (alone.rank, alone.world_size, alone.is_main_process) == (0, 1, True)
+    assert alone.all_gather("mine") == ["mine"]
+    assert alone.broadcast("mine") == "mine"
+    assert alone.reduce_on_main(lambda values: [*values, "made"], "mine") == ["mine", "made"]
+    assert list(alone.interleave(iter("abc"), 1)) == list("abc")
+    assert alone.request is None
 
 
 def test_one_process_raises_its_own_errors():
-    alone = Alone()
-    for context in (alone.same_fate, alone.watching):
+    alone = Communicator()
+    for context in (alone.raise_on_all_ranks, alone.watch_others):
         with pytest.raises(LookupError), context():
             raise LookupError
     with pytest.raises(ZeroDivisionError):
-        alone.decide(lambda values: 1 / 0, None)
+        alone.reduce_on_main(lambda values: 1 / 0, None)
+
+
+def test_older_names_of_what_a_callback_asks_still_answer():
+    one = Communicator()
+    assert (one.world, one.main) == (one.world_size, one.is_main_process) == (1, True)

@@ -237,10 +237,10 @@ def test_loader_and_dataset_and_arrays_give_the_same_numbers():
 
 
 def test_an_epochs_loss_has_the_same_bits_however_often_it_was_read_on_the_way():
-    from torchkeras.weighting.averages import Means
+    from torchkeras.weighting.averages import AverageMeter
 
     losses = torch.rand(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64).tolist()
-    seldom, often = Means(), Means()
+    seldom, often = AverageMeter(), AverageMeter()
     for number, loss in enumerate(losses):
         for means in (seldom, often):
             means.add({"train_loss": loss}, 7 + number % 3)

@@ -11,10 +11,11 @@ from torch.optim import lr_scheduler as schedulers
 
 from torchkeras import History, KerasModel, devices
 from torchkeras.core.stop import NonFiniteLoss
-from torchkeras.engine.epoch import sound
-from torchkeras.engine.lr_schedule import interval_of
-from torchkeras.engine.monitor import Monitor, direction
-from torchkeras.weighting.averages import Means
+from torchkeras.engine.adapted import raised
+from torchkeras.engine.monitor import Monitor
+from torchkeras.training.arguments import direction
+from torchkeras.training.schedules import interval_of
+from torchkeras.weighting.averages import AverageMeter
 
 
 def test_history_columns_never_differ_in_length():
@@ -54,8 +55,8 @@ def test_the_direction_follows_the_metric_before_its_name_and_the_caller_before_
 def test_the_monitor_counts_misses_from_the_last_improvement():
     monitor = Monitor("val_acc", "max", patience=2)
     for epoch, value in enumerate([0.5, 0.4, 0.6, 0.6, math.nan], start=1):
-        monitor.see(epoch, value)
-    assert (monitor.best, monitor.best_epoch, monitor.misses, monitor.exhausted) == (0.6, 3, 2, True)
+        monitor.update(epoch, value)
+    assert (monitor.best, monitor.best_epoch, monitor.num_bad_epochs, monitor.should_stop) == (0.6, 3, 2, True)
 
 
 def make(kind):
@@ -111,7 +112,7 @@ def test_reduce_on_plateau_gets_the_watched_number():
 
 
 def test_means_find_the_first_loss_that_is_not_finite():
-    means = Means(alarm=sound)
+    means = AverageMeter(alarm=raised)
     losses = [1.0] * 199 + [math.nan] + [1.0] * 99
 
     def feed():
@@ -128,7 +129,7 @@ def test_means_find_the_first_loss_that_is_not_finite():
 
 
 def test_means_weigh_by_samples_in_float64():
-    means = Means()
+    means = AverageMeter()
     for value, count in [(1.0, 32), (4.0, 1)] * 100:
         means.add({"val_loss": torch.tensor(value)}, count)
     assert means.result()["val_loss"] == pytest.approx((32 + 4) / 33, rel=1e-15)

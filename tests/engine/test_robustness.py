@@ -109,14 +109,14 @@ def test_a_stop_is_heard_at_every_moment_and_keeps_a_finished_pass(moment, train
     face = model()
     stop = type("Stop", (), {moment: lambda self, model: model.run.stop("enough")})()
     history = face.fit((X, Y), (X, Y), epochs=3, batch_size=10, callbacks=[stop], **QUIET)
-    assert (face.run.trained, len(history)) == (trained, rows)
+    assert (face.run.global_step, len(history)) == (trained, rows)
     assert history.attrs["stop_reason"] == "enough"
 
 
 def test_a_stop_at_the_last_step_of_an_epoch_keeps_the_epoch():
     class Stop:
         def on_step_end(self, model):
-            if model.run.trained == 12:
+            if model.run.global_step == 12:
                 model.run.stop("enough")
 
     history = model().fit((X, Y), epochs=9, batch_size=10, callbacks=[Stop()], **QUIET)

@@ -9,8 +9,8 @@ from torch.optim import lr_scheduler as torch_schedulers
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchkeras import Callback, KerasModel
-from torchkeras.engine.lr_schedule import Span, interval_of
 from torchkeras.engine.step import StepRunner
+from torchkeras.training.schedules import Span, interval_of
 
 torch.manual_seed(0)
 X, Y = torch.randn(40, 4), torch.randn(40, 1)
@@ -71,7 +71,7 @@ class Quiet(StepRunner):
     """A step of one's own that knows of no schedule."""
 
     def __call__(self, batch):
-        preds, labels, loss = self.try_out(batch)
+        preds, labels, loss = self.forward_and_loss(batch)
         if self.training:
             self.backward(loss)
             self.optimizer.step()

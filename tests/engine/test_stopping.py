@@ -147,12 +147,12 @@ def test_a_listener_can_end_the_run_in_mid_epoch():
 
     class Enough(Callback):
         def on_step_end(self, model):
-            if model.run.trained == 6:
+            if model.run.global_step == 6:
                 model.run.stop("enough")
 
     model = KerasModel(net, "mse")
     history = model.fit((x, y), epochs=9, batch_size=10, ckpt_path=None, quiet=True, callbacks=[Enough()])
-    assert (len(history), model.run.trained, history.attrs["stop_reason"]) == (1, 6, "enough")
+    assert (len(history), model.run.global_step, history.attrs["stop_reason"]) == (1, 6, "enough")
 
 
 def test_a_run_that_ends_before_anything_was_judged_keeps_what_it_learned():

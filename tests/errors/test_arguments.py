@@ -9,7 +9,15 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from torchkeras import KerasModel, Model, StepRunner, load_checkpoint, load_weights, save_checkpoint, train_model
+from torchkeras import (
+    KerasModel,
+    Model,
+    StepRunner,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    train_model,
+)
 from torchkeras.engine.config import FitConfig
 
 X, Y = torch.randn(40, 4), torch.arange(40) % 3

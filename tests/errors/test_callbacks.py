@@ -140,7 +140,7 @@ def test_models_in_keras_words_refuse_names_of_neither_kind(name, text):
                                   "JSONLLogger"])
 def test_the_callbacks_of_this_library_pass(name):
     from torchkeras import kerascallbacks
-    from torchkeras.engine.moments import MOMENTS, public_hooks
+    from torchkeras.core.moments import MOMENTS, public_hooks
 
     kind = getattr(kerascallbacks, name)
     assert set(public_hooks(kind.__new__(kind), MOMENTS)) <= set(MOMENTS)

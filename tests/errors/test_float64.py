@@ -64,7 +64,7 @@ def test_held_out_samples_keep_their_digits():
 def test_a_run_that_goes_on_does_so_exactly(tmp_path):
     class Stop:
         def on_step_end(self, model):
-            if model.run.trained == 7:
+            if model.run.global_step == 7:
                 model.run.stop("later")
 
     one = net()

@@ -120,7 +120,7 @@ def test_labels_that_only_a_measuring_meets_are_explained(labels, kind, text, wo
     model = KerasModel(mlp(), nn.CrossEntropyLoss())
     step = StepRunner(model.net, model.loss_fn, type("Plain", (), {"mixed_precision": "no"})(), "val")
     with pytest.raises(kind, match=text) as found, torch.no_grad():
-        step.try_out((X, labels))
+        step.forward_and_loss((X, labels))
     assert [word for word in words if word not in note_of(found.value)] == [], note_of(found.value)
 
 

@@ -197,7 +197,7 @@ def test_no_global_hook_is_set():
     ("/lib/python3.11/site-packages/torch/nn/modules/linear.py", True), ("<stdin>", False),
     ("/tmp/ipykernel_12/123.py", False), ("/home/me/torch/net.py", False)])
 def test_what_lies_between_is_known_by_its_place(file, hidden):
-    assert tracebacks.between(file) is hidden
+    assert tracebacks.is_internal_file(file) is hidden
 
 
 def test_the_whole_script_of_each_mistake_is_as_short(tmp_path):

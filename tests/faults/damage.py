@@ -25,22 +25,22 @@ from safetensors.torch import save
 from tests.faults import runs
 from torchkeras import CheckpointCorruptError, KerasModel
 from torchkeras.checkpoint import state_folder, store
-from torchkeras.checkpoint.restore import opened
+from torchkeras.checkpoint.restore import decode_state
 
 
 @contextmanager
-def two_states() -> Iterator[tuple[Path, store.Vault]]:
+def two_states() -> Iterator[tuple[Path, store.CheckpointStore]]:
     """A folder with two states of a run in the middle of an epoch."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "best"
         runs.run(path, [runs.StopAt(9)], resume=True, save_every=4)
-        yield runs.states(path)[-1], store.Vault(Path(f"{path}.state"))
+        yield runs.states(path)[-1], store.CheckpointStore(Path(f"{path}.state"))
 
 
-def refused(box: store.Vault, newest: Path) -> bool:
+def refused(box: store.CheckpointStore, newest: Path) -> bool:
     """Whether the newest state is refused with the right error, and the one before it is used."""
     try:
-        state_folder.read(newest, 0)
+        state_folder.read_state(newest, 0)
     except CheckpointCorruptError as error:
         text = str(error)
     else:
@@ -69,7 +69,7 @@ def truncated(sparse: int = 1) -> dict[str, Any]:
 def refused_quickly(newest: Path) -> bool:
     """The same without reading the state before."""
     try:
-        state_folder.read(newest, 0)
+        state_folder.read_state(newest, 0)
     except CheckpointCorruptError as error:
         return newest.name in str(error)
     return False
@@ -183,7 +183,7 @@ def forged(target: Path, changes: dict[str, bytes]) -> None:
         (target / name).write_bytes(content)
     digests = {one.name: (hashlib.sha256(one.read_bytes()).hexdigest(), one.stat().st_size)
                for one in target.iterdir() if one.name != state_folder.MANIFEST}
-    (target / state_folder.MANIFEST).write_bytes(state_folder.manifest(digests))
+    (target / state_folder.MANIFEST).write_bytes(state_folder.format_manifest(digests))
 
 
 def attacks(folder: Path, state: Path) -> Iterator[tuple[str, Callable[[], None]]]:
@@ -204,9 +204,9 @@ def attacks(folder: Path, state: Path) -> Iterator[tuple[str, Callable[[], None]
 def manifests(folder: Path, state: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     """Lies in the manifest."""
     def saying(change: Callable[[dict[str, Any]], None], first: str = state_folder.FIRST_LINE) -> None:
-        digests: dict[str, Any] = state_folder.listed(state)
+        digests: dict[str, Any] = state_folder.read_manifest(state)
         change(digests)
-        text = state_folder.manifest(digests).decode().replace(state_folder.FIRST_LINE, first)
+        text = state_folder.format_manifest(digests).decode().replace(state_folder.FIRST_LINE, first)
         body = text[:text.rindex("\n", 0, -1) + 1]
         (state / state_folder.MANIFEST).write_text(body + hashlib.sha256(body.encode()).hexdigest() + "\n")
 
@@ -254,7 +254,7 @@ def malicious() -> dict[str, Any]:
             shutil.copytree(spare, target)
             attack()
             tried += 1
-            outcome = safe(lambda: opened(state_folder.read(target, 1)), folder)
+            outcome = safe(lambda: decode_state(state_folder.read_state(target, 1)), folder)
             right += outcome == ""
             bad += [f"{what}: {outcome}"] if outcome else []
         for what, content in payloads(folder).items():

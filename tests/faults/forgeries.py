@@ -25,8 +25,8 @@ from tests.faults import runs
 from tests.faults.damage import clear, forged, headed, two_states
 from torchkeras import CheckpointCorruptError, load_checkpoint, load_weights
 from torchkeras.checkpoint import state_folder
-from torchkeras.checkpoint.restore import opened
-from torchkeras.checkpoint.serialization import Packer
+from torchkeras.checkpoint.restore import decode_state
+from torchkeras.checkpoint.serialization import TensorJSONEncoder
 
 MEMORY, SECONDS, PATIENCE = 200.0, 1.0, 60  # MB beside the file, of the processor, and of the clock
 
@@ -159,7 +159,7 @@ def too_much(every: int = 1) -> dict[str, Any]:
             forge(target)
             tried += 1
             size = sum(one.stat().st_blocks * 512 for one in target.iterdir())
-            outcome = costs(lambda: opened(state_folder.read(target, 1)), size)
+            outcome = costs(lambda: decode_state(state_folder.read_state(target, 1)), size)
             bad += [f"{what}: {outcome}"] if outcome else []
     return {"passed": tried - len(bad), "of": tried, "bad": bad[:5], "right": not bad and tried > 15}
 
@@ -360,7 +360,7 @@ def state_bombs() -> Iterator[tuple[str, Callable[[Path], Any]]]:
         **dict.fromkeys(state_folder.TENSORS, few), state_folder.FACTS: b"[" + b'{"tuple":[]},' * 95_000 + b"0]"})
     yield "a state of 100 GB", lambda target: hollow(
         replaced(target / "state.safetensors"), (target / "state.safetensors").read_bytes()) or listed_again(target)
-    packed = json.dumps({"state": Packer().pack({"position": 1}, ""), "weights": 1, "best": 1, "history": ["x"] * 7})
+    packed = json.dumps({"state": TensorJSONEncoder().pack({"position": 1}, ""), "weights": 1, "best": 1, "history": ["x"] * 7})
     yield "a history of other columns", lambda target: forged(target, {state_folder.FACTS: packed.encode()})
 
 
@@ -374,8 +374,8 @@ def replaced(path: Path) -> Path:
 
 def listed_again(target: Path) -> None:
     """Write the size of a file into the manifest, with a checksum that nobody comes to."""
-    digests = state_folder.listed(target)
+    digests = state_folder.read_manifest(target)
     digests["state.safetensors"] = (digests["state.safetensors"][0], (target / "state.safetensors").stat().st_size)
-    (target / state_folder.MANIFEST).write_bytes(state_folder.manifest(digests))
+    (target / state_folder.MANIFEST).write_bytes(state_folder.format_manifest(digests))
 
 

@@ -45,7 +45,7 @@ def growth(saves: int, resumes: int) -> dict[str, Any]:
         last, after = size(path), held()
         folder = Path(f"{path}.state")
         others = [one.name for one in folder.iterdir() if not one.name.isdigit()]
-        readable = store.Vault(folder).newest()[0] is not None
+        readable = store.CheckpointStore(folder).newest()[0] is not None
         states = len(runs.states(path))
     an_epoch = (last - first) / (total - 3)
     right = (an_epoch < 200 and states == 2 and sorted(others) == [".lock", ".owner"] and before == after and readable

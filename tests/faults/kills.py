@@ -35,7 +35,7 @@ class Log(Callback):
     def on_step_end(self, model: Any) -> None:
         if model.run.stage == "train":
             with self.path.open("a") as file:
-                file.write(json.dumps([model.run.trained, self.dataset.seen]) + "\n")
+                file.write(json.dumps([model.run.global_step, self.dataset.seen]) + "\n")
             self.dataset.seen.clear()
 
 
@@ -93,13 +93,13 @@ def kill_one(path: Path, dice: random.Random, number: int = signal.SIGKILL, more
     reading, writing = os.pipe()
 
     def tells_of_writes() -> None:
-        write = store.Vault.write
+        write = store.CheckpointStore.write
 
         def told(*arguments: Any) -> int:
             os.write(writing, b"w")
             return write(*arguments)
 
-        store.Vault.write = told  # type: ignore[method-assign]
+        store.CheckpointStore.write = told  # type: ignore[method-assign]
 
     pid = child(lambda: train(path, tells_of_writes, more=more))
     os.close(writing)
@@ -162,7 +162,7 @@ def side_by_side(count: int, seed: int = 0) -> dict[str, Any]:
 def control() -> dict[str, Any]:
     """Without the generators put back, a run that was killed must come out different; else the above finds nothing."""
     def forgets() -> None:
-        manager.put_drawn = lambda *_: None
+        manager.set_rng_state = lambda *_: None
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

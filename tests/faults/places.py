@@ -42,10 +42,10 @@ class Limit(Callback):
         self.size = size
 
     def on_step_end(self, model: Any) -> None:
-        if model.run.trained == 14:
+        if model.run.global_step == 14:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.RLIM_INFINITY))
-        if model.run.trained == 20:
+        if model.run.global_step == 20:
             raise RuntimeError("far enough")
 
 
@@ -63,7 +63,7 @@ def limited(path: Path, size: int, reference: dict[str, str]) -> str:
     if kills.litter(path):
         return f"left behind: {kills.litter(path)}"
     for one in runs.states(path):
-        state_folder.read(one, 0)
+        state_folder.read_state(one, 0)
     if kills.ended(kills.child(lambda: kills.train(path))) != 0:
         return "the run could not be taken up"
     found = kills.found(path)
@@ -161,7 +161,7 @@ def locked() -> dict[str, Any]:
     """A second run in the same folder is refused by name; the lock of one that was killed is taken over."""
     class Waits(Callback):
         def on_step_end(self, model: Any) -> None:
-            if model.run.trained == 5:
+            if model.run.global_step == 5:
                 time.sleep(60)
 
     found = []

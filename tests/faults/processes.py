@@ -27,7 +27,7 @@ class Die(Callback):
         self.rank, self.step, self.mark = rank, step, folder / "has-died"
 
     def on_step_end(self, model: Any) -> None:
-        here = self.rank == RANK and model.run.trained == self.step and model.run.stage == "train"
+        here = self.rank == RANK and model.run.global_step == self.step and model.run.stage == "train"
         if here and not self.mark.exists():
             self.mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)

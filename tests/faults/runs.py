@@ -67,7 +67,7 @@ class StopAt(Callback):
         self.step, self.how = step, how
 
     def on_step_end(self, model: Any) -> None:
-        if model.run.stage == "train" and model.run.trained == self.step:
+        if model.run.stage == "train" and model.run.global_step == self.step:
             if self.how == "raise":
                 raise RuntimeError("stopped by the test")
             model.run.stop("by the test")

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
+from torchkeras.core.rng import random_states
 from torchkeras.distributed import job_folder, launcher, rendezvous
-from torchkeras.state.rng import random_states
 
 LATE = 1.5  # seconds that the second process comes later, in which a stranger has time
 

@@ -4,7 +4,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from torchkeras.functional import Concatenate, FunctionalModel, GlobalMaxPool1d, Input, SeparableConv1d, build
+from torchkeras.functional import (
+    Concatenate,
+    FunctionalModel,
+    GlobalMaxPool1d,
+    Input,
+    SeparableConv1d,
+    build,
+)
 
 MAX_WORDS, MAX_LEN = 10_000, 200
 

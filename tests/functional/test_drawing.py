@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional
 
 from torchkeras.functional import Input, build
-from torchkeras.functional.drawing import watched
-from torchkeras.functional.plan import snake
+from torchkeras.functional.drawing import is_watching
+from torchkeras.functional.plan import snake_case
 
 ORIGINAL = nn.Module.__call__
 
@@ -175,11 +175,11 @@ def test_modules_are_called_as_ever_before_and_after_drawing():
 def test_a_drawing_that_is_given_up_ends_with_its_last_value():
     def give_up():
         y = nn.Linear(3, 2)(Input((3,)))
-        assert watched()
+        assert is_watching()
         return y.relu()
 
     x = give_up()
-    assert watched()
+    assert is_watching()
     del x
     gc.collect()
     assert nn.Module.__call__ is ORIGINAL
@@ -192,9 +192,9 @@ def test_a_net_may_be_built_while_another_is_being_drawn():
 
     x = Input((4,))
     inner = encoder()
-    assert watched()
+    assert is_watching()
     net = build(x, nn.Identity()(inner(x)))
-    assert not watched()
+    assert not is_watching()
     assert [name for name, _ in net.named_children()] == ["functional_model_1", "identity_1"]
     same(net, inner, (4,))
 
@@ -214,9 +214,9 @@ def test_what_was_drawn_may_be_drawn_on_after_a_net_was_built():
     encoder = build(x, code)
     block, last = Residual(), nn.Linear(3, 4)
     decoded = last(block(code))
-    assert watched()
+    assert is_watching()
     whole = build(x, decoded)
-    assert not watched()
+    assert not is_watching()
     assert [type(one).__name__ for one in whole.children()] == ["Linear", "Residual", "Linear"]
     same(whole, lambda x: last(block(encoder(x))), (4,))
 
@@ -235,4 +235,4 @@ def test_a_layer_with_several_outputs_may_be_drawn_on_after_a_net_was_built():
     ("_Hidden", "hidden"), ("RNNCell", "rnn_cell"), ("GELU", "gelu"), ("Conv2d", "conv2d"),
 ])
 def test_layers_are_named_after_their_classes(name, expected):
-    assert snake(name) == expected
+    assert snake_case(name) == expected

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from torchkeras.functional import Add, Concatenate, GlobalMaxPool1d, SeparableConv1d, SeparableConv2d
+from torchkeras.functional import (
+    Add,
+    Concatenate,
+    GlobalMaxPool1d,
+    SeparableConv1d,
+    SeparableConv2d,
+)
 
 
 def count(module: nn.Module) -> int:

@@ -163,7 +163,7 @@ def test_what_a_function_does_elsewhere_is_no_reason_to_refuse():
 
 
 def test_a_torch_without_frames_for_calls_of_modules_asks_to_draw_first(monkeypatch):
-    monkeypatch.setattr(echo, "CALL", None)
+    monkeypatch.setattr(echo, "MODULE_CALL_CODE", None)
     x, layer = Input((3,)), nn.BatchNorm1d(3)
     assert list(build(x, layer(x)).state_dict())[0] == "batch_norm1d_1.weight"
     with pytest.raises(ValueError, match="after build.*Draw everything first"):

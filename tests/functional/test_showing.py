@@ -12,7 +12,7 @@ from torch import nn
 
 from torchkeras import KerasModel, flop_summary, summary
 from torchkeras.functional import Input, build, picture, to_svg
-from torchkeras.functional.picture import BETWEEN, levels, routed, settle_row, spread
+from torchkeras.functional.picture import BETWEEN, levels, place_boxes, place_row, route
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -109,10 +109,10 @@ def test_arrows_lead_down_past_other_boxes_without_crossing_where_that_can_be():
     arrows = [("a", "b"), ("b", "c"), ("c", "d"), ("a", "d")]
     level = levels(names, arrows)
     assert level == {"a": 0, "b": 1, "c": 2, "d": 3}
-    rows, ways = routed(arrows, level)
+    rows, ways = route(arrows, level)
     assert ways[-1] == ["a", "a>d@1", "a>d@2", "d"]
     assert [row.index(f"a>d@{place}") for place, row in ((1, rows[1]), (2, rows[2]))] == [1, 1]
-    middle = spread(rows, ways, {name: 10.0 for row in rows for name in row})
+    middle = place_boxes(rows, ways, {name: 10.0 for row in rows for name in row})
     assert middle["b"] + 10 < middle["a>d@1"]
 
 
@@ -129,19 +129,20 @@ def test_names_are_escaped_and_other_nets_have_no_picture():
 
 def test_sorting_the_rows_of_a_picture_looks_at_each_row_and_not_at_all_for_each(monkeypatch):
     looked = []
-    monkeypatch.setattr(picture, "spots", lambda row, plain=picture.spots: looked.append(len(row)) or plain(row))
+    plain = picture.relative_positions
+    monkeypatch.setattr(picture, "relative_positions", lambda row: looked.append(len(row)) or plain(row))
     for size in (20, 200):
         looked.clear()
         names = [f"n{number}" for number in range(size)]
         arrows = list(pairwise(names)) + [("n0", "n9")]
-        rows, _ = routed(arrows, levels(names, arrows))
+        rows, _ = route(arrows, levels(names, arrows))
         assert sum(looked) == 9 * sum(map(len, rows))  # once at first, and once a turn
 
 
 def test_boxes_of_a_row_that_all_want_one_place_stand_side_by_side_around_it():
     row = [f"n{number}" for number in range(2000)]  # joined one by one: copies of ever longer rows would take minutes
     middle: dict[str, float] = {}
-    settle_row(row, dict.fromkeys(row, 7.0), dict.fromkeys(row, 10.0), middle)
+    place_row(row, dict.fromkeys(row, 7.0), dict.fromkeys(row, 10.0), middle)
     places = [middle[name] for name in row]
     assert sum(places) / len(places) == pytest.approx(7.0)
     assert all(after - before == pytest.approx(10.0 + BETWEEN) for before, after in pairwise(places))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from torchkeras.functional import FunctionalModel, Input, build, checking
-from torchkeras.functional.plan import graph, is_plain
+from torchkeras.functional.plan import is_plain_name, to_fx_graph
 
 CODE = "__import__('builtins').__dict__.__setitem__('canary', 1)"
 NAMES = ["self", "lambda", "ｉｆ", "𝒂", "__class__", "a'b", 'a"b',
@@ -116,7 +116,7 @@ def test_a_class_by_any_name_makes_a_layer_with_a_plain_one(title):
     x = Input((3,))
     net = build(x, kind(3, 1)(x))
     name, _, _ = next(iter(net.state_dict())).partition(".")
-    assert is_plain(name)
+    assert is_plain_name(name)
     assert net(torch.ones(2, 3)).shape == (2, 1)
 
 
@@ -124,7 +124,7 @@ def test_a_plan_with_other_names_writes_no_source():
     net = loose_net()
     net.plan.nodes[1].kwargs[f"a={CODE},b"] = 1
     with pytest.raises(ValueError, match="plan: received the name"):
-        graph(net.plan)
+        to_fx_graph(net.plan)
 
 
 # --- anything anywhere ---

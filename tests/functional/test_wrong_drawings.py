@@ -6,7 +6,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from torchkeras.functional import Concatenate, FunctionalModel, GlobalMaxPool1d, Input, SeparableConv1d, build
+from torchkeras.functional import (
+    Concatenate,
+    FunctionalModel,
+    GlobalMaxPool1d,
+    Input,
+    SeparableConv1d,
+    build,
+)
 
 
 class Branching(nn.Module):
@@ -150,7 +157,7 @@ BUILT = {
     "no output": (lambda x: build(x, []), TypeError, "outputs.*a list.*symbolic values"),
     "an input with numbers": (lambda x: build(torch.ones(3), x), TypeError, "inputs.*a Tensor.*Input"),
     "an input from in between": (lambda x: build(x.relu(), x.relu().exp()), ValueError,
-                                 "inputs.*comes from something else.*Drawn at test_wrong"),
+                                 "inputs.*is the result of a step.*Drawn at test_wrong"),
     "no input": (lambda x: build([], x), ValueError, "inputs.*none.*at least one"),
     "the same input twice": (lambda x: build({"a": x, "b": x}, x), ValueError, "inputs.*same Input twice"),
     "two inputs of one name": (shared_name, ValueError, "inputs.*the name 'x' twice"),

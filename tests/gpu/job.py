@@ -11,8 +11,9 @@ from tests.gpu.waiting import waits
 from torch import nn
 
 from torchkeras.distributed import ddp
-from torchkeras.distributed.communicator import Together
-from torchkeras.engine import device as hardware
+from torchkeras.distributed.accelerator import start_accelerator
+from torchkeras.distributed.broadcast import same_weights
+from torchkeras.distributed.communicator import ProcessGroupCommunicator
 
 
 def fit_is_the_plain_loop(device):
@@ -28,11 +29,11 @@ def fit_is_the_plain_loop(device):
 
 
 def objects_and_tensors_are_exchanged(device):
-    together, x = Together(0, 1), torch.ones(3, device=device)
-    assert together.gather("a") == ["a"]
-    assert together.from_main({"b": 1}) == {"b": 1}
-    assert together.decide(len, 4) == 1
-    assert torch.equal(together.gather(x)[0], x)
+    communicator, x = ProcessGroupCommunicator(0, 1), torch.ones(3, device=device)
+    assert communicator.all_gather("a") == ["a"]
+    assert communicator.broadcast({"b": 1}) == {"b": 1}
+    assert communicator.reduce_on_main(len, 4) == 1
+    assert torch.equal(communicator.all_gather(x)[0], x)
 
 
 def backward(net, device):
@@ -66,7 +67,7 @@ def a_replica_does_not_wait(device):
 
 def weights_in_main_memory_are_shared(device):
     """What happens before a net is sharded: it is in main memory, of which NCCL knows nothing."""
-    hardware.same_weights(SimpleNamespace(world=2), mlp())
+    same_weights(SimpleNamespace(world_size=2), mlp())
 
 
 TRIED = (fit_is_the_plain_loop, objects_and_tensors_are_exchanged,
@@ -75,7 +76,7 @@ TRIED = (fit_is_the_plain_loop, objects_and_tensors_are_exchanged,
 
 
 def main(kind):
-    hardware.start(cpu=kind == "cpu")
+    start_accelerator(cpu=kind == "cpu")
     assert "LOCAL_RANK" in os.environ
     for one in TRIED:
         one(torch.device(kind))

@@ -36,8 +36,8 @@ def test_what_is_left_alone_is_as_asked(no_decay, left_alone):
     decayed, spared = decay_groups(model, 0.1, no_decay)
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
     assert set(names_of(model, spared)) == left_alone
-    together = names_of(model, decayed) + names_of(model, spared)
-    assert sorted(together) == sorted(name for name, _ in model.named_parameters())
+    communicator = names_of(model, decayed) + names_of(model, spared)
+    assert sorted(communicator) == sorted(name for name, _ in model.named_parameters())
     order = [name for name, _ in model.named_parameters() if name not in left_alone]
     assert names_of(model, decayed) == order
 

@@ -6,7 +6,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchkeras import KerasModel
-from torchkeras.losses import BinaryCrossentropy, CategoricalCrossentropy, Huber, SparseCategoricalCrossentropy
+from torchkeras.losses import (
+    BinaryCrossentropy,
+    CategoricalCrossentropy,
+    Huber,
+    SparseCategoricalCrossentropy,
+)
 from torchkeras.training import names
 from torchkeras.weighting.weighing import weighted_loss
 

@@ -10,7 +10,15 @@ from torch import nn
 
 from torchkeras import KerasModel
 from torchkeras.acceleration import autotuner
-from torchkeras.losses import L1L2, FocalLoss, L1Loss, L2Loss, LayerPenalty, PenalizedLoss, regularized
+from torchkeras.losses import (
+    L1L2,
+    FocalLoss,
+    L1Loss,
+    L2Loss,
+    LayerPenalty,
+    PenalizedLoss,
+    regularized,
+)
 from torchkeras.weighting.denominator import known_denominator
 
 

@@ -8,7 +8,22 @@ import sklearn.metrics as sk
 import torch
 import torchmetrics.functional as tm
 
-from torchkeras.metrics import AUC, AUCPR, F1, IOU, KS, MAE, MAPE, MSE, R2, RMSE, Accuracy, Precision, Recall, TopK
+from torchkeras.metrics import (
+    AUC,
+    AUCPR,
+    F1,
+    IOU,
+    KS,
+    MAE,
+    MAPE,
+    MSE,
+    R2,
+    RMSE,
+    Accuracy,
+    Precision,
+    Recall,
+    TopK,
+)
 
 N = 50
 SIZES = [1, 3, 7, N]  # 50 = 7 x 7 + 1: the last batch of 7 has one sample

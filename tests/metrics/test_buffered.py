@@ -11,7 +11,13 @@ from torch import nn
 from torchkeras import KerasModel
 from torchkeras.engine.callback import Callback
 from torchkeras.metrics import AUC, F1, IOU, MAE, R2, Accuracy, Metric, Precision, Recall, TopK
-from torchkeras.metrics.buffered import Buffered, adds_up, buffered, counts_apart, settled
+from torchkeras.metrics.buffered import (
+    Buffered,
+    buffered,
+    flushed,
+    is_countable,
+    is_countable_torchmetric,
+)
 from torchkeras.metrics.task import Task
 
 
@@ -54,15 +60,15 @@ def test_a_net_may_write_into_its_output_again():
 
 def test_metrics_that_look_at_a_batch_as_a_whole_are_left_as_they_are():
     # a batch of scores between 0 and 1 is taken for probabilities, another for logits
-    assert not adds_up(torchmetrics.Accuracy(task="binary"))
-    assert not adds_up(torchmetrics.Accuracy(task="multiclass", num_classes=3, multidim_average="samplewise"))
-    assert not adds_up(torchmetrics.MeanSquaredError())
+    assert not is_countable_torchmetric(torchmetrics.Accuracy(task="binary"))
+    assert not is_countable_torchmetric(torchmetrics.Accuracy(task="multiclass", num_classes=3, multidim_average="samplewise"))
+    assert not is_countable_torchmetric(torchmetrics.MeanSquaredError())
 
     class Own(torchmetrics.classification.MulticlassAccuracy):
         def update(self, preds, target):
             super().update(preds.roll(1), target)
 
-    assert not adds_up(Own(num_classes=3))
+    assert not is_countable_torchmetric(Own(num_classes=3))
 
 
 def fitted(callbacks):
@@ -83,12 +89,12 @@ class Reads(Callback):
 
 
 def test_fit_updates_them_once_in_many_steps_unless_a_listener_hears_of_each():
-    together, one = fitted(None)
+    communicator, one = fitted(None)
     apart, other = fitted([Reads()])
-    assert together == [10, 49 * 10]
+    assert communicator == [10, 49 * 10]
     assert [size for size in apart if size > 10] == []
     assert one == other
-    assert sum(together) - sum(apart) == 0
+    assert sum(communicator) - sum(apart) == 0
 
 
 def test_only_such_metrics_are_wrapped():
@@ -149,7 +155,7 @@ def test_ours_count_say_and_refuse_the_same_at_each_moment(make, size):
         assert all(torch.equal(one, state_of(slow)[name]) for name, one in state_of(plain).items())
         slow.reset()
         told(slow, batches)
-        waited += slow.most
+        waited += slow.capacity
     assert waited > 0
 
 
@@ -200,9 +206,9 @@ def test_only_ours_that_add_up_whole_numbers_wait():
 
     patched = Accuracy()
     patched.count = lambda preds, labels: {"seen": 1}
-    assert counts_apart(Accuracy())
+    assert is_countable(Accuracy())
     unsure = Accuracy(task=Task(from_logits=None))
-    assert not any(map(counts_apart, [Mine(), Counts(), patched, MAE(), R2(), AUC(), unsure, len]))
+    assert not any(map(is_countable, [Mine(), Counts(), patched, MAE(), R2(), AUC(), unsure, len]))
     assert not isinstance(buffered({"m": Accuracy()}, own=False)["m"], Buffered)
 
 
@@ -221,7 +227,7 @@ def test_a_metric_that_waits_can_be_copied_and_asked_what_it_is():
 def test_no_batch_is_left_waiting_when_the_work_ends(error):
     slow = buffered({"m": Accuracy()})["m"]
     try:
-        with settled([slow, MAE()]):
+        with flushed([slow, MAE()]):
             for _ in range(3):
                 slow.update(*data(20))
             assert slow.waiting

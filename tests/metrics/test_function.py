@@ -86,7 +86,7 @@ def test_batches_that_do_not_join_are_refused_by_name():
     metric = FunctionMetric(worst)
     metric.update(torch.zeros(2, 3), torch.zeros(2, 3))
     metric.update(torch.zeros(2, 4), torch.zeros(2, 4))
-    with pytest.raises(ValueError, match="metric 'worst': received batches of unlike shapes"):
+    with pytest.raises(ValueError, match="metric 'worst': received batches of different shapes"):
         metric.compute()
 
 

@@ -49,8 +49,8 @@ def over_processes(make, preds, labels, size):
     for number, (a, b) in enumerate(zip(preds.split(size), labels.split(size), strict=True)):
         parts[number % 2].update(a, b)
         counted[number % 2].append(number)
-    packs = [reducible_metrics.packed(one) for one in parts]
-    return reducible_metrics.joined(parts[0], packs, counted).compute().item()
+    packs = [reducible_metrics.local_state(one) for one in parts]
+    return reducible_metrics.reduced(parts[0], packs, counted).compute().item()
 
 
 # What the loss says
@@ -241,7 +241,7 @@ def test_numbers_that_are_no_answer_are_refused_unless_they_are_ignored(make, dt
     scores, labels = torch.tensor([1.0, -1.0, 3.0]), torch.tensor([1, 0, 255]).to(dtype)
     metric = make()
     metric.update(scores, labels)
-    with pytest.raises(ValueError, match=r"labels: received 1 labels that are neither a yes nor a no.*ignore_index"):
+    with pytest.raises(ValueError, match=r"labels: received 1 labels that are neither positive nor negative.*ignore_index"):
         metric.compute()
     assert make(task=Task(ignore_index=255))(scores, labels) == 1.0
 
@@ -368,7 +368,7 @@ def test_what_version_5_0_had_counted_in_mid_epoch_goes_on():
                     sk.roc_auc_score([1, 0, 1, 0, 0, 1], [3.0, 0.0, 1.0, 1.0, -1.0, 2.0]))}
     for kind, (kept, expected) in states.items():
         metric = kind()
-        metric_state.put_counted(metric, {"kept": kept, "lists": metric.lists, "learned": {}})
+        metric_state.load_metric_state_dict(metric, {"kept": kept, "lists": metric.lists, "learned": {}})
         metric.update(scores, labels)
         assert metric.compute().item() == pytest.approx(expected)
         assert kind()(scores, labels) != pytest.approx(expected)  # control
@@ -380,7 +380,7 @@ def test_a_state_of_several_classes_goes_on():
     for make in (F1, AUC):
         first, second = make(), make()
         first.update(scores[:10], labels[:10])
-        metric_state.put_counted(second, metric_state.counted(first))
+        metric_state.load_metric_state_dict(second, metric_state.metric_state_dict(first))
         second.update(scores[10:], labels[10:])
         assert second.compute() == make()(scores, labels) != first.compute()
         second.reset()

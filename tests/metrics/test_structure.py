@@ -76,14 +76,14 @@ def test_several_processes_pair_by_keys_whatever_order_theirs_are_in():
     parts = [FunctionMetric(gap), FunctionMetric(gap)]
     for metric, batch in zip(parts, batches(), strict=True):
         metric.update(*batch)
-    whole = reducible_metrics.joined(parts[0], [reducible_metrics.packed(one) for one in parts], [[0], [1]])
+    whole = reducible_metrics.reduced(parts[0], [reducible_metrics.local_state(one) for one in parts], [[0], [1]])
     assert whole.compute().item() == pytest.approx(61.5)
     other = FunctionMetric(gap)
     other.update({"a": torch.zeros(2), "c": torch.zeros(2)}, {"a": torch.zeros(2), "b": torch.zeros(2)})
     with pytest.raises(ValueError, match="unlike structure in several processes"):
-        reducible_metrics.joined(parts[0], [reducible_metrics.packed(one) for one in (parts[0], other)], [[0], [1]])
+        reducible_metrics.reduced(parts[0], [reducible_metrics.local_state(one) for one in (parts[0], other)], [[0], [1]])
     silent = FunctionMetric(gap)  # a process without a batch
-    whole = reducible_metrics.joined(parts[0], [reducible_metrics.packed(one) for one in (parts[0], silent)], [[0], []])
+    whole = reducible_metrics.reduced(parts[0], [reducible_metrics.local_state(one) for one in (parts[0], silent)], [[0], []])
     assert whole.compute().item() == pytest.approx(61.5)
 
 
@@ -91,7 +91,7 @@ def test_a_state_goes_on_with_keys_in_another_order():
     first, second = batches()
     metric, fresh = FunctionMetric(gap), FunctionMetric(gap)
     metric.update(*first)
-    metric_state.put_counted(fresh, metric_state.counted(metric))
+    metric_state.load_metric_state_dict(fresh, metric_state.metric_state_dict(metric))
     fresh.update(*second)
     assert fresh.compute().item() == pytest.approx(61.5)
 
@@ -102,7 +102,7 @@ def test_a_state_of_version_5_0_goes_on():
                       "part3": [torch.zeros(1)]}, "lists": ("part0", "part1", "part2", "part3"),
              "learned": {"layout": ({"b": 0, "a": 1}, {"a": 2, "b": 3}), "waiting": 0}}
     metric = FunctionMetric(gap)
-    metric_state.put_counted(metric, state)
+    metric_state.load_metric_state_dict(metric, state)
     metric.update({"a": torch.tensor([2.0]), "b": torch.tensor([7.0])}, {"a": torch.zeros(1), "b": torch.zeros(1)})
     assert metric.compute().item() == pytest.approx(61.5)
 

@@ -140,7 +140,7 @@ def test_several_processes_decide_together(kind, with_last, without_last):
     parts = [kind(task=UNKNOWN), kind(task=UNKNOWN)]
     parts[0].update(PREDS[:5], LABELS[:5])
     parts[1].update(PREDS[5:], LABELS[5:])
-    joined = reducible_metrics.joined(parts[0], [reducible_metrics.packed(one) for one in parts], [[0], [1]])
+    joined = reducible_metrics.reduced(parts[0], [reducible_metrics.local_state(one) for one in parts], [[0], [1]])
     assert joined.compute().item() == pytest.approx(with_last)
     assert parts[0].compute().item() == pytest.approx(without_last)  # control: the first process alone
 

@@ -11,7 +11,7 @@ from torchkeras.checks.divergence import norm
 from torchkeras.keras.multi_output import Output, OutputLoss
 from torchkeras.metrics import base
 from torchkeras.metrics.shapes import wide
-from torchkeras.weighting.averages import column
+from torchkeras.weighting.averages import stack_on_cpu
 
 
 class Refusing(TorchDispatchMode):
@@ -81,5 +81,5 @@ def test_the_norm_of_gradients_is_taken_in_what_the_device_has(narrow):
 
 def test_values_from_anywhere_are_one_column_in_full_precision():
     values = [0.1, torch.tensor(0.1, dtype=torch.float64), torch.tensor(2), True, torch.tensor([3.5])]
-    assert column(values).tolist() == [0.1, 0.1, 2.0, 1.0, 3.5]
-    assert column([]).dtype == torch.float64
+    assert stack_on_cpu(values).tolist() == [0.1, 0.1, 2.0, 1.0, 3.5]
+    assert stack_on_cpu([]).dtype == torch.float64

@@ -1,4 +1,4 @@
-"""``speed="fast"``: what may be faster is tried, timed against what there is, and kept only if it is."""
+"""``speed="fast"``: time executors of the training step, and keep those that are faster."""
 
 from __future__ import annotations
 
@@ -6,128 +6,146 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from torchkeras.acceleration.executors import ChannelsLast, CompiledNet, Plain, shapes_of
-from torchkeras.acceleration.multi_step_graph import WholeBlock
-from torchkeras.acceleration.step_graph import WholeStep
+from torchkeras.acceleration.executors import ChannelsLast, CompiledNet, EagerStep, shapes_of
+from torchkeras.acceleration.multi_step_graph import CompiledMultiStep
+from torchkeras.acceleration.step_graph import CompiledTrainStep
 from torchkeras.acceleration.trial import OtherNumbers, Unfit
-from torchkeras.acceleration.updates import still
-from torchkeras.core.types import StepOutput
+from torchkeras.acceleration.updates import constant_options
+from torchkeras.core.types import Batch, Microbatch, Step, StepOutput
 from torchkeras.data import Batches
 from torchkeras.engine.callback import CallbackList
+from torchkeras.engine.executor import Eager
 from torchkeras.engine.run import Run
+
+if TYPE_CHECKING:
+    from torchkeras.engine.step import StepRunner
+    from torchkeras.engine.trainable import Trainable
 
 COMPILE_TIME = 15.0  # seconds that compiling takes, as a guess before it is done
 FIRST, TIMED = 3, 15  # steps that warm up, and steps that are timed
 SMALL = 0.005  # seconds of a step in which launching can be a large part
-BETTER = 0.95  # of the time there is; less than that could be chance
-WORTH = 4  # times the cost must be left to train: the guess of the cost may be wrong, and of the gain too
+BETTER = 0.95  # of the best time so far; a smaller gain could be chance
+WORTH = 4  # times the cost of compiling must be left to train: both cost and gain are guesses
 
 
 @contextmanager
-def piloted(run: Run, model: Any, callbacks: CallbackList, train: Batches) -> Iterator[None]:
-    """For a run in fast mode: a pilot who chooses how training steps are run."""
+def piloted(run: Run, model: Trainable, callbacks: CallbackList, train: Batches) -> Iterator[None]:
+    """Give a run in fast mode an autotuner of its training steps; undo its changes afterwards."""
     if run.config.speed != "fast":
         yield
         return
     benchmark = torch.backends.cudnn.benchmark
-    run.pilot = Pilot(run, model, callbacks, train)
+    tuner = run.executor = StepAutotuner(run, model, callbacks, train)
     torch.backends.cudnn.benchmark = True
     try:
         yield
     finally:
         torch.backends.cudnn.benchmark = benchmark
-        run.pilot.end()
-        run.pilot = None
+        tuner.end()
+        run.executor = Eager(run.strategy)
 
 
-class Pilot:
-    """Times some steps as they are, then some in each other way that may pay, and goes on in the fastest."""
+class StepAutotuner(Eager):
+    """Time some eager steps, then some of each executor that may pay, and use the fastest."""
 
-    def __init__(self, run: Run, model: Any, callbacks: CallbackList, data: Batches) -> None:
+    def __init__(self, run: Run, model: Trainable, callbacks: CallbackList, data: Batches) -> None:
+        super().__init__(run.strategy)
         self.run, self.model, self.callbacks, self.data = run, model, callbacks, data
-        self.way: Plain = Plain()
-        self.kept: list[Plain] = []  # the ways that were faster than those before, to be undone in the end
-        self.candidates: list[type[Plain]] | None = None
+        self.way: EagerStep = EagerStep()  # the executor in use, or in trial
+        self.kept: list[EagerStep] = []  # faster than those before; undone at the end
+        self.candidates: list[type[EagerStep]] | None = None
         self.best = 0.0  # seconds a step
         self.times: list[float] = []
-        self.usual: list[Any] | None = None  # the shapes of the first batch
+        self.usual_shapes: list[Any] | None = None  # those of the first batch
         self.missed = 0  # batches of other shapes
         self.decided = False
-        self.told: list[str] = []
-        self.reasons: set[str] = set()  # why steps were not run in the way that was chosen
+        self.report: list[str] = []  # what was tried, for the note of the run
+        self.reasons: set[str] = set()  # why steps were not run by the chosen executor
 
-    def step(self, step: Any, batch: Any) -> StepOutput:
-        """One training step, whichever way."""
+    @property
+    def pending(self) -> bool:  # type: ignore[override]
+        """Tell whether steps have been computed that were not returned yet."""
+        return bool(self.way.pending)
+
+    def execute(self, step: Step, batch: Batch, microbatch: Microbatch) -> StepOutput:
+        """Run one training step by the executor in use; run padding eagerly."""
+        if microbatch.padding:
+            return super().execute(step, batch, microbatch)
+        runner: Any = step  # of ours or the user's
+        return self.step(runner, batch)
+
+    def step(self, step: StepRunner, batch: Batch) -> StepOutput:
+        """Run one training step by the executor in use."""
         if self.decided:
-            if self.way.takes(batch):
+            if self.way.supports(batch):
                 return self.way(step, batch)
-            self.tell_why()
+            self.note_unsupported()
             return step(batch)
-        if self.way.waiting:
+        if self.way.pending:
             return self.trial(step, batch)
-        if self.usual is None:
-            self.usual = shapes_of(batch)
-        if shapes_of(batch) != self.usual or not self.way.takes(batch):
+        if self.usual_shapes is None:
+            self.usual_shapes = shapes_of(batch)
+        if shapes_of(batch) != self.usual_shapes or not self.way.supports(batch):
             self.missed += 1
             if self.missed > FIRST + TIMED:
                 self.drop(step, batch, self.way.why or "batches have many shapes")
             return step(batch)
         return self.trial(step, batch)
 
-    def trial(self, step: Any, batch: Any) -> StepOutput:
-        """A step of those that are timed; of several that are computed together, all of them at once."""
-        if not self.way.waiting:
+    def trial(self, step: StepRunner, batch: Batch) -> StepOutput:
+        """Run and time a step; steps that were computed by one call are timed together."""
+        if not self.way.pending:
             self.began = self.now(step)
         output = self.way(step, batch)
         if self.candidates is None and not self.times:
-            self.options = still(step.optimizer)
-        if not self.way.waiting:
+            self.options = constant_options(step.optimizer)
+        if not self.way.pending:
             self.times.append((self.now(step) - self.began) / self.way.at_once)
             if len(self.times) == FIRST + TIMED:
                 self.judge(step, batch, statistics.median(self.times[FIRST:]))
         return output
 
-    def now(self, step: Any) -> float:
-        """Return the time at which the device has done all that it was given."""
+    def now(self, step: StepRunner) -> float:
+        """Wait for the device to finish its work, and return the time."""
         if step.accelerator.device.type != "cpu":
             torch.accelerator.synchronize(step.accelerator.device)
         return time.perf_counter()
 
-    def judge(self, step: Any, batch: Any, took: float) -> None:
-        """Keep the way that was tried if it is faster, and go on to the next."""
+    def judge(self, step: StepRunner, batch: Batch, took: float) -> None:
+        """Keep the executor in trial if it is faster, and go on to the next candidate."""
         if self.candidates is None:
-            self.best, self.told = took, [f"plain {written(took)}"]
-            self.candidates = [WholeStep] if took < SMALL else [ChannelsLast, CompiledNet]
-            if step.together.world > 1:
-                self.candidates, self.told = [], ["several processes"]
+            self.best, self.report = took, [f"plain {readable(took)}"]
+            self.candidates = [CompiledTrainStep] if took < SMALL else [ChannelsLast, CompiledNet]
+            if self.strategy.divides_batches:
+                self.candidates, self.report = [], ["several processes"]
         elif took < BETTER * self.best:
             self.best = took
             self.kept.append(self.way)
-            if isinstance(self.way, WholeStep):
-                self.candidates.append(WholeBlock)
-            self.told.append(f"{self.way.name} {written(took)}")
+            if isinstance(self.way, CompiledTrainStep):
+                self.candidates.append(CompiledMultiStep)
+            self.report.append(f"{self.way.name} {readable(took)}")
         else:
-            self.drop(step, batch, f"{self.way.name} {written(took)}")
+            self.drop(step, batch, f"{self.way.name} {readable(took)}")
             return
-        self.next_way(step, batch)
+        self.next_candidate(step, batch)
 
-    def drop(self, step: Any, batch: Any, why: str) -> None:
-        """Undo the way in trial, and go on to the next."""
+    def drop(self, step: StepRunner, batch: Batch, why: str) -> None:
+        """Undo the executor in trial, and go on to the next candidate."""
         self.way.end()
-        self.way = self.kept[-1] if self.kept else Plain()
-        self.told.append(why)
-        self.next_way(step, batch)
+        self.way = self.kept[-1] if self.kept else EagerStep()
+        self.report.append(why)
+        self.next_candidate(step, batch)
 
-    def next_way(self, step: Any, batch: Any) -> None:
-        """Begin with the next candidate that can be built and may pay; with none left, say what was chosen."""
+    def next_candidate(self, step: StepRunner, batch: Batch) -> None:
+        """Build the next candidate that is supported and may pay; without one, note the choice."""
         self.times, self.missed = [], 0
         while self.candidates:
             kind: Any = self.candidates.pop(0)
-            why = kind.obstacle(step, batch, self) or self.cannot_pay(kind)
+            why = kind.unsupported_reason(step, batch, self) or self.cannot_pay(kind)
             if why is None:
                 try:
                     self.way = kind(step, batch, self)
@@ -136,35 +154,41 @@ class Pilot:
                     why = f"{kind.name}: a graph does not go with {error}"
                 except OtherNumbers:
                     why = f"{kind.name}: its graph computes other numbers than plain steps"
-                except Exception as error:  # the compiler meets code that it cannot take, in many forms
-                    why = f"{kind.name}: this net could not be compiled ({type(error).__name__})"
-            self.told.append(why)
+                except Exception as error:  # code that the compiler does not support
+                    found = type(error).__name__
+                    why = f"{kind.name}: this net could not be compiled ({found})"
+            self.report.append(why)
         self.decided = True
         names = [way.name for way in self.kept]
-        chosen = names[-1] if WholeStep.name in names else " + ".join(names) or Plain.name
-        self.run.notes.append(f"fast: {chosen} ({', '.join(self.told)})")
+        chosen = " + ".join(names) or EagerStep.name
+        if CompiledTrainStep.name in names:
+            chosen = names[-1]
+        self.run.notes.append(f"fast: {chosen} ({', '.join(self.report)})")
 
-    def cannot_pay(self, kind: Any) -> str | None:
-        """Why a way is not worth trying, by the steps that are left."""
-        run = self.run
-        left = None if run.steps is None else (run.config.epochs - run.epoch + 1) * run.steps - run.step
-        if kind.compiles and (left is None or self.best * left < COMPILE_TIME * kind.compiles * WORTH):
+    def cannot_pay(self, kind: type[EagerStep]) -> str | None:
+        """Return why a candidate is not worth trying, by the number of steps that are left."""
+        run, left = self.run, None
+        if run.steps is not None:
+            left = (run.config.epochs - run.epoch + 1) * run.steps - run.step
+        needed = COMPILE_TIME * kind.compiles * WORTH
+        if kind.compiles and (left is None or self.best * left < needed):
             return f"{kind.name}: too few steps are left to pay for compiling"
         return None
 
-    def tell_why(self) -> None:
-        """Note once why steps are not run in the way that was chosen, but for the shapes of their batches."""
+    def note_unsupported(self) -> None:
+        """Note once why the chosen executor does not run a step, unless it is the batch's shape."""
         run, why = self.run, self.way.why
         if why is not None and why not in self.reasons:
             self.reasons.add(why)
-            run.notes.append(f"fast: plain steps from epoch {run.epoch}, step {run.step + 1}: {why}")
+            where = f"epoch {run.epoch}, step {run.step + 1}"
+            run.notes.append(f"fast: plain steps from {where}: {why}")
 
     def end(self) -> None:
-        """Leave net and optimizer as they were before."""
+        """Restore net and optimizer as they were before."""
         for way in [self.way, *self.kept]:
             way.end()
 
 
-def written(seconds: float) -> str:
-    """A time to be read."""
+def readable(seconds: float) -> str:
+    """Return a duration as text, in microseconds or milliseconds."""
     return f"{seconds * 1e6:.0f} us" if seconds < 1e-3 else f"{seconds * 1e3:.1f} ms"

@@ -1,35 +1,42 @@
-"""The form in which an optimizer walks through its weights while a run lasts: the quickest one that is allowed.
+"""Which implementation an optimizer uses while a run lasts: the fastest one that is allowed.
 
-torch's optimizers come in up to three forms. One goes from weight to weight; ``foreach`` does each operation for all
-weights at once; ``fused`` does everything in one call, and rounds differently.
+torch's optimizers have up to three. One loops over the weights; ``foreach`` does each operation for
+all weights at once; ``fused`` does everything in one call, and rounds differently.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, optim
 
 from torchkeras.core.optimizers import each_of
 from torchkeras.engine.run import Run
 
-SAME_BITS = (optim.Adam, optim.AdamW, optim.RMSprop, optim.Adadelta, optim.Adamax)  # of these two forms, on a CPU
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from torchkeras.core.optimizers import Optimizers
+
+# foreach and the loop give the same bits on a CPU
+SAME_BITS = (optim.Adam, optim.AdamW, optim.RMSprop, optim.Adadelta, optim.Adamax)
 FUSED = (optim.Adam, optim.AdamW, optim.SGD, optim.Adagrad)
-FEW = 50_000  # numbers in all weights; many do not stay in the processor's cache from one operation to the next
+FEW = 50_000  # numbers in all weights; many leave the processor's cache between two operations
 
 
 @contextmanager
-def form(run: Run, optimizer: Any) -> Iterator[None]:
-    """On a CPU, unless its owner chose one, set an optimizer's form; afterwards it is as it was.
+def optimizer_implementation(run: Run, optimizer: Optimizer | Optimizers | None) -> Iterator[None]:
+    """Set an optimizer's implementation on a CPU, unless the user chose one; restore it afterwards.
 
     On accelerators torch chooses ``foreach`` itself.
     """
-    before: list[tuple[Any, list[dict[str, Any]]]] = []
+    before: list[tuple[Optimizer, list[dict[str, Any]]]] = []
     for one in each_of(optimizer).values():
-        settings = quickest(run, one)
-        before.append((one, [{name: group[name] for name in settings} for group in one.param_groups]))
+        settings = fastest_settings(run, one)
+        before.append((one, [{name: group[name] for name in settings}
+                             for group in one.param_groups]))
         for group in one.param_groups:
             group.update(settings)
         if settings.get("fused"):
@@ -38,21 +45,23 @@ def form(run: Run, optimizer: Any) -> Iterator[None]:
         yield
     finally:
         for one, groups in before:
-            for group, old in zip(one.param_groups, groups, strict=False):  # a callback may have added groups
+            # a callback may have added groups
+            for group, old in zip(one.param_groups, groups, strict=False):
                 group.update(old)
 
 
-def quickest(run: Run, optimizer: Any) -> dict[str, bool]:
-    """The settings of that form; none where the optimizer is best left alone."""
+def fastest_settings(run: Run, optimizer: Optimizer) -> dict[str, bool]:
+    """Return the group options that select it; none where the optimizer is best left alone."""
     groups, fast = optimizer.param_groups, run.config.speed == "fast"
     weights = [weight for group in groups for weight in group["params"]]
-    chosen = any(group.get("fused") is not None or group.get("foreach") is not None or group.get("capturable")
-                 or group.get("differentiable") for group in groups)
+    chosen = any(group.get("fused") is not None or group.get("foreach") is not None
+                 or group.get("capturable") or group.get("differentiable") for group in groups)
     ordinary = all(weight.is_floating_point() and weight.is_cpu for weight in weights)
     if chosen or not ordinary or run.config.fsdp or run.config.mixed_precision == "fp16":
         return {}
     if fast and type(optimizer) in FUSED:
         return {"fused": True, "foreach": False}
-    moving = any(isinstance(value, Tensor) for group in groups for name, value in group.items() if name != "params")
+    on_device = any(isinstance(value, Tensor) for group in groups
+                    for name, value in group.items() if name != "params")
     few = sum(weight.numel() for weight in weights) <= FEW
-    return {"foreach": True} if type(optimizer) in SAME_BITS and few and not moving else {}
+    return {"foreach": True} if type(optimizer) in SAME_BITS and few and not on_device else {}

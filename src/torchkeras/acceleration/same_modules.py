@@ -1,25 +1,28 @@
-"""Whether net, loss and optimizer are still made of what a graph was compiled for.
+"""Check that net, loss and optimizer are still made of the objects that a graph was compiled for.
 
-The compiler itself sees to what Python code reads: attributes, globals, modes, shapes. It does not see that hooks were
-added or that the tensors which it was given are no longer those of the net.
+The compiler itself guards what Python code reads: attributes, globals, modes, shapes. It does not
+notice added hooks, nor that the tensors which it was given are no longer those of the net.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 from operator import is_
-from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from torchkeras.acceleration import hooks
+from torchkeras.engine.step import StepRunner
 
 PARTS = ("_parameters", "_buffers", "_modules")
 
 
-def modules_of(step: Any) -> list[nn.Module]:
+def modules_of(step: StepRunner) -> list[nn.Module]:
     """Return all modules of net and loss."""
-    return [part for one in (step.net, step.loss_fn) if isinstance(one, nn.Module) for part in one.modules()]
+    return [part for one in (step.net, step.loss_fn) if isinstance(one, nn.Module)
+            for part in one.modules()]
 
 
 class SameModules:
@@ -29,47 +32,48 @@ class SameModules:
         step: the step whose net and loss are meant.
     """
 
-    def __init__(self, step: Any) -> None:
+    def __init__(self, step: StepRunner) -> None:
         parts = modules_of(step)
-        self.spaces = [vars(part)[name] for part in parts for name in PARTS]
-        self.things = list(chain.from_iterable(map(dict.values, self.spaces)))
-        self.own = [vars(part) for part in parts]
-        self.forwards = [own.get("forward") for own in self.own]
-        self.hooks = hooks.of_modules(parts)
-        self.hung = list(map(len, self.hooks))
+        self.dicts = [vars(part)[name] for part in parts for name in PARTS]
+        self.objects = list(chain.from_iterable(map(dict.values, self.dicts)))
+        self.attributes = [vars(part) for part in parts]
+        self.forwards = [own.get("forward") for own in self.attributes]
+        self.hooks = hooks.module_hooks(parts)
+        self.hook_counts = list(map(len, self.hooks))
 
     def changed(self) -> str | None:
-        """Return what is not as it was, in words; None where all is."""
-        things = list(chain.from_iterable(map(dict.values, self.spaces)))
-        if len(things) != len(self.things) or not all(map(is_, things, self.things)):
+        """Return what has changed, in words; None where nothing has."""
+        if not same(list(chain.from_iterable(map(dict.values, self.dicts))), self.objects):
             return "weights, buffers or layers were replaced"
-        if list(map(len, self.hooks)) != self.hung:
+        if list(map(len, self.hooks)) != self.hook_counts:
             return "hooks of a module were added or removed"
-        if not all(map(is_, [own.get("forward") for own in self.own], self.forwards)):
+        if not all(map(is_, [own.get("forward") for own in self.attributes], self.forwards)):
             return "forward was replaced"
         return None
 
 
 class SameOptimizer:
-    """The weights that an optimizer holds, what it remembers of them, and how it makes a step."""
+    """The weights that an optimizer holds, their state, and its ``step``."""
 
-    def __init__(self, optimizer: Any) -> None:
+    def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer, self.state = optimizer, optimizer.state
         self.own_step = vars(optimizer).get("step")
-        self.hooks = hooks.of_optimizer(optimizer)
+        self.hooks = hooks.optimizer_hooks(optimizer)
         self.lists = [group["params"] for group in optimizer.param_groups]
         self.weights = list(chain.from_iterable(self.lists))
-        self.memories = list(self.state.values())
-        self.remembered = list(chain.from_iterable(map(dict.values, self.memories)))
+        self.states = list(self.state.values())
+        self.state_values = list(chain.from_iterable(map(dict.values, self.states)))
 
     def changed(self) -> str | None:
-        """Return what is not as it was, in words; None where all is."""
+        """Return what has changed, in words; None where nothing has."""
         optimizer = self.optimizer
         lists = [group["params"] for group in optimizer.param_groups]
-        if not same(list(chain.from_iterable(lists)), self.weights) or len(lists) != len(self.lists):
+        weights = list(chain.from_iterable(lists))
+        if not same(weights, self.weights) or len(lists) != len(self.lists):
             return "the optimizer was given other weights"
-        if not (same(list(optimizer.state.values()), self.memories)
-                and same(list(chain.from_iterable(map(dict.values, self.memories))), self.remembered)):
+        values = list(chain.from_iterable(map(dict.values, self.states)))
+        if not (same(list(optimizer.state.values()), self.states)
+                and same(values, self.state_values)):
             return "the optimizer was given another state"
         if any(self.hooks):
             return "hooks of the optimizer were added"
@@ -80,27 +84,27 @@ class SameOptimizer:
 
 
 class SameTensors:
-    """Weights and buffers: where they are in memory, whether they learn, and that nothing else hears of it."""
+    """Weights and buffers: their memory, whether they require gradients, and the weights' hooks."""
 
     def __init__(self, tensors: list[Tensor]) -> None:
         self.tensors = [(one, one.data_ptr(), one.requires_grad) for one in tensors]
         self.weights = [one for one in tensors if one.requires_grad]
 
     def changed(self) -> str | None:
-        """Return what is not as it was, in words; None where all is."""
-        for one, place, learns in self.tensors:
-            if one.requires_grad is not learns:
-                return "weights were frozen or set free"
-            if one.data_ptr() != place:
+        """Return what has changed, in words; None where nothing has."""
+        for one, address, requires_grad in self.tensors:
+            if one.requires_grad is not requires_grad:
+                return "weights were frozen or unfrozen"
+            if one.data_ptr() != address:
                 return "weights or buffers were given other memory"
         for one in self.weights:
             if one.grad is not None:
                 return "a weight has a gradient before the step"
-            if hooks.hooked(one):
+            if hooks.has_gradient_hooks(one):
                 return "hooks of a weight were added"
         return None
 
 
-def same(some: list[Any], others: list[Any]) -> bool:
+def same(some: Sequence[object], others: Sequence[object]) -> bool:
     """Return whether two lists hold the same objects."""
     return len(some) == len(others) and all(map(is_, some, others))

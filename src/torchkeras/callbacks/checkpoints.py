@@ -1,4 +1,4 @@
-"""Weights of single epochs, beside the best ones."""
+"""Save the weights of single epochs, beside the best ones."""
 
 from __future__ import annotations
 
@@ -7,30 +7,33 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torchkeras.callbacks.logger import from_state, sweep, tell
-from torchkeras.checkpoint.best import in_words, of_disk
+from torchkeras.callbacks.logger import from_state, note_and_warn, remove_temporary_files
+from torchkeras.checkpoint.best import describe_write_error, is_disk_error
 from torchkeras.core.errors import whole_number
 from torchkeras.display.targets import target
 from torchkeras.engine.callback import Callback
+
+if TYPE_CHECKING:
+    from torchkeras.engine.trainable import Trainable
 
 WRITTEN = re.compile(r"epoch_(0|[1-9][0-9]{0,17})\.pt")  # the names of the files
 
 
 class EpochCheckpoint(Callback):
-    """Keeps the weights of the newest epochs, to look back at or to average, whether or not they were the best.
+    """Keeps the weights of the newest epochs, to compare or to average, whether best or not.
 
-    Each file, ``epoch_<n>.pt``, is what ``model.save_ckpt`` writes. Only files that this run wrote are removed; a
-    resumed run counts those from before the stop as its own.
+    Each file, ``epoch_<n>.pt``, is what ``model.save_ckpt`` writes. Only files that this run wrote
+    are removed; a resumed run counts those from before the stop as its own.
 
     Args:
         ckpt_dir: the folder; it is made if it is not there.
-        save_freq: save each so many epochs.
+        save_freq: save every ``save_freq`` epochs.
         max_ckpt: how many files to keep; None keeps all.
 
     Raises:
-        TypeError: an argument is of the wrong kind.
+        TypeError: an argument is of the wrong type.
         ValueError: a number is below 1, or the folder cannot be written.
 
     Example:
@@ -46,30 +49,31 @@ class EpochCheckpoint(Callback):
         self.folder = target("ckpt_dir", Path(ckpt_dir) / "epoch_1.pt").parent
         self.save_freq, self.max_ckpt = save_freq, max_ckpt
         self.files: list[Path] = []
-        self.stopped: list[str] = []  # the files of the run that is resumed
+        self.stopped: list[str] = []  # those of the run that is resumed
 
     def state_dict(self) -> dict[str, Any]:
         """Return the names of the files that are kept."""
         return {"files": [file.name for file in self.files]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the files of the stopped run.
+        """Store the names of the stopped run's files.
 
         Raises:
-            CheckpointCorruptError: a name is none that this gives to a file: such a file is never removed.
+            CheckpointCorruptError: a name is none that this callback writes; such a file is never
+                removed.
         """
         files = from_state(self, state, "files", names_written, "names such as 'epoch_1.pt'")
         self.stopped = list(dict.fromkeys(files or ()))
 
-    def on_fit_start(self, model: Any) -> None:
-        """What earlier runs wrote is theirs, but for the run that is resumed."""
+    def on_fit_start(self, model: Trainable) -> None:
+        """Forget the files of earlier runs; take over those of the run that is resumed."""
         self.files = []
         if model.run.resumes_at is not None:
             self.files = [self.folder / name for name in self.stopped]
-            sweep(self.folder, "epoch_*.pt")
+            remove_temporary_files(self.folder, "epoch_*.pt")
 
-    def on_validation_epoch_end(self, model: Any) -> None:
-        """Save; then remove the oldest, which may be gone already."""
+    def on_validation_epoch_end(self, model: Trainable) -> None:
+        """Save the weights, then remove the oldest files."""
         if model.run.epoch % self.save_freq:
             return
         file = self.folder / f"epoch_{model.run.epoch}.pt"
@@ -77,22 +81,24 @@ class EpochCheckpoint(Callback):
             self.folder.mkdir(parents=True, exist_ok=True)
             model.save_ckpt(file)
         except Exception as error:
-            if not of_disk(error):
+            if not is_disk_error(error):
                 raise
-            tell(model.run, f"the weights of epoch {model.run.epoch} could not be written to {file} "
-                 f"({in_words(error)}); the run goes on")
+            note_and_warn(model.run, f"the weights of epoch {model.run.epoch} could not be written "
+                          f"to {file} "
+                          f"({describe_write_error(error)}); the run continues")
         else:
             self.files = [*(one for one in self.files if one != file), file]
             self.drop_old()
 
     def drop_old(self) -> None:
-        """Remove the oldest files; one that another program holds is tried again with the next."""
+        """Remove the oldest files; one that is locked is tried again after the next save."""
         for file in [] if self.max_ckpt is None else self.files[:-self.max_ckpt]:
             with suppress(OSError):
                 file.unlink(missing_ok=True)
                 self.files.remove(file)
 
 
-def names_written(value: Any) -> bool:
-    """Return whether something is a list of names of files that this callback writes."""
-    return isinstance(value, list) and all(isinstance(one, str) and WRITTEN.fullmatch(one) for one in value)
+def names_written(value: object) -> bool:
+    """Return whether a value is a list of file names that this callback writes."""
+    return isinstance(value, list) and all(isinstance(one, str) and WRITTEN.fullmatch(one)
+                                           for one in value)

@@ -1,212 +1,259 @@
-"""What all logs of rows share: nothing is lost by a stop, nothing is written twice, and no failure ends a run."""
+"""The base of all row loggers: no row is lost or repeated on resume, no failure ends a run."""
 
 from __future__ import annotations
 
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchkeras.core.stop import CheckpointCorruptError
 from torchkeras.engine.callback import Callback
 
+if TYPE_CHECKING:
+    from torchkeras.display.protocols import RunView
+    from torchkeras.engine.run import Run
+    from torchkeras.engine.trainable import Trainable
+
 Row = dict[str, Any]
-Form = tuple[Callable[[Any], bool], str]  # what may stand in a state, as a test and in words
+Form = tuple[Callable[[object], bool],
+             str]  # a check of a saved value, and what it expects in words
 
 
 class RowLogger(Callback):
-    """Writes each epoch's row of the history when the epoch ends; subclasses say where to, in ``write``.
+    """Writes each epoch's row of the history when the epoch ends; subclasses override ``write``.
 
-    A row that cannot be written waits in memory until the next one comes, and for the end of the run. A resumed run
-    writes those rows of its history that the log did not get before the stop.
+    A row that cannot be written stays in memory; it is tried again with the next row and at the end
+    of the run. A resumed run writes those rows of its history that the log did not get before the
+    stop.
     """
 
     main_only = True
-    failures: tuple[type[Exception], ...] = (Exception,)  # those for which a row is tried again
+    failures: tuple[type[Exception], ...] = (Exception,)  # after these a row is tried again
     logged: int | None = None  # the epoch of the last row that the log has
-    began = 0.0  # when the run did, in seconds since 1970: several runs may share a log
+    began = 0.0  # start of the run in seconds since 1970: several runs may share a log
     forms: Mapping[str, Form] = {
         "logged": (lambda value: is_count(value), "the number of an epoch"),
         "began": (lambda value: is_moment(value), "seconds since 1970")}
 
     def __init__(self) -> None:
-        self.waiting: list[Row] = []
+        self.pending: list[Row] = []
         self.failing = False
-        self.stopped: dict[str, Any] = {}  # what the stopped run said of the log
+        self.stopped: dict[str, Any] = {}  # the state of the log in the run that is resumed
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run must know of the log."""
+        """Return which rows the log has, for a resumed run."""
         return {"logged": self.logged, "began": self.began}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take what the stopped run said of the log; it is used when the run begins.
+        """Store the state of the log in the stopped run; ``on_fit_start`` uses it.
 
         Raises:
-            CheckpointCorruptError: it is nothing that a log says.
+            CheckpointCorruptError: the state is not one of a log.
         """
         for name, form in self.forms.items():
             from_state(self, state, name, *form)
         self.stopped = {name: value for name, value in state.items() if value is not None}
 
-    def resumed(self, run: Any) -> bool:
-        """Whether the log of a stopped run is gone on with; takes down when a run began."""
+    def resumed(self, run: Run) -> bool:
+        """Return whether this run was resumed; set ``began``, when it first started."""
         resumed = run.resumes_at is not None
         self.began = self.stopped.get("began", 0.0) if resumed else time.time()
         return resumed
 
-    def begin(self, model: Any) -> None:
-        """Write the rows that a resumed run finds missing; for ``on_fit_start``, when the log is open."""
-        self.waiting, self.failing, self.logged = [], False, None
+    def begin(self, model: Trainable) -> None:
+        """Write the rows that a resumed run finds missing; call it in ``on_fit_start``."""
+        self.pending, self.failing, self.logged = [], False, None
         if model.run.resumes_at is not None:
             self.logged = self.stopped.get("logged")
             least = -1 if self.logged is None else self.logged
-            self.waiting = [row for row in rows_of(model.run.history) if row["epoch"] > least]
-            self.write_waiting(model)
+            self.pending = [row for row in rows_of(model.run.history) if row["epoch"] > least]
+            self.write_pending(model)
 
-    def on_validation_epoch_end(self, model: Any) -> None:
-        """Write the epoch's row, and those that wait."""
-        self.waiting.append(rows_of(model.run.history, newest=1)[0])
-        self.write_waiting(model)
+    def on_validation_epoch_end(self, model: Trainable) -> None:
+        """Write the epoch's row, after those that are still pending."""
+        self.pending.append(rows_of(model.run.history, newest=1)[0])
+        self.write_pending(model)
 
-    def write(self, row: Row, model: Any) -> None:
+    def write(self, row: Row, model: Trainable) -> None:
         """Write one row, or raise."""
         raise NotImplementedError
 
-    def write_waiting(self, model: Any) -> None:
-        """Write what can be written; of a failure, tell when it begins."""
+    def write_pending(self, model: Trainable) -> None:
+        """Write all pending rows; warn when writing begins to fail."""
         try:
-            while self.waiting:
-                self.write(self.waiting[0], model)
-                self.logged = self.waiting.pop(0)["epoch"]
+            while self.pending:
+                self.write(self.pending[0], model)
+                self.logged = self.pending.pop(0)["epoch"]
             self.failing = False
         except self.failures as error:
-            self.fails(model.run, f"the row of epoch {self.waiting[0]['epoch']}", error)
+            self.warn_once(model.run, f"the row of epoch {self.pending[0]['epoch']}", error)
 
-    def fails(self, run: Any, what: str, error: Exception) -> None:
-        """Tell of a failure when it begins."""
+    def warn_once(self, run: Run, what: str, error: Exception) -> None:
+        """Warn of a failure, unless the previous attempt failed too."""
         if not self.failing:
-            tell(run, f"{what} could not be written to {self.place()} ({type(error).__name__}: {error}); it is tried "
-                 "again with the next row, and the run goes on")
+            note_and_warn(run, f"{what} could not be written to {self.destination()} "
+                          f"({type(error).__name__}: {error}); it is tried "
+                          "again with the next row, and the run continues")
         self.failing = True
 
-    def end(self, model: Any) -> None:
-        """Write what still waits, and tell of what could not be; for ``on_fit_end`` and ``on_exception``."""
-        self.write_waiting(model)
-        if self.waiting:
-            tell(model.run, f"{len(self.waiting)} rows could not be written to {self.place()}; {self.elsewhere()}")
-        self.waiting, self.stopped = [], {}
+    def end(self, model: Trainable) -> None:
+        """Write the pending rows at the end of a run; warn of those that fail."""
+        self.write_pending(model)
+        if self.pending:
+            note_and_warn(model.run, f"{len(self.pending)} rows could not be written to "
+                          f"{self.destination()}; {self.save_elsewhere()}")
+        self.pending, self.stopped = [], {}
 
-    def elsewhere(self) -> str:
-        """Bring rows that cannot be written to safety where that can be done; say where they are."""
+    def save_elsewhere(self) -> str:
+        """Save rows that cannot be written in another place, if possible; return where they are."""
         return "they are in model.history"
 
-    def place(self) -> str:
-        """Return where the rows go to, for a message."""
+    def destination(self) -> str:
+        """Return where the rows are written, for messages."""
         return type(self).__name__
 
 
 class RunLogger(RowLogger):
-    """Writes to a service that has runs of its own; a resumed run goes on in the one that it was in."""
+    """Writes to a service that has runs of its own; a resumed run continues in the same one."""
 
     how = ""  # how a user opens a run of the service again
+    failed: str | int = 1  # the status of a run that an error ended
+    opened = False  # whether the open run was opened here, and not by the user
     run_id: str | None = None
-    held: Any = frozenset()  # what the log has of the run, as it begins
+    already_logged: Collection[object] = frozenset()  # what the service has of the run at its start
     forms = {**RowLogger.forms, "run_id": (lambda value: is_name(value), "the name of a run")}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which run of the service it is, and what it has."""
+        """Return which run of the service this is, and which rows it has."""
         return {**super().state_dict(), "run_id": self.run_id}
 
-    def all_held(self) -> Any:
-        """Return what the run that is open has already."""
+    def on_fit_start(self, model: Trainable) -> None:
+        """Open a run, unless the user has opened one; a resumed run opens its own again."""
+        stopped = self.stopped.get("run_id") if self.resumed(model.run) else None
+        self.log_to(self.open(model.run, stopped), stopped, model)
+
+    def open(self, run: Run, stopped: str | None) -> str:
+        """Open a run of the service where none is open, and return the name of the one that is.
+
+        Args:
+            run: the call of ``fit``.
+            stopped: the service's run that the stopped run was logged in.
+        """
         raise NotImplementedError
 
-    def begin_in(self, run_id: str, stopped: str | None, model: Any) -> None:
-        """Write to a run of the service from now on; where it is not the stopped one, it gets all rows."""
-        self.run_id, self.held = run_id, frozenset()
+    def fetch_logged(self) -> Collection[object]:
+        """Return what the service's run has already logged."""
+        raise NotImplementedError
+
+    def on_exception(self, model: Trainable) -> None:
+        """Close the run as failed."""
+        self.end(model)
+        self.close(model.run, self.failed)
+
+    def close(self, run: Run, status: str | int) -> None:
+        """Close the service's run, unless the user opened it."""
+        if self.opened:
+            self.opened = False
+            with warn_on_failure(run, "the end of the run", self.destination()):
+                self.finish(status)
+
+    def finish(self, status: str | int) -> None:
+        """Close the service's run with a status."""
+        raise NotImplementedError
+
+    def log_to(self, run_id: str, stopped: str | None, model: Trainable) -> None:
+        """Log to a run of the service; one that is not the stopped run's gets all rows."""
+        self.run_id, self.already_logged = run_id, frozenset()
         if stopped == run_id:
-            self.held = self.all_held()
+            self.already_logged = self.fetch_logged()
         elif stopped:
-            another_run(model.run, self.place(), stopped, run_id, self.how)
+            warn_of_another_run(model.run, self.destination(), stopped, run_id, self.how)
             self.stopped = {}
         self.begin(model)
 
 
 def rows_of(history: Mapping[str, list[float]], newest: int | None = None) -> list[Row]:
-    """Return the rows of a history, or the newest so many, with None where there is no number.
+    """Return the newest ``newest`` rows of a history, or all; None stands for NaN.
 
     Example:
         >>> rows_of({"epoch": [1, 2], "val_loss": [math.nan, 0.5]})
         [{'epoch': 1, 'val_loss': None}, {'epoch': 2, 'val_loss': 0.5}]
     """
     count = len(history["epoch"]) if "epoch" in history else 0
-    return [{name: None if math.isnan(column[place]) else column[place] for name, column in history.items()}
+    return [{name: None if math.isnan(column[place]) else column[place]
+             for name, column in history.items()}
             for place in range(max(count - newest, 0) if newest else 0, count)]
 
 
 def numbers(row: Row) -> dict[str, float]:
-    """Return the numbers of a row that are there, without the epoch's."""
-    return {name: float(value) for name, value in row.items() if name != "epoch" and value is not None}
+    """Return the numbers of a row, without the epoch and without missing values."""
+    return {name: float(value) for name, value in row.items() if name != "epoch"
+            and value is not None}
 
 
-def tell(run: Any, text: str) -> None:
-    """Say something of a run that its reader must know, and that is no reason to end it."""
+def note_and_warn(run: RunView, text: str) -> None:
+    """Add a note to a run and warn: its reader must know, but the run continues."""
     run.notes.append(text)
     warnings.warn(text, stacklevel=2)
 
 
 @contextmanager
-def told_of(run: Any, what: str, place: str) -> Iterator[None]:
-    """Tell of what goes wrong at the end of a run, which is over all the same."""
+def warn_on_failure(run: RunView, what: str, place: str) -> Iterator[None]:
+    """Turn an error at the end of a run into a warning: the run is over anyway."""
     try:
         yield
     except Exception as error:
-        tell(run, f"{what} could not be written to {place} ({type(error).__name__}: {error})")
+        note_and_warn(run, f"{what} could not be written to {place} ({type(error).__name__}: "
+                      f"{error})")
 
 
-def another_run(run: Any, place: str, stopped: str, now: str, how: str) -> None:
-    """Tell that a resumed run is logged in another place than the stopped one was; it gets all rows there."""
-    tell(run, f"{place}: the stopped run was logged in {stopped}, and this one is in {now}, which gets its earlier "
-         f"rows too; to go on in the former, open it yourself with {how}")
+def warn_of_another_run(run: Run, place: str, stopped: str, now: str, how: str) -> None:
+    """Warn that a resumed run is logged elsewhere than before; it gets all rows there."""
+    note_and_warn(run, f"{place}: the stopped run was logged in {stopped}, and this one is in "
+                  f"{now}, which gets its earlier "
+                  f"rows too; to go on in the former, open it yourself with {how}")
 
 
-def sweep(folder: Path, name: str) -> None:
-    """Remove what a killed run left half written beside files of a name; a resumed run is alone with them."""
+def remove_temporary_files(folder: Path, name: str) -> None:
+    """Remove temporary files that a killed run left beside files of a name."""
     for left in folder.glob(f".{name}.*.tmp"):
         with suppress(OSError):
             left.unlink()
 
 
-def from_state(listener: Any, state: Any, name: str, fits: Callable[[Any], bool], expected: str) -> Any:
-    """Return a value of a saved state, which anybody may have made; None where nothing is said of it.
+def from_state(callback: Callback, state: object, name: str, fits: Callable[[object], bool],
+               expected: str) -> Any:
+    """Return one value of a saved state after checking it; None where it is missing.
 
     Raises:
-        CheckpointCorruptError: it is nothing that the listener saves.
+        CheckpointCorruptError: the value is none that this callback saves.
     """
-    kind = type(listener).__name__
+    kind = type(callback).__name__
     if not isinstance(state, Mapping):
         raise CheckpointCorruptError(f"what was saved of {kind} is a {type(state).__name__}")
     value = state.get(name)
     if value is not None and not fits(value):
-        raise CheckpointCorruptError(f"what was saved of {kind} has {repr(value)[:80]} as its {name!r}, where "
-                                     f"{expected} belongs")
+        raise CheckpointCorruptError(f"what was saved of {kind} has {repr(value)[:80]} as its "
+                                     f"{name!r}, where {expected} belongs")
     return value
 
 
-def is_count(value: Any) -> bool:
+def is_count(value: object) -> bool:
     """Return whether a value is a whole number of 0 or more."""
     return type(value) is int and 0 <= value < 2**63
 
 
-def is_moment(value: Any) -> bool:
+def is_moment(value: object) -> bool:
     """Return whether a value is a moment in seconds since 1970, up to the year 9999."""
-    return type(value) in (int, float) and 0 <= value < 253402300800
+    return (type(value) is int or type(value) is float) and 0 <= value < 253402300800
 
 
-def is_name(value: Any) -> bool:
-    """Return whether a value can name a run of a service, and leads to no other folder or address."""
-    return (isinstance(value, str) and 0 < len(value) <= 256 and value.isprintable() and value not in (".", "..")
+def is_name(value: object) -> bool:
+    """Return whether a value can name a run of a service, and is no path or URL."""
+    return (isinstance(value, str) and 0 < len(value) <= 256 and value.isprintable()
+            and value not in (".", "..")
             and not set(value) & set("/\\#?%:"))

@@ -1,4 +1,4 @@
-"""Packages that only some listeners need."""
+"""Import packages that only some callbacks need."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def needed(module: str, who: str, install: str) -> Any:
-    """A module by its name; where it is not installed, an error that says how to get it."""
+    """Import a module by name, or raise an error that says how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"{who} needs {module.split('.')[0]}, which is not there ({error}). "
-                          f"Install it: pip install {install}") from error
+        raise ImportError(f"{who} needs {module.split('.')[0]}, which cannot be imported "
+                          f"({error}). Install it: pip install {install}") from error

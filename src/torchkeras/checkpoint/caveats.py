@@ -1,35 +1,38 @@
-"""What of a run cannot be saved in mid-epoch, or will not come out the same: said before the first step."""
+"""List, before the first step, what a checkpoint cannot save or resume exactly in mid-epoch."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
-from torchkeras.checkpoint.metric_state import counted
-from torchkeras.checkpoint.serialization import Packer
+from torchkeras.checkpoint.metric_state import metric_state_dict
+from torchkeras.checkpoint.serialization import TensorJSONEncoder
+from torchkeras.core.types import Metric, Source
 from torchkeras.data import Batches, seeded
-from torchkeras.data.source import holders, stateful
-from torchkeras.data.start import numbered
+from torchkeras.data.source import data_components, has_state_dict
+from torchkeras.data.start import is_index_based
 
 
-def unsaved_metrics(metrics: dict[str, Any]) -> list[str]:
-    """Why the state of a run cannot be written in mid-epoch, if it cannot."""
+def unsaved_metrics(metrics: Mapping[str, Metric]) -> list[str]:
+    """Return why no checkpoint can be written in mid-epoch: metrics whose state cannot be saved."""
     found = []
     for name, metric in metrics.items():
         try:
-            Packer().pack(counted(metric), f"metrics_dict[{name!r}]")
+            TensorJSONEncoder().pack(metric_state_dict(metric), f"metrics_dict[{name!r}]")
         except (TypeError, ValueError) as error:
-            found.append(f"at the end of epochs only, because of what a metric keeps: {error}")
+            found.append("only at the end of epochs, because the state of a metric cannot be "
+                         f"saved: {error}")
     return found
 
 
-def inexact(train: Batches) -> list[str]:
-    """What of the data will not come out the same in an epoch that was stopped."""
-    source: Any = train.source
-    if train.memory is not None or isinstance(source, list) or stateful(source):
+def inexact_data(train: Batches) -> list[str]:
+    """Return what about the data will differ when an epoch is resumed in the middle."""
+    source: Source = train.source
+    if train.memory is not None or isinstance(source, list) or has_state_dict(source):
         return []
-    if not numbered(source):
-        return [f"{train.name} does not tell where it is: in a run that goes on it is read again up to there"]
-    if source.num_workers and not any(isinstance(one, seeded) for one in holders(source)):
-        return ["random numbers that a Dataset draws in loader workers are others in an epoch that was stopped; "
-                "torchkeras.data.seeded(dataset) makes them the same"]
+    if not is_index_based(source):
+        return [f"{train.name} has no position that can be saved: a resumed run reads it again "
+                "from its beginning, up to where the run was stopped"]
+    if source.num_workers and not any(isinstance(one, seeded) for one in data_components(source)):
+        return ["random numbers that a Dataset draws in DataLoader workers differ in the rest of "
+                "a resumed epoch; torchkeras.data.seeded(dataset) makes them the same"]
     return []

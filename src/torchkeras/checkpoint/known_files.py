@@ -1,4 +1,7 @@
-"""Which weights files a model has loaded or saved: its next run must not replace a better one by a worse one."""
+"""Remember which weights files a model has loaded or saved.
+
+The next run of that model must not replace better weights in such a file by worse ones.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,24 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias, TypeVar, cast
 
-Identity = tuple[int, ...] | None  # None: there is no such file
+from torchkeras.checkpoint.weight_file import FilePath
+from torchkeras.core.types import Value
 
-
-class Known(NamedTuple):
-    """A file as it was when a model loaded or saved it, and how it was loaded."""
-
-    identity: Identity
-    options: Mapping[str, Any]
+FileIdentity: TypeAlias = tuple[int, ...] | None  # None: there is no such file
+Method = TypeVar("Method", bound=Callable[..., object])
 
 
-def identity(path: Any) -> Identity:
-    """Return what changes when another file is put in the place of a file; all spellings of its path share it."""
+class KnownFile(NamedTuple):
+    """A file as it was when a model loaded or saved it, and the options it was loaded with."""
+
+    identity: FileIdentity
+    options: Mapping[str, Value]
+
+
+def file_identity(path: FilePath) -> FileIdentity:
+    """Return numbers that change when the file is replaced, equal for all spellings of its path."""
     try:
         found = os.stat(os.path.expanduser(path))
     except (OSError, ValueError):
@@ -27,54 +34,56 @@ def identity(path: Any) -> Identity:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def place(path: Any) -> str:
-    """Return the one spelling of a path."""
+def canonical_path(path: FilePath) -> str:
+    """Return the absolute path without links, the same for all spellings of a path."""
     return os.path.realpath(os.path.expanduser(os.fspath(path)))
 
 
-def files_of(model: Any) -> dict[str, Known]:
-    """Return what a model knows, by place."""
-    found: dict[str, Known] = vars(model).setdefault("known_files", {})
+def known_files_of(model: object) -> dict[str, KnownFile]:
+    """Return the files that a model has loaded or saved, by canonical path."""
+    found: dict[str, KnownFile] = vars(model).setdefault("known_files", {})
     return found
 
 
-def remember(model: Any, path: Any, **options: Any) -> None:
+def remember(model: object, path: FilePath, **options: Value) -> None:
     """Note that a model has saved a file, or has loaded it with these options."""
-    files_of(model)[place(path)] = Known(identity(path), options)
+    known_files_of(model)[canonical_path(path)] = KnownFile(file_identity(path), options)
 
 
-def known(model: Any, path: Any) -> Known | None:
-    """Return what a model knows of the file at a path; None where it knows nothing of this very file."""
-    found = identity(path)
-    own = files_of(model).get(place(path))
+def known_file(model: object, path: FilePath) -> KnownFile | None:
+    """Return the model's record of the file at a path; None if it never met this very file."""
+    found = file_identity(path)
+    own = known_files_of(model).get(canonical_path(path))
     if own is not None and own.identity == found:
         return own
-    return next((one for one in files_of(model).values() if found is not None and one.identity == found), None)
+    return next((one for one in known_files_of(model).values()
+                 if found is not None and one.identity == found), None)
 
 
-def was_changed(model: Any, path: Any) -> bool:
+def was_changed(model: object, path: FilePath) -> bool:
     """Return whether a model knew the file at a path, and another one is there now."""
-    return place(path) in files_of(model) and identity(path) is not None and known(model, path) is None
+    return (canonical_path(path) in known_files_of(model) and file_identity(path) is not None
+            and known_file(model, path) is None)
 
 
-def remembering(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a model's own ``save_ckpt`` or ``load_ckpt`` note which file it was called with."""
+def remembers_path(method: Method) -> Method:
+    """Wrap a user's ``save_ckpt`` or ``load_ckpt`` so that the model remembers the file."""
     signature = inspect.signature(method)
 
     @functools.wraps(method)
-    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
-        found = method(self, *args, **kwargs)
+    def wrapper(self: object, *args: Value, **kwargs: Value) -> object:
+        result = method(self, *args, **kwargs)
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         path = bound.args[1] if len(bound.args) > 1 else bound.arguments.get("ckpt_path")
         if isinstance(path, (str, os.PathLike)):
-            remember(self, path, **(given(bound) if method.__name__ == "load_ckpt" else {}))
-        return found
+            remember(self, path, **(load_options(bound) if method.__name__ == "load_ckpt" else {}))
+        return result
 
-    return called
+    return cast(Method, wrapper)
 
 
-def given(bound: inspect.BoundArguments) -> dict[str, Any]:
+def load_options(bound: inspect.BoundArguments) -> dict[str, Value]:
     """Return the arguments of a call after the model and the path, by name."""
     found = dict(list(bound.arguments.items())[2:])
     for name, parameter in bound.signature.parameters.items():

@@ -1,162 +1,179 @@
-"""Keeps the state of a run on disk, so that the same script goes on where it was stopped, whatever stopped it."""
+"""Save the state of a run so that the same script resumes it, whatever stopped it."""
 
 from __future__ import annotations
 
 import copy
 import threading
 import warnings
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeGuard
 
 from torch import nn
 
 from torchkeras.checkpoint.best import Best
-from torchkeras.checkpoint.caveats import inexact, unsaved_metrics
-from torchkeras.checkpoint.metric_state import counted, put_counted
-from torchkeras.checkpoint.restore import files
-from torchkeras.checkpoint.run_state import put_whole, whole
-from torchkeras.checkpoint.serialization import Packer
-from torchkeras.checkpoint.state_schema import of_a_run
-from torchkeras.checkpoint.store import Vault
-from torchkeras.core.interval import When
+from torchkeras.checkpoint.caveats import inexact_data, unsaved_metrics
+from torchkeras.checkpoint.history_file import Rows
+from torchkeras.checkpoint.metric_state import load_metric_state_dict, metric_state_dict
+from torchkeras.checkpoint.restore import encode_state
+from torchkeras.checkpoint.run_state import load_run_state_dict, run_state_dict
+from torchkeras.checkpoint.serialization import TensorJSONEncoder
+from torchkeras.checkpoint.state_schema import refuse_misfit
+from torchkeras.checkpoint.step_state import put_own_state, sorted_out
+from torchkeras.checkpoint.store import CheckpointStore, TensorFiles
+from torchkeras.core import device
+from torchkeras.core.interval import SaveInterval
 from torchkeras.core.stop import PassEnded
+from torchkeras.core.types import Row, Source, State, Stateful, Step, Value
 from torchkeras.data import Batches
-from torchkeras.engine import device
 from torchkeras.engine.callback import CallbackList
+from torchkeras.engine.checkpointing import NoCheckpoint
 from torchkeras.engine.epoch import EpochRunner
-from torchkeras.engine.run import Keeps, Run
-from torchkeras.engine.steps import put_own_state, sorted_out
-from torchkeras.state.components import Components, components_of, shortened, unkept
-from torchkeras.state.generators import drawn, put_drawn
-from torchkeras.state.module_state import own_buffers, put_buffers
-from torchkeras.weighting.averages import Means, number
+from torchkeras.engine.run import Run
+from torchkeras.engine.trainable import Trainable
+from torchkeras.state.components import Components, abbreviated, components_of, unsaved_names
+from torchkeras.state.generators import rng_state, set_rng_state
+from torchkeras.state.module_state import all_buffers, set_buffers
+from torchkeras.weighting.averages import AverageMeter, number
 
-ASK_EVERY = 16  # steps after which several processes ask the first one what the time is
+CLOCK_EVERY = 16  # steps after which all ranks use the clock of the main process
 
 
-class Keeper(Keeps):
-    """Takes down the state of a run at the boundaries between steps, and writes it.
+class CheckpointManager(NoCheckpoint):
+    """Saves the state of a run at the boundaries between steps.
 
-    At a boundary a step is counted, its listeners have heard of it, and the next batch is not read yet.
+    At a boundary the last step is counted, callbacks have been called, and the next batch has not
+    been read.
     """
 
-    def __init__(self, model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batches,
-                 val: Batches | None, vault: Vault | None) -> None:
-        self.model, self.run, self.best, self.vault = model, run, best, vault
+    def __init__(self, model: Trainable, run: Run, callbacks: CallbackList, best: Best,
+                 train: Batches, val: Batches | None, store: CheckpointStore | None) -> None:
+        self.model, self.run, self.best, self.store = model, run, best, store
         self.train, self.val = train, val
         self.sources = [one.source for one in (train, val) if one is not None]
-        self.listeners = [one for one in callbacks.listeners if remembers(one)]
-        self.when = When(run.config.save_every, run.trained)
-        self.phase = "epoch"  # what a state of this moment would begin with: a whole epoch, or the rest of one
-        self.epoch_runner: Any = None
-        self.began: Any = None  # the generators, as this pass began
-        self.here: tuple[int, Any, Any] | None = None  # step, generators and listeners at a boundary that is behind
-        self.row: dict[str, float] = {}  # of the training pass, when it is over
+        self.listeners = [one for one in callbacks.listeners if is_stateful(one)]
+        self.when = SaveInterval(run.config.save_every, run.global_step)
+        self.phase = "epoch"  # where a state saved now resumes: epoch start, train or validation
+        self.epoch_runner: Any = None  # EpochRunner or the user's own
+        self.rng_at_pass_start: State | None = None
+        # step, random state and callback states at the last boundary
+        self.last_boundary: tuple[int, State, list[Value]] | None = None
+        self.row: Row = {}  # of the training pass, once it is over
         self.unsaved: list[str] = []  # why nothing is saved in mid-epoch
-        self.groups: dict[str, dict[str, int]] = {}  # of each optimizer, before the run and before this epoch
-        self.cut = False  # whether a stop was asked for at its end, so that the validation is left out
-        self.saved: Any = None  # the state that the run goes on from
-        self.stopped_inside = False  # whether it is put back once more when the epoch that was stopped has begun
+        # parameter groups of each optimizer, before the run and before this epoch
+        self.groups: dict[str, dict[str, int]] = {}
+        self.stop_before_validation = False  # a stop was requested as the training pass ended
+        self.saved: Any = None  # the state that the run resumes from
+        self.stopped_inside = False  # whether it is loaded again once its epoch has begun
         self.writer: threading.Thread | None = None
         self.failure: Exception | None = None
-        self.told = [""]  # what was said of states that cannot be removed
-        # a thread that writes while loader workers are forked could leave them with its locks
-        self.aside = run.together.world == 1 and not any(getattr(one, "num_workers", 0) for one in self.sources)
+        self.reported = [""]  # errors in removing states that were reported
+        # forking loader workers while a thread writes could leave them with its locks
+        workers = any(getattr(one, "num_workers", 0) for one in self.sources)
+        self.async_write = not (run.strategy.divides_batches or workers)
 
     def begin_run(self, fresh: bool) -> None:
-        """Find out what cannot be saved before any step; say what will not be exact.
+        """Check before the first step that a state can be saved; note what will not be exact.
 
-        States of an earlier run that is not gone on with are replaced at once: nobody shall go on with them.
+        Earlier states of a run that is not resumed are replaced at once: nobody may resume them.
         """
         self.unsaved = unsaved_metrics(self.run.tools.metrics["train"])
-        self.groups = self.groups or {"run": counts_of_groups(self.model), "epoch": counts_of_groups(self.model)}
+        self.groups = self.groups or {
+            "run": count_param_groups(self.model), "epoch": count_param_groups(self.model)}
         position = {"phase": "epoch", "epoch": 1, "step": 0, "row": {}}
-        with self.run.tools.shards.taking():
-            part = [self.own_part("epoch")]
-            state = whole(self.model, self.run, self.best, self.train, self.val, position, part)
-            packer = Packer(copy=False)
-            packed = packer.pack({**state, "best": None, "history": None}, "the state of the run")
-            if self.vault is not None:
-                self.vault.check(packed, {"state.safetensors": packer.tensors})
-        self.run.notes += [f"save_every: {text}" for text in (*self.unsaved, *inexact(self.train), *self.lost())]
-        if fresh and self.vault is not None and self.vault.numbers():
-            self.vault.forget = True
-        if fresh and self.run.together.from_main(self.vault is not None and self.vault.forget):
+        with self.run.strategy.taking():
+            part = [self.rank_state("epoch")]
+            state = run_state_dict(
+                self.model, self.run, self.best, self.train, self.val, position, part)
+            encoder = TensorJSONEncoder(copy=False)
+            packed = encoder.pack({**state, "best": None, "history": None}, "the state of the run")
+            if self.store is not None:
+                self.store.check(packed, {"state.safetensors": encoder.tensors})
+        texts = (*self.unsaved, *inexact_data(self.train), *self.not_restored())
+        self.run.notes += [f"save_every: {text}" for text in texts]
+        if fresh and self.store is not None and self.store.numbers():
+            self.store.replaces_earlier = True
+        replaces = self.store is not None and self.store.replaces_earlier
+        if fresh and self.run.communicator.broadcast(replaces):
             self.save("epoch", self.run.config.initial_epoch + 1)
 
-    def lost(self) -> list[str]:
-        """Say what a run that goes on will not find again, because it is in no state."""
+    def not_restored(self) -> list[str]:
+        """Return a note on values that a resumed run will not have, as no state holds them."""
         parts = components_of(self.model)
-        names = unkept(parts)
+        names = unsaved_names(parts)
         for step in self.run.step_runners.values():
             objects, _, lost = sorted_out(step, self.model, parts)
-            modules = {f"StepRunner.{name}": one for name, one in objects.items() if isinstance(one, nn.Module)}
-            names += lost + unkept(Components(modules, {}, {}, {}, []))
+            modules = {f"StepRunner.{name}": one for name, one in objects.items()
+                       if isinstance(one, nn.Module)}
+            names += lost + unsaved_names(Components(modules, {}, {}, {}, []))
         if not names:
             return []
-        return [f"not saved, so as built again when the run goes on: {shortened(names)}; make it a buffer, or keep it "
-                "in an object with state_dict and load_state_dict"]
+        return [f"not saved, so as built again when the run goes on: {abbreviated(names)}; make it "
+                "a buffer, or keep it in an object with state_dict and load_state_dict"]
 
-    # what the loop tells
+    # called by the loop
 
     def fit_started(self) -> None:
-        """Listeners have heard that the run starts; in one that goes on, what they changed is put back."""
+        """Load the state again after ``on_fit_start``, which may have changed some of it."""
         if self.saved is None:
-            self.groups["epoch"] = counts_of_groups(self.model)
+            self.groups["epoch"] = count_param_groups(self.model)
             return
-        with self.run.tools.shards.putting(), of_a_run(self.saved["number"]):
-            put_whole(self.model, self.run, self.best, self.saved, history=False, groups=self.groups.get("epoch"))
-        self.put_own(self.own_of(self.saved))
+        with self.run.strategy.putting(), refuse_misfit(self.saved["number"]):
+            load_run_state_dict(self.model, self.run, self.best, self.saved, history=False,
+                                groups=self.groups.get("epoch"))
+        self.load_rank_state(self.own_of(self.saved))
         if not self.stopped_inside:
-            self.saved.clear()  # lets go of the files
+            self.saved.clear()  # releases the mapped files
 
-    def begin_pass(self, epoch_runner: Any) -> None:
-        """A pass is about to start."""
+    def pass_starts(self, epoch_runner: Any) -> None:
+        """Note the runner of a training pass that is about to start."""
         if self.run.stage == "train" and self.run.epoch > 0:
-            self.epoch_runner, self.phase, self.here = epoch_runner, "train", None
+            self.epoch_runner, self.phase, self.last_boundary = epoch_runner, "train", None
 
-    def begins(self) -> None:
-        """A training pass begins, and nothing has been drawn for it."""
-        self.began = drawn(self.train.source)
+    def data_starts(self) -> None:
+        """Save the random state before a training pass draws anything."""
+        self.rng_at_pass_start = rng_state(self.train.source)
 
-    def between(self) -> None:
-        """A batch was given, and all is done with it, or it waits for others of its window."""
+    def boundary(self) -> None:
+        """Save if due between two batches; end the pass if a stop was requested."""
         run = self.run
         if not self.at_boundary():
             return
-        if run.together.world > 1:
-            self.here = run.step, drawn(*self.sources), self.remembered()
-        if run.stop_reason is not None and self.ends_passes:
+        if run.strategy.divides_batches:
+            self.last_boundary = run.step, rng_state(*self.sources), self.remembered()
+        if run.stop_reason is not None and self.stops_at_boundaries:
             self.save("train", run.epoch)
             raise PassEnded
         if self.due():
             self.save("train", run.epoch)
 
     def at_boundary(self) -> bool:
-        """Whether all batches that were given are done with, and more are to come."""
+        """Return whether the batches read so far are done with, and more are to come."""
         run = self.run
-        return (self.phase == "train" and run.stage == "train" and self.follows and run.step == self.train.given
-                and run.step != run.steps and not (run.pilot and run.pilot.way.waiting))
+        return (self.phase == "train" and run.stage == "train" and self.follows
+                and run.step == self.train.num_yielded and run.step != run.steps
+                and not run.executor.pending)
 
     @property
-    def ends_passes(self) -> bool:
-        """Whether the pass that runs ends here, at a boundary, when a stop was asked for."""
+    def stops_at_boundaries(self) -> bool:  # type: ignore[override]
+        """Return whether a stop request ends the current pass at a boundary."""
         return (self.phase == "train" and self.run.stage == "train" and self.follows
-                and self.run.together.world == 1)
+                and not self.run.strategy.divides_batches)
 
     @property
     def follows(self) -> bool:
-        """Whether the numbers of a pass so far can be known: a user's own EpochRunner keeps them to itself."""
+        """Return whether a pass can be saved in the middle: not with a user's own EpochRunner."""
         return type(self.epoch_runner).__call__ is EpochRunner.__call__ and not self.unsaved
 
     def due(self) -> bool:
-        """Whether it is time; of several processes, the first one's clock counts."""
+        """Return whether it is time to save, by the clock of the main process."""
         run = self.run
-        if run.together.world == 1 or self.when.seconds is None:
-            return self.when.due(run.trained)
-        return run.trained % ASK_EVERY == 0 and bool(run.together.from_main(self.when.due(run.trained)))
+        if not run.strategy.divides_batches or self.when.seconds is None:
+            return self.when.due(run.global_step)
+        return run.global_step % CLOCK_EVERY == 0 and bool(
+            run.communicator.broadcast(self.when.due(run.global_step)))
 
-    def row_of_training(self) -> dict[str, float] | None:
-        """The numbers of the training pass, where it was done before the run was stopped."""
+    def finished_pass(self) -> Row | None:
+        """Return the row of the training pass if it was over before the run was stopped."""
         if not self.stopped_inside or self.saved["position"]["phase"] != "validation":
             return None
         self.row = self.saved["position"]["row"]
@@ -165,206 +182,245 @@ class Keeper(Keeps):
         self.run.history.record(self.row)
         return self.row
 
-    def trained(self, row: dict[str, float]) -> None:
-        """The training pass is over, and the validation has not begun."""
+    def trained(self, row: Row) -> None:
+        """Note the row of a training pass that is over; save if a stop was requested."""
         self.phase, self.row = "validation", row
-        self.here = self.run.step, drawn(*self.sources), self.remembered()
-        self.cut = self.run.stop_reason is not None and self.val is not None and self.run.validates
-        if self.cut:
+        self.last_boundary = self.run.step, rng_state(*self.sources), self.remembered()
+        self.stop_before_validation = (
+            self.run.stop_reason is not None and self.val is not None and self.run.validates)
+        if self.stop_before_validation:
             self.save("validation", self.run.epoch)
 
-    def epoch_done(self) -> None:
-        """An epoch is over."""
+    def epoch_end(self) -> None:
+        """Save at the end of an epoch, if due."""
         run = self.run
-        self.phase, self.here = "epoch", None
-        self.groups["epoch"] = counts_of_groups(self.model)
+        self.phase, self.last_boundary = "epoch", None
+        self.groups["epoch"] = count_param_groups(self.model)
         last = run.stop_reason is not None or run.epoch == run.config.epochs
-        if not (run.diverged or self.cut) and run.epoch > 0 and (last or self.when.each_epoch or self.due()):
+        if not (run.diverged or self.stop_before_validation) and run.epoch > 0 and (
+                last or self.when.each_epoch or self.due()):
             self.save("epoch", run.epoch + 1)
 
-    def stopped(self) -> None:
-        """A pass was ended before its end."""
+    def pass_cut_short(self) -> None:
+        """Save after a pass that was interrupted, if that is a boundary."""
         run = self.run
-        if run.diverged or self.phase == "epoch" or (self.phase == "train" and self.when.trained == run.trained):
+        if run.diverged or self.phase == "epoch" or (
+                self.phase == "train" and self.when.trained == run.global_step):
             return
-        if self.phase == "validation" or (self.here is not None and self.here[0] == run.step) or (
-                run.together.world == 1 and self.follows and run.config.gradient_accumulation_steps == 1):
+        at_last = self.last_boundary is not None and self.last_boundary[0] == run.step
+        if self.phase == "validation" or at_last or (
+                not run.strategy.divides_batches and self.follows
+                and run.config.gradient_accumulation_steps == 1):
             self.save(self.phase, run.epoch)
 
     # writing
 
     def save(self, phase: str, epoch: int) -> None:
-        """Take down the state of this moment, or of the boundary that is kept in ``here``, and write it."""
+        """Collect the state of this moment, or of ``last_boundary``, and write it."""
         run, step = self.run, self.run.step if phase == "train" else 0
-        position = {"phase": phase, "epoch": epoch, "step": step, "row": self.row if phase == "validation" else {}}
-        with run.tools.shards.taking():
-            ranks = run.together.gather(self.own_part(phase))
+        position = {"phase": phase, "epoch": epoch, "step": step,
+                    "row": self.row if phase == "validation" else {}}
+        with run.strategy.taking():
+            ranks = run.communicator.all_gather(self.rank_state(phase))
             self.wait()
             content = None
-            if self.vault is not None:
-                state = whole(self.model, run, self.best, self.train, self.val, position, ranks)
-                content = files({**state, "groups": self.groups}, self.vault)
-        if self.vault is not None and content is not None:
-            self.write(self.vault, *content)
-        self.when.done(run.trained)
+            if self.store is not None:
+                state = run_state_dict(
+                    self.model, run, self.best, self.train, self.val, position, ranks)
+                content = encode_state({**state, "groups": self.groups}, self.store)
+        if self.store is not None and content is not None:
+            self.write(self.store, *content)
+        self.when.done(run.global_step)
 
-    def own_part(self, phase: str) -> dict[str, Any]:
-        """What of several processes each has its own of."""
-        now, memory = drawn(*self.sources), self.remembered()
-        if phase == "validation" or (self.here is not None and phase == "train" and self.here[0] == self.run.step):
-            _, now, memory = self.here or (0, now, memory)
-        part = {"now": now, "began": self.began if phase == "train" else None, "callbacks": memory, "sums": None}
+    def rank_state(self, phase: str) -> State:
+        """Return this rank's part of the state: random state, callbacks, sums, local buffers."""
+        now, memory = rng_state(*self.sources), self.remembered()
+        last = self.last_boundary
+        if last is not None and (phase == "validation" or (
+                phase == "train" and last[0] == self.run.step)):
+            _, now, memory = last
+        part = {"now": now, "began": self.rng_at_pass_start if phase == "train" else None,
+                "callbacks": memory, "sums": None}
         if phase == "train":
             runner = self.epoch_runner
-            part["sums"] = {"losses": kept_sums(runner.losses), "parts": kept_sums(runner.parts),
-                            "counted": list(runner.counted),
-                            "last": {name: number(name, value) for name, value in runner.last.items()},
-                            "metrics": {name: counted(metric) for name, metric in runner.metrics_dict.items()}}
-            part["buffers"] = [own_buffers(one) for one in self.model.learners()] if (
-                self.run.together.world > 1) else []
+            part["sums"] = {
+                "losses": meter_state(runner.losses), "parts": meter_state(runner.parts),
+                "counted": list(runner.counted),
+                "last": {name: number(name, value) for name, value in runner.last.items()},
+                "metrics": {name: metric_state_dict(metric)
+                            for name, metric in runner.metrics_dict.items()}}
+            part["buffers"] = [all_buffers(one) for one in self.model.learners()] if (
+                self.run.strategy.divides_batches) else []
         return part
 
-    def remembered(self) -> list[Any]:
-        """What the listeners that have a state say of it."""
+    def remembered(self) -> list[Value]:
+        """Return the class name and the state of each callback that has a state."""
         return [[type(one).__name__, copy.deepcopy(one.state_dict())] for one in self.listeners]
 
-    def write(self, vault: Vault, *content: Any) -> None:
-        """Write a state, beside the training where that is safe; an error is kept until somebody can be told."""
-        def put_down() -> None:
+    def write(self, store: CheckpointStore, facts: State, tensors: TensorFiles,
+              best_owner: object, rows: Rows) -> None:
+        """Write a state, in a thread during training if that is safe; keep an error for later."""
+        def write_state() -> None:
             try:
-                vault.write(*content)
+                store.write(facts, tensors, best_owner, rows)
             except Exception as error:
                 self.failure = error
 
-        self.writer = self.best.weights.reader = threading.Thread(target=put_down, name="torchkeras-keeper")
+        self.writer = threading.Thread(target=write_state, name="torchkeras-keeper")
+        self.best.weights.reader = self.writer
         self.writer.start()
-        if not self.aside:
+        if not self.async_write:
             self.wait()
 
     def wait(self) -> None:
-        """Until what was being written is on the disk; if it could not be, say so and let the run go on."""
+        """Wait until the state is on the disk; if it could not be written, warn and go on."""
         if self.writer is not None:
             self.writer.join()
             self.writer = None
         failure, self.failure = self.failure, None
-        if self.vault is not None and self.vault.stuck not in self.told:
-            self.told.append(self.vault.stuck)
-            self.run.notes.append(f"keep: {self.vault.stuck}: it is tried again when the next run begins")
+        if self.store is not None and self.store.removal_error not in self.reported:
+            self.reported.append(self.store.removal_error)
+            self.run.notes.append(f"keep: {self.store.removal_error}: it is tried again when the "
+                                  "next run begins")
         if failure is not None:
-            text = f"the state of the run could not be saved ({type(failure).__name__}: {failure}); the run goes on"
+            text = (f"the state of the run could not be saved ({type(failure).__name__}: "
+                    f"{failure}); the run goes on")
             self.run.notes.append(f"save_every: {text}")
             warnings.warn(text, stacklevel=2)
 
-    # going on
+    # resuming
 
-    def go_on(self, saved: dict[str, Any]) -> None:
-        """Begin where the run was stopped: everything is put back now, and once more when its epoch has begun."""
+    def go_on(self, saved: State) -> None:
+        """Load a state; what the start of its epoch changes is loaded again after that."""
         run, position = self.run, saved["position"]
-        self.saved, self.epoch, self.stopped_inside = saved, position["epoch"], position["phase"] != "epoch"
+        self.saved, self.resumes_at = saved, position["epoch"]
+        self.stopped_inside = position["phase"] != "epoch"
         own = self.own_of(saved)
         self.groups = {name: dict(counts) for name, counts in saved["groups"].items()}
-        with run.tools.shards.putting(), of_a_run(saved["number"]):
-            put_whole(self.model, run, self.best, saved, groups=self.groups.get("run"))
+        with run.strategy.putting(), refuse_misfit(saved["number"]):
+            load_run_state_dict(self.model, run, self.best, saved, groups=self.groups.get("run"))
         for (stage, _), step in run.step_runners.items():
             if (state := run.step_states.pop(stage, None)) is not None:
                 put_own_state(step, self.model, state)
-        inside = position["phase"] == "train"
-        first = (lambda: put_drawn(own["began"], self.train.source)) if inside else rewinding(self.train.source)
-        self.train.go_on(saved["data"]["train"], position["step"], first, self.put_back if inside else nothing)
-        if self.val is not None and saved["data"]["val"] is not None:
-            self.val.go_on(saved["data"]["val"], 0, rewinding(self.val.source), nothing)
-        self.put_own(own)
-        self.when.done(run.trained)
-        for one in components_of(self.model).optimizers.values() if run.updates else ():
-            one._opt_called = True  # else torch warns where only a validation is left of an epoch
-        if run.monitor.exhausted:
-            run.stop_reason = f"{run.monitor.name} without improvement in {run.monitor.misses} epoch, early stopping"
+        self.place_data(saved, own)
+        self.load_rank_state(own)
+        self.when.done(run.global_step)
+        optimizers = components_of(self.model).optimizers if run.optimizer_steps else {}
+        for one in optimizers.values():
+            one._opt_called = True  # else torch warns if only the validation of an epoch is left
+        if run.monitor.should_stop:
+            run.stop_reason = (f"{run.monitor.name} without improvement in "
+                               f"{run.monitor.num_bad_epochs} epoch, early stopping")
 
-    def own_of(self, saved: dict[str, Any]) -> Any:
-        """This process's part of a state; where there are more processes than there were, the first one's."""
-        ranks = saved["ranks"]
-        return ranks[self.run.together.rank if len(ranks) == self.run.together.world else 0]
+    def place_data(self, saved: State, own: State) -> None:
+        """Tell the data where its first pass resumes."""
+        step, inside = saved["position"]["step"], saved["position"]["phase"] == "train"
+        data = saved["data"]
+        first = ((lambda: set_rng_state(own["began"], self.train.source)) if inside
+                 else rng_rewinder(self.train.source))
+        self.train.resume_at(
+            data["train"], step, first, self.put_back if inside else restore_nothing)
+        if self.val is not None and data["val"] is not None:
+            self.val.resume_at(data["val"], 0, rng_rewinder(self.val.source), restore_nothing)
 
-    def put_own(self, own: Any) -> None:
-        """Put back generators and listeners; a process that was not there keeps a stream of its own."""
-        if len(self.saved["ranks"]) == self.run.together.world or self.run.together.main:
-            put_drawn(own["now"], *self.sources)
+    def step_built(self, step: Step, stage: str) -> None:
+        """Load what an interrupted run's step kept for itself into one that was just built."""
+        if (state := self.run.step_states.pop(stage, None)) is not None:
+            put_own_state(step, self.model, state)
+
+    def own_of(self, saved: State) -> State:
+        """Return this rank's part of a state; the main process's if the world size changed."""
+        ranks: list[State] = saved["ranks"]
+        same_size = len(ranks) == self.run.communicator.world_size
+        return ranks[self.run.communicator.rank if same_size else 0]
+
+    def load_rank_state(self, own: State) -> None:
+        """Load random state and callbacks; a new rank keeps its own random numbers."""
+        communicator = self.run.communicator
+        same_size = len(self.saved["ranks"]) == communicator.world_size
+        if same_size or communicator.is_main_process:
+            set_rng_state(own["now"], *self.sources)
         left = list(own["callbacks"])
-        for listener in self.listeners:  # in their order among those of their kind: others may have come or gone
-            place = next((place for place, (kind, _) in enumerate(left) if kind == type(listener).__name__), None)
+        for one in self.listeners:  # by class and order: other callbacks may have come or gone
+            kind = type(one).__name__
+            place = next((place for place, (saved, _) in enumerate(left) if saved == kind), None)
             if place is not None:
-                listener.load_state_dict(copy.deepcopy(left.pop(place)[1]))
+                one.load_state_dict(copy.deepcopy(left.pop(place)[1]))
 
     def put_back(self) -> None:
-        """The epoch that was stopped has begun again, and its data is where it was: so is everything else."""
+        """Load the state again in mid-epoch, once the data has reached the saved position."""
         run, own = self.run, self.own_of(self.saved)
         self.stopped_inside = False
-        with run.tools.shards.putting(), of_a_run(self.saved["number"]):
-            put_whole(self.model, run, self.best, self.saved, history=False)
-            self.put_buffers(own.get("buffers") or [])
-        self.put_own(own)
+        with run.strategy.putting(), refuse_misfit(self.saved["number"]):
+            load_run_state_dict(self.model, run, self.best, self.saved, history=False)
+            self.load_rank_buffers(own.get("buffers") or [])
+        self.load_rank_state(own)
         run.step = self.saved["position"]["step"]
-        device.place_in_pass(run.accelerator, run.step)
+        device.set_accumulation_step(run.accelerator, run.step)
         if own["sums"] is not None:
-            self.put_sums(own)
+            self.load_sums(own)
         self.saved.clear()
 
-    def put_sums(self, own: Any) -> None:
-        """Put back what this pass has counted."""
+    def load_sums(self, own: State) -> None:
+        """Load the losses and metrics that the interrupted pass had accumulated."""
         sums, runner = own["sums"], self.epoch_runner
-        put_sums_of(runner.losses, sums["losses"] if "losses" in sums else older_sums(sums))
-        put_sums_of(runner.parts, sums.get("parts", {}))
-        runner.counted, runner.last = list(sums["counted"]), dict(sums["last"])
+        load_meter_state(runner.losses, sums["losses"] if "losses" in sums else upgraded_sums(sums))
+        load_meter_state(runner.parts, sums.get("parts", {}))
+        runner.counted[:], runner.last = sums["counted"], dict(sums["last"])
         for name, metric in runner.metrics_dict.items():
-            put_counted(metric, sums["metrics"][name])
+            load_metric_state_dict(metric, sums["metrics"][name])
 
-    def put_buffers(self, saved: Any) -> None:
-        """Put back this process's own buffers; older states have those of the net only."""
-        for module, buffers in zip(self.model.learners(), [saved] if isinstance(saved, dict) else saved, strict=False):
-            put_buffers(module, buffers)
+    def load_rank_buffers(self, saved: State | list[State]) -> None:
+        """Load this rank's local buffers; older states have those of the net only."""
+        every = [saved] if isinstance(saved, dict) else saved
+        for module, buffers in zip(self.model.learners(), every, strict=False):
+            set_buffers(module, buffers)
 
 
-def kept_sums(means: Means) -> dict[str, Any]:
-    """Return what has been added up of some numbers, to be saved."""
+def meter_state(means: AverageMeter) -> State:
+    """Return what an average meter has added up."""
     means.flush()
-    return {"totals": dict(means.totals), "sums": dict(means.sums_of), "weights": dict(means.weights),
-            "shares": dict(means.shares), "done": means.done}
+    return {"totals": dict(means.totals), "sums": dict(means.sums_of),
+            "weights": dict(means.weights), "shares": dict(means.shares), "done": means.done}
 
 
-def put_sums_of(means: Means, sums: dict[str, Any]) -> None:
-    """Put back what :func:`kept_sums` gave."""
+def load_meter_state(means: AverageMeter, sums: Mapping[str, Value]) -> None:
+    """Load what :func:`meter_state` returned."""
     means.totals, means.weights = dict(sums.get("totals", {})), dict(sums.get("weights", {}))
     means.sums_of = dict(sums.get("sums", sums.get("totals", {})))
     means.shares, means.done = dict(sums.get("shares", {})), sums.get("done", 0)
 
 
-def older_sums(sums: dict[str, Any]) -> dict[str, Any]:
-    """Return the sums of a state that was saved when all names of a pass had one weight."""
-    return {"totals": sums["totals"], "weights": dict.fromkeys(sums["totals"], sums["weight"]), "done": sums["done"]}
+def upgraded_sums(sums: Mapping[str, Value]) -> State:
+    """Return the sums of an older state, with a single weight for all names, in today's form."""
+    return {"totals": sums["totals"], "weights": dict.fromkeys(sums["totals"], sums["weight"]),
+            "done": sums["done"]}
 
 
-def counts_of_groups(model: Any) -> dict[str, int]:
-    """Return how many parameter groups each optimizer has: callbacks add some."""
-    return {name: len(one.param_groups) for name, one in components_of(model).optimizers.items()}
+def count_param_groups(model: Trainable) -> dict[str, int]:
+    """Return how many parameter groups each optimizer has: callbacks may add some."""
+    optimizers = components_of(model).optimizers
+    return {name: len(one.param_groups) for name, one in optimizers.items()}
 
 
-def remembers(listener: Any) -> bool:
-    """Whether a listener has a state that it can say and take."""
-    return callable(getattr(listener, "state_dict", None)) and callable(getattr(listener, "load_state_dict", None))
+def is_stateful(listener: object) -> TypeGuard[Stateful]:
+    """Return whether a callback has ``state_dict`` and ``load_state_dict``."""
+    return (callable(getattr(listener, "state_dict", None))
+            and callable(getattr(listener, "load_state_dict", None)))
 
 
-def rewinding(source: Any) -> Any:
-    """A function that takes down where the generators are, and when it is called again puts them back there."""
-    moments: list[Any] = []
+def rng_rewinder(source: Source) -> Callable[[], None]:
+    """Return a function that saves the random state, and when called again restores it."""
+    moments: list[State] = []
 
     def rewind() -> None:
         if moments:
-            put_drawn(moments[0], source)
+            set_rng_state(moments[0], source)
         else:
-            moments.append(drawn(source))
+            moments.append(rng_state(source))
 
     return rewind
 
 
-def nothing() -> None:
-    """What is put back where an epoch begins."""
+def restore_nothing() -> None:
+    """Do nothing: an epoch that is resumed at its start needs no second load."""

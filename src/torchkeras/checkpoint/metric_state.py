@@ -1,64 +1,73 @@
-"""What a metric has counted so far, as values that can be saved in mid-epoch and put back."""
+"""Read what a metric has accumulated so far as values that can be saved, and load them again."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Mapping
+from typing import TypeGuard
 
+import torch
 from torch import Tensor, nn
 
-from torchkeras.distributed.reducible_metrics import Replayed, torchmetrics_of
+from torchkeras.core.types import Stateful, Value
+from torchkeras.distributed.reducible_metrics import ReplayedMetric, torchmetrics_of
 from torchkeras.metrics.base import Metric
 from torchkeras.metrics.buffered import Buffered
 from torchkeras.metrics.function import Accumulating
 
-LEARNED = ("layout", "waiting")  # what a FunctionMetric knows of its batches beside them
+LAZY_ATTRIBUTES = ("layout", "waiting")  # that a FunctionMetric learns from its first batch
 
 
-def counted(metric: Any) -> Any:
-    """The state of a metric of any make."""
+def metric_state_dict(metric: object) -> Value:
+    """Return the state of a metric: ours, torchmetrics' or any other."""
     if isinstance(metric, Buffered):
         metric.flush()
-        return counted(metric.metric)
+        return metric_state_dict(metric.metric)
     if isinstance(metric, Accumulating):
-        return counted(metric.inner)
-    if isinstance(metric, Replayed):
+        return metric_state_dict(metric.inner)
+    if isinstance(metric, ReplayedMetric):
         return metric.kept
     if isinstance(metric, Metric):
-        return {"kept": {name: getattr(metric, name) for name in (*metric.sums, *metric.lists)}, "lists": metric.lists,
-                "learned": {name: vars(metric)[name] for name in LEARNED if name in vars(metric)}}
+        return {"kept": {name: getattr(metric, name) for name in (*metric.sums, *metric.lists)},
+                "lists": metric.lists, "learned": {
+                    name: vars(metric)[name] for name in LAZY_ATTRIBUTES if name in vars(metric)}}
     if found := torchmetrics_of(metric):
-        return [{"updates": one._update_count, "kept": {name: getattr(one, name) for name in one._reductions}}
-                for one in found]
+        return [{"updates": one._update_count,
+                 "kept": {name: getattr(one, name) for name in one._reductions}} for one in found]
     if has_own_state(metric):
         return metric.state_dict()
     return dict(metric.named_buffers()) if isinstance(metric, nn.Module) else dict(vars(metric))
 
 
-def has_own_state(metric: Any) -> bool:
-    """Whether a metric says itself what its state is; a module whose buffers are not in it does not."""
-    return callable(getattr(metric, "state_dict", None)) and bool(metric.state_dict())
+def has_own_state(metric: object) -> TypeGuard[Stateful]:
+    """Tell whether a metric has a ``state_dict`` that is not empty.
+
+    That of a module without persistent buffers is empty.
+    """
+    state_dict = getattr(metric, "state_dict", None)
+    return callable(state_dict) and bool(state_dict())
 
 
-def put_counted(metric: Any, state: Any) -> None:
-    """Put back what :func:`counted` gave."""
+def load_metric_state_dict(metric: object, state: Value) -> None:
+    """Load what :func:`metric_state_dict` returned."""
     if isinstance(metric, (Buffered, Accumulating)):
         metric.reset()
-        put_counted(metric.metric if isinstance(metric, Buffered) else metric.inner, state)
-    elif isinstance(metric, Replayed):
+        inner = metric.metric if isinstance(metric, Buffered) else metric.inner
+        load_metric_state_dict(inner, state)
+    elif isinstance(metric, ReplayedMetric):
         metric.kept = list(state)
     elif isinstance(metric, Metric):
-        put_ours(metric, state)
+        load_own_metric(metric, state)
     elif found := torchmetrics_of(metric):
         for one, own in zip(found, state, strict=True):
-            put_attributes(one, own["kept"], one.device)
+            set_tensors(one, own["kept"], one.device)
             one._update_count, one._computed = own["updates"], None
     else:
-        put_others(metric, state)
+        load_foreign_metric(metric, state)
 
 
-def put_others(metric: Any, state: Any) -> None:
-    """Put back the state of a metric of another make."""
+def load_foreign_metric(metric: object, state: Value) -> None:
+    """Load the state of a metric that is neither ours nor torchmetrics'."""
     if has_own_state(metric):
         metric.load_state_dict(state)
     elif isinstance(metric, nn.Module):
@@ -68,17 +77,20 @@ def put_others(metric: Any, state: Any) -> None:
         vars(metric).update(copy.deepcopy(state))
 
 
-def put_ours(metric: Metric, state: Any) -> None:
-    """Put back the state of one of our own metrics, whose lists may come into being with the first batch."""
+def load_own_metric(metric: Metric, state: Value) -> None:
+    """Load the state of one of our metrics; some create their lists with the first batch."""
     device = metric.device
     for name in state["lists"][len(metric.lists):]:
         metric.add_list(name)
-    put_attributes(metric, state["kept"], device)
+    set_tensors(metric, state["kept"], device)
     vars(metric).update(state["learned"])
 
 
-def put_attributes(metric: Any, values: dict[str, Any], device: Any) -> None:
-    """Set tensors, and lists of them, copied to where a metric counts."""
+def set_tensors(metric: object, values: Mapping[str, Value], device: torch.device) -> None:
+    """Set attributes of a metric, with tensors and lists of tensors copied to its device."""
     for name, value in values.items():
-        setattr(metric, name, [one.to(device, copy=True) for one in value] if isinstance(value, list)
-                else value.to(device, copy=True) if isinstance(value, Tensor) else value)
+        if isinstance(value, list):
+            value = [one.to(device, copy=True) for one in value]
+        elif isinstance(value, Tensor):
+            value = value.to(device, copy=True)
+        setattr(metric, name, value)

@@ -1,40 +1,44 @@
-"""What a saved state calls things, in the words of the net that takes it: it may be wrapped in another way by now."""
+"""Translate parameter names in a state to those of the current modules: wrappers may differ."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import nn
 
-from torchkeras.state.module_state import growing_names, weights_in
+from torchkeras.core.types import State, Value
+from torchkeras.state.module_state import bare_state_dict, resizable_buffer_names
 from torchkeras.state.wrappers import without_wrappers
 
 
-def in_own_names(state: dict[str, Any], modules: list[nn.Module]) -> None:
-    """Rename weights in a state as the bare nets have them: 5.0.0a1 kept what wraps a part of a net in its names.
+def rename_to_bare(state: State, modules: list[nn.Module]) -> None:
+    """Rename the weights in a state, in place, to the names they have without wrappers.
 
-    That version told the shapes of all buffers too, of which some follow the data, and left out those that were None.
+    Version 5.0.0a1 kept the prefixes of wrapped submodules in the names. It also recorded the
+    shapes of all buffers, including those whose shape depends on the data, and left out buffers
+    that were None.
     """
     best = state["best"]["weights"] if isinstance(state["best"], dict) else state["best"]
-    signatures, orders = state["facts"]["net"], [one["order"] for one in state["optimizers"].values()]
+    signatures = state["facts"]["net"]
+    orders = [one["order"] for one in state["optimizers"].values()]
     for number, module in enumerate(modules[:len(signatures)]):
-        free = growing_names(module)
-        names = without_wrappers(list(signatures[number]), {*weights_in(module), *free})
+        free = resizable_buffer_names(module)
+        names = without_wrappers(list(signatures[number]), {*bare_state_dict(module), *free})
         for some in (signatures, state["net"], best):
-            some[number] = renamed(some[number], names)
+            some[number] = rename_keys(some[number], names)
         for order in orders:
-            order[:] = [[in_order(name, number, names) for name in group] for group in order]
+            order[:] = [[rename_parameter(name, number, names) for name in group]
+                        for group in order]
         if "hidden" not in state:
             signatures[number] |= dict.fromkeys(free, "buffer")
 
 
-def renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Return values under other names."""
+def rename_keys(values: Mapping[str, Value], names: Mapping[str, str]) -> dict[str, Value]:
+    """Return the values under their new names; a name without a new one stays."""
     return {names.get(name, name): value for name, value in values.items()}
 
 
-def in_order(name: str, number: int, names: Mapping[str, str]) -> str:
-    """Return the name of a parameter, which begins with the number of its module."""
+def rename_parameter(name: str, number: int, names: Mapping[str, str]) -> str:
+    """Return the new name of a parameter whose name begins with the number of its module."""
     own, _, rest = name.partition(".")
     return f"{own}.{names.get(rest, rest)}" if own == str(number) else name

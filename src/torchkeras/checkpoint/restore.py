@@ -1,4 +1,4 @@
-"""A run's state and the vault it lies in: found, looked at, unpacked; packed and handed over."""
+"""Find, decode and check the state that a run resumes from; encode a new one for the store."""
 
 from __future__ import annotations
 
@@ -6,141 +6,169 @@ from collections import ChainMap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from torch.optim.lr_scheduler import OneCycleLR
 
 from torchkeras.checkpoint import run_state
+from torchkeras.checkpoint.best import Best
 from torchkeras.checkpoint.history_file import HISTORY, Rows
-from torchkeras.checkpoint.older_formats import in_own_names
-from torchkeras.checkpoint.serialization import Packer, unpack
-from torchkeras.checkpoint.state_folder import ANY, FROZEN, TENSORS, Saved
-from torchkeras.checkpoint.state_schema import check_form, of_a_run
-from torchkeras.checkpoint.store import Vault
+from torchkeras.checkpoint.older_formats import rename_to_bare
+from torchkeras.checkpoint.serialization import TensorJSONEncoder, unpack
+from torchkeras.checkpoint.state_folder import FROZEN, STATE_LIMITS, TENSORS, SavedState
+from torchkeras.checkpoint.state_schema import check_form, refuse_misfit
+from torchkeras.checkpoint.store import CheckpointStore, TensorFiles
 from torchkeras.checkpoint.tensor_file import limits_for
 from torchkeras.core.errors import bad_value
 from torchkeras.core.stop import CheckpointCorruptError
+from torchkeras.core.types import State, Value
 from torchkeras.data import Batches
 from torchkeras.engine.run import Run
+from torchkeras.engine.trainable import Trainable
 from torchkeras.state.components import components_of
-from torchkeras.state.module_state import place_of
+from torchkeras.state.module_state import storage_key
 
 
 @contextmanager
-def archive(model: Any, run: Run, train: Batches, val: Batches | None) -> Iterator[tuple[Vault | None, Any]]:
-    """The vault of a run, in the process that writes to it, and the state to go on from, in all; checked, nothing set.
+def open_store(model: Trainable, run: Run, train: Batches,
+               val: Batches | None) -> Iterator[tuple[CheckpointStore | None, State | None]]:
+    """Open the store of a run; yield it (on the main process) and the state to resume from.
 
-    One run at a time has a vault: the lock is given back at the end.
+    The state is the same on all ranks; it is checked, and nothing is loaded yet. One run at a time
+    can open a store: the lock is released at the end.
     """
-    config, together = run.config, run.together
+    config, communicator = run.config, run.communicator
     if not config.keeps_state:
         yield None, None
         return
     modules = components_of(model).modules.values()
-    vault = Vault(Path(f"{config.ckpt_path}.state"), config.keep, limits_for(*modules, times=ANY.times))
+    limits = limits_for(*modules, times=STATE_LIMITS.times)
+    store = CheckpointStore(Path(f"{config.ckpt_path}.state"), config.keep, limits)
     try:
         saved = None
-        with together.same_fate():
-            if together.main:
-                saved = found(vault, run)
-        saved = together.from_main(saved)
-        with together.same_fate():
+        with communicator.raise_on_all_ranks():
+            if communicator.is_main_process:
+                saved = newest_state(store, run)
+        saved = communicator.broadcast(saved)
+        with communicator.raise_on_all_ranks():
             if saved is not None:
-                run.notes += checked(model, run, train, val, saved)
-        yield vault if together.main else None, saved
+                run.notes += check_resumable(model, run, train, val, saved)
+        yield store if communicator.is_main_process else None, saved
     finally:
-        vault.close()
+        store.close()
 
 
-def found(vault: Vault, run: Run) -> Any:
-    """The newest sound state, unpacked; None where the run is to begin anew."""
-    vault.open()
+def newest_state(store: CheckpointStore, run: Run) -> State | None:
+    """Return the newest sound state, decoded; None if the run is to begin anew."""
+    store.open()
     if not run.config.resume:
         return None
-    newest, notes = vault.newest()
+    newest, notes = store.newest()
     run.notes += notes
     if newest is None:
-        run.notes.append(f"resume: no saved state in {str(vault.folder)!r}, the run begins anew")
+        run.notes.append(f"resume: no saved state in {str(store.folder)!r}, the run begins anew")
         return None
-    return opened(newest)
+    return decode_state(newest)
 
 
-def opened(saved: Saved) -> dict[str, Any]:
-    """A state as values and tensors; of another make, it is refused."""
+def decode_state(saved: SavedState) -> State:
+    """Return a state as values and tensors; refuse one that no run has written."""
     try:
-        frozen: Any = saved.tensors.get(FROZEN, {})
-        parts: list[Any] = [saved.tensors[name] for name in TENSORS]
+        frozen: Value = saved.tensors.get(FROZEN, {})  # ChainMap is typed for what can be written
+        parts: list[Value] = [saved.tensors[name] for name in TENSORS]
         weights, best, rest = (ChainMap(part, frozen) for part in parts)
-        state: dict[str, Any] = unpack(saved.facts["state"], rest)
+        state: State = unpack(saved.facts["state"], rest)
         state["net"] = [unpack(saved.facts["weights"], weights), *state["net"]]
         state["best"] = unpack(saved.facts["best"], best)
         if HISTORY in saved.tensors:
             state["history"] = saved.tensors[HISTORY]
-        state = run_state.upgraded({**state, "number": saved.number})
+        state = run_state.upgrade_state({**state, "number": saved.number})
         check_form(state)
-    except CheckpointCorruptError as error:
-        raise CheckpointCorruptError(f"state {saved.number} is none of a run: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise CheckpointCorruptError(f"state {saved.number} is none of a run: {error}") from error
+    except (CheckpointCorruptError, KeyError, TypeError, ValueError, AttributeError,
+            RecursionError) as error:
+        raise CheckpointCorruptError(
+            f"state {saved.number} is not the state of a run: {error}") from error
     return state
 
 
-def checked(model: Any, run: Run, train: Batches, val: Batches | None, state: dict[str, Any]) -> list[str]:
-    """Compare a state with the run that is to go on from it; what is worth saying."""
+def check_resumable(model: Trainable, run: Run, train: Batches, val: Batches | None,
+                state: State) -> list[str]:
+    """Compare a state with the run that is to resume from it; return notes on differences."""
     position, inside = state["position"], state["position"]["phase"] == "train"
-    with of_a_run(state["number"]):
-        in_own_names(state, model.learners())
-        now = run_state.facts(model, run.config, train, val, run.together.world)
-        run_state.add_older(now, state["facts"], train, val)
+    with refuse_misfit(state["number"]):
+        rename_to_bare(state, model.learners())
+        now = run_state.run_fingerprint(model, run.config, train, val, run.communicator.world_size)
+        run_state.add_older_contents(now, state["facts"], train, val)
         run_state.check_parts(state["facts"], now)
         notes = run_state.check_components(model, state)
-        notes += run_state.check_data(state["facts"], now, inside) + run_state.check_rates(state, now)
-    if changed := run_state.judged_otherwise(state["facts"], now):
+        notes += run_state.check_data(state["facts"], now, inside)
+        notes += run_state.check_rates(state, now)
+    if changed := run_state.changed_criteria(state["facts"], now):
         state["judged_anew"] = True
-        notes.append(f"resume: {', '.join(changed)}: earlier numbers cannot be compared, the best is looked for anew")
+        notes.append(f"resume: {', '.join(changed)}: earlier numbers cannot be compared, "
+                     "the best is looked for anew")
     epochs, done = run.config.epochs, position["epoch"] - 1
     if done >= epochs:
-        return [*notes, f"resume: the run is at the end of epoch {done} of {epochs}; pass a larger epochs to go on"]
-    with of_a_run(state["number"]):
+        return [*notes, f"resume: the run is at the end of epoch {done} of {epochs}; "
+                "pass a larger epochs to go on"]
+    with refuse_misfit(state["number"]):
         check_schedule(state, run, train)
-    where = f", step {position['step']}" if inside else ", its validation" if position["phase"] == "validation" else ""
-    return [*notes, f"resume: the run goes on in epoch {position['epoch']}{where} (state {state['number']})"]
+    return [*notes, f"resume: the run goes on in epoch {describe_position(position)} "
+            f"(state {state['number']})"]
 
 
-def check_schedule(state: dict[str, Any], run: Run, train: Batches) -> None:
-    """Refuse a OneCycleLR that would be over before the run is: it keeps the length that it began with."""
+def describe_position(position: State) -> str:
+    """Return the epoch of a state, with the step or the validation that it continues with."""
+    where = {"train": f", step {position['step']}", "validation": ", its validation"}
+    return f"{position['epoch']}{where.get(position['phase'], '')}"
+
+
+def check_schedule(state: State, run: Run, train: Batches) -> None:
+    """Refuse a OneCycleLR that would end before the run: its length is fixed when it is built."""
     saved = state["schedulers"].get("lr_scheduler", {})
-    if state["facts"]["lr_scheduler"] != OneCycleLR.__name__ or train.length is None or "total_steps" not in saved:
+    is_one_cycle = state["facts"]["lr_scheduler"] == OneCycleLR.__name__
+    if not is_one_cycle or train.length is None or "total_steps" not in saved:
+        return
+    if run.tools.step_scheduler is None:
         return
     windows = -(-train.length // run.config.gradient_accumulation_steps)
     done = -(-state["position"]["step"] // run.config.gradient_accumulation_steps)
     left = windows * (run.config.epochs - state["position"]["epoch"] + 1) - (
         windows if state["position"]["phase"] == "validation" else done)
-    if run.tools.step_scheduler is not None and left > saved["total_steps"] - saved["last_epoch"]:
-        raise bad_value("epochs", received=f"{run.config.epochs}, which needs {left} more updates",
-                        expected=f"at most the {saved['total_steps'] - saved['last_epoch']} that the stopped run's "
-                        "OneCycleLR has left", fix="Its length is fixed as it is built: use another schedule.")
+    room = saved["total_steps"] - saved["last_epoch"]
+    if left > room:
+        raise bad_value(
+            "epochs", received=f"{run.config.epochs}, which needs {left} more updates",
+            expected=f"at most the {room} that the stopped run's OneCycleLR has left",
+            fix="Its length is fixed as it is built: use another schedule.")
 
 
-def files(state: dict[str, Any], vault: Vault) -> tuple[Any, dict[str, Any], Any, Rows]:
-    """A state as JSON and the tensors of each file; whose the best weights are, where they are not written yet; rows.
+def encode_state(state: State,
+                 store: CheckpointStore) -> tuple[State, TensorFiles, object, Rows]:
+    """Return a state as JSON and the tensors of each file, whose weights the best are, and rows.
 
-    What is frozen and was so when the best weights were taken is in a file that is written once. The best weights are
-    written from the copies that are there: they wait for it before they take others down.
+    The owner of the best weights is None if the store has them already. Weights that are frozen,
+    and were so when the best weights were copied, go into a file that is written once. The best
+    weights are written from their copies in memory, which are not overwritten before that is done.
     """
-    owner = state["best"]
-    owner.lost = owner.recover()  # told only if these come back in the end: the next best has a copy
-    known = {f"{number}:{name}": one for number in range(len(owner.weights.modules))
-             for name, one in owner.weights.frozen_now(number).items()}
-    vault.frozen.write(known)
-    places = {place_of(weight): name for name, (weight, _) in known.items()}
-    weights, best, rest = Packer(places), Packer(places, lent=owner.weights.copies_made()), Packer(places)
-    new = (vault.best_owner is not owner.weights.moment or vault.best_frozen != vault.frozen.marks
-           or not vault.best_is_there())
-    others = {name: value for name, value in state.items() if name not in ("best", "history")}
+    best: Best = state["best"]
+    best.lost = best.recover()  # reported only if they are restored: the next best has a copy
+    known = {f"{number}:{name}": one for number in range(len(best.weights.modules))
+             for name, one in best.weights.frozen_now(number).items()}
+    store.frozen.write(known)
+    places = {storage_key(weight): name for name, (weight, _) in known.items()}
+    weights, rest = TensorJSONEncoder(places), TensorJSONEncoder(places)
+    best_encoder = TensorJSONEncoder(places, lent=best.weights.copies_made())
+    new = (store.best_owner is not best.weights.moment or not store.best_is_there()
+           or store.best_frozen != store.frozen.checksums)
+    others: dict[str, Value] = {
+        name: value for name, value in state.items() if name not in ("best", "history")}
     facts = {"weights": weights.pack(state["net"][0], ""),
-             "best": best.pack(owner.named(), "best") if new else vault.best_facts,
+             "best": best_encoder.pack(best.saved_parts(), "best") if new else store.best_facts,
              "state": rest.pack({**others, "net": state["net"][1:]}, "")}
-    return facts, {"weights.safetensors": weights.tensors, "best.safetensors": best.tensors,
-                   "state.safetensors": rest.tensors}, owner.weights.moment if new else None, vault.history.take(
-                       *state["history"])
+    tensors = {"weights.safetensors": weights.tensors, "best.safetensors": best_encoder.tensors,
+               "state.safetensors": rest.tensors}
+    rows = store.history.take(*state["history"])
+    return facts, tensors, best.weights.moment if new else None, rows
+
+
+archive = open_store  # its older name

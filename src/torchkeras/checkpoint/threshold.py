@@ -1,8 +1,8 @@
-"""The number that a run must beat before it may replace the weights in ``ckpt_path``: that of the weights in it.
+"""Measure the weights in ``ckpt_path``, which a run must beat before it may replace them.
 
-It is measured where the file is one that this model loaded or saved: a second ``fit``, or ``load_ckpt`` and then
-``fit``. The weights in the file count, whatever the net holds by now. The pass leaves no trace: the run is bit for bit
-the one that it would have been.
+They are measured if this model loaded or saved the file: at a second ``fit``, or at ``load_ckpt``
+followed by ``fit``. The weights in the file count, whatever the net holds now. The validation pass
+leaves no trace: the run is bit for bit the one that it would have been without it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -20,42 +19,48 @@ from torchkeras.checkpoint import known_files
 from torchkeras.checkpoint.best import Best
 from torchkeras.checkpoint.tensor_file import limits_for
 from torchkeras.checkpoint.weight_file import read_weights
+from torchkeras.checkpoint.weights_path import is_user_defined
 from torchkeras.core.stop import PassEnded
+from torchkeras.core.types import Value
 from torchkeras.data import Batches
-from torchkeras.data.start import Start
+from torchkeras.data.start import ResumePoint
 from torchkeras.diagnostics.rehearsal import untouched
-from torchkeras.engine import device
+from torchkeras.distributed.broadcast import same_weights
 from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.run import Run
+from torchkeras.engine.step import StepRunner
+from torchkeras.engine.trainable import Trainable
 from torchkeras.state.memento import Memento
-from torchkeras.state.peek import Unread
+from torchkeras.state.peek import CannotPeek
 from torchkeras.state.weights import Weights, checksum
 
-PLACE = ("stage", "epoch", "step", "steps", "logs", "running")  # of a run, that a pass changes
+# attributes of a run that a pass changes
+PASS_ATTRIBUTES = ("stage", "epoch", "step", "steps", "logs", "running_metrics")
 
 
-def begin_with_file(model: Any, run: Run, best: Best, val: Batches | None, make: Callable[[], Any],
+def begin_with_file(model: Trainable, run: Run, best: Best, val: Batches | None,
+                    make: Callable[[], StepRunner],
                     measure: Callable[[Batches], Mapping[str, float]]) -> None:
     """Let the weights in ``ckpt_path`` compete as epoch 0, if this model loaded or saved them.
 
     Args:
         model: the model that is about to be trained.
-        run: its run; one that goes on has its best weights already.
+        run: its run; a resumed one has its best weights already.
         best: the best weights of the run.
-        val: what they are measured on.
+        val: the data to measure them on.
         make: builds the step of a validation pass.
-        measure: goes through data once, and gives the numbers.
+        measure: makes one pass over data, and returns its numbers.
     """
     path, monitor = run.config.ckpt_path, run.monitor
-    if path is None or monitor.best is not None or (run.trained and not run.judged_anew):
+    if path is None or monitor.best is not None or (run.global_step and not run.judged_anew):
         return
-    file, why = run.together.from_main(asked(model, run, val, path))
+    file, why = run.communicator.broadcast(file_to_compare(model, run, val, path))
     if file is None or val is None or why:
         run.notes += [f"ckpt_path: {why}"] if why else []
         return
     try:
-        value, weights = measured(model, run, best, val, make, measure, file.options)
-    except Unread as reason:
+        value, weights = measure_file(model, run, best, val, make, measure, file.options)
+    except CannotPeek as reason:
         run.notes.append(f"ckpt_path: {not_compared(path, str(reason))}")
         return
     except PassEnded:
@@ -67,70 +72,74 @@ def begin_with_file(model: Any, run: Run, best: Best, val: Batches | None, make:
         return
     monitor.begin_with(value)
     best.begin_with(weights)
-    run.notes.append(f"ckpt_path: the weights in {path!r} have {monitor.name} {value:.6g}: only better ones replace "
-                     "them")
+    run.notes.append(f"ckpt_path: the weights in {path!r} have {monitor.name} {value:.6g}: "
+                     "only better ones replace them")
 
 
-def asked(model: Any, run: Run, val: Batches | None, path: str) -> tuple[known_files.Known | None, str]:
-    """Return what the model knows of the file; and why its weights cannot be measured, or are not the model's."""
-    file = known_files.known(model, path)
+def file_to_compare(model: Trainable, run: Run, val: Batches | None,
+                    path: str) -> tuple[known_files.KnownFile | None, str]:
+    """Return the model's record of the file, and why its weights cannot be measured."""
+    file = known_files.known_file(model, path)
     if known_files.was_changed(model, path):
-        return None, f"{path!r} is no longer the file that this model saved or loaded: it will be overwritten"
+        return None, (f"{path!r} is no longer the file that this model saved or loaded: "
+                      "it will be overwritten")
     if file is None or (file.identity is None and not model_saves_itself(model)):
         return None, ""
     if val is None:
         return file, not_compared(path, "there is no val_data to measure them on")
     if not run.monitor.name.startswith("val_"):
         return file, not_compared(path, f"{run.monitor.name} is a number of training")
-    if run.config.fsdp and run.together.world > 1:
-        return file, not_compared(path, "fsdp=True divides the net")
+    if run.strategy.divides_net:
+        return file, not_compared(path, "fsdp=True shards the net")
     return file, ""
 
 
-def model_saves_itself(model: Any) -> bool:
-    """Return whether the model brings its own ``load_ckpt``, whose files may have other names."""
-    return not model.load_ckpt.__module__.startswith("torchkeras.")
+def model_saves_itself(model: Trainable) -> bool:
+    """Return whether the model has its own ``load_ckpt``, whose files may have other names."""
+    return is_user_defined(model.load_ckpt)
 
 
 def not_compared(path: str, why: str) -> str:
-    """Return what is said where a file will be overwritten unseen."""
-    return (f"{path!r} holds weights that this model saved or loaded; they could not be compared with this run's "
-            f"({why}), which will overwrite them")
+    """Return the note on a file that will be overwritten without a comparison."""
+    return (f"{path!r} holds weights that this model saved or loaded; they could not be compared "
+            f"with this run's ({why}), which will overwrite them")
 
 
-def measured(model: Any, run: Run, best: Best, val: Batches, make: Callable[[], Any],
-             measure: Callable[[Batches], Mapping[str, float]], options: Mapping[str, Any]) -> tuple[float, Weights]:
-    """Return the monitored number of the weights in the file, and these; all else is as it was before.
+def measure_file(model: Trainable, run: Run, best: Best, val: Batches,
+                 make: Callable[[], StepRunner],
+                 measure: Callable[[Batches], Mapping[str, float]],
+                 options: Mapping[str, Value]) -> tuple[float, Weights]:
+    """Return the monitored number of the weights in the file, and these; restore all else.
 
     Raises:
-        Unread: that cannot be promised, or the file does not hold all weights of this net.
+        CannotPeek: that cannot be promised, or the file does not hold all weights of this net.
     """
     modules = best.weights.modules
     step, before, items = make(), Weights(*modules), model.batch_items
-    if not same_frozen(before, str(run.config.ckpt_path), model):
+    if not frozen_unchanged(before, str(run.config.ckpt_path), model):
         before = Weights(*modules, every=True)
-    here = {name: getattr(run, name) for name in PLACE}
+    here = {name: getattr(run, name) for name in PASS_ATTRIBUTES}
     try:
-        with twin_of(val) as twin, untouched(step), unheard(model):
-            with run.together.same_fate():
-                if run.together.main:
-                    load(model, str(run.config.ckpt_path), options)
-            device.same_weights(run.together, *modules)
+        with copy_of(val) as twin, untouched(step), without_callbacks(model):
+            with run.communicator.raise_on_all_ranks():
+                if run.communicator.is_main_process:
+                    load_file(model, str(run.config.ckpt_path), options)
+            same_weights(run.communicator, *modules)
             weights = Weights(*modules, every=before.every)
             run.epoch = 0
             row = measure(twin)
     finally:
         before.restore()
         vars(run).update(here)
-        run.step_runners.pop(("val", False), None)  # what it has counted is none of the run's
+        run.step_runners.pop(("val", False), None)  # what it counted is not part of the run
         model.batch_items = items
     if run.monitor.name not in row:
-        raise Unread(f"no {run.monitor.name} is measured")
+        raise CannotPeek(f"no {run.monitor.name} is measured")
     return row[run.monitor.name], weights
 
 
-def same_frozen(before: Weights, path: str, model: Any) -> bool:
-    """Return whether what does not learn is the same in the file and in the net, so that no copy of it is needed."""
+def frozen_unchanged(before: Weights, path: str, model: Trainable) -> bool:
+    """Return whether file and net have the same frozen weights, so that these need no copy."""
     frozen = before.frozen(0)
     if not frozen:
         return True
@@ -139,14 +148,14 @@ def same_frozen(before: Weights, path: str, model: Any) -> bool:
     try:
         on_disk = read_weights(path, limits_for(model.net), mapped=True)
     except (ValueError, OSError):
-        return False  # what is wrong with the file, loading it will tell
+        return False  # loading the file will report what is wrong with it
     return all(isinstance(on_disk.get(name), Tensor) and checksum(on_disk[name]) == mark
                for name, mark in frozen.items())
 
 
 @contextmanager
-def unheard(model: Any) -> Iterator[None]:
-    """Let nobody hear of a pass: a dialect's own epoch runner tells Keras's callbacks of every batch."""
+def without_callbacks(model: Trainable) -> Iterator[None]:
+    """Hide a pass from callbacks: the Keras layer has an EpochRunner that calls its callbacks."""
     own = vars(model).get("EpochRunner")
     if own is None or not own.__module__.startswith("torchkeras."):
         yield
@@ -158,36 +167,38 @@ def unheard(model: Any) -> Iterator[None]:
         model.EpochRunner = own
 
 
-def load(model: Any, path: str, options: Mapping[str, Any]) -> None:
-    """Put the weights of the file into the net as they were loaded before."""
+def load_file(model: Trainable, path: str, options: Mapping[str, Value]) -> None:
+    """Load the weights of the file into the net, with the options they were loaded with before."""
     try:
         report = model.load_ckpt(path, **options)
     except Exception as error:
-        raise Unread(f"{type(error).__name__}: {error}") from error
-    if getattr(report, "missing", None) or getattr(report, "unlike", None):
-        raise Unread("it holds a part of the net's weights")
+        raise CannotPeek(f"{type(error).__name__}: {error}") from error
+    if getattr(report, "missing", None) or getattr(report, "mismatched", None):
+        raise CannotPeek("it holds a part of the net's weights")
 
 
 @contextmanager
-def twin_of(val: Batches) -> Iterator[Batches]:
-    """Give a copy of the data that can be read once more, workers of its own too; afterwards the data is as it was.
+def copy_of(val: Batches) -> Iterator[Batches]:
+    """Yield a copy of the data, with workers of its own; afterwards the data is as it was.
 
     Raises:
-        Unread: it can be read only once.
+        CannotPeek: it can be read only once.
     """
     source = val.source
     if hasattr(source, "gradient_state"):
-        raise Unread(f"a {type(source).__name__} of accelerate keeps account of who reads it")
+        raise CannotPeek(f"accelerate tracks who reads its {type(source).__name__}")
     if isinstance(source, DataLoader):
         source = copy.copy(source)
-        source.__dict__["_iterator"] = None  # workers that live on are the run's own
+        source.__dict__["_iterator"] = None  # persistent workers belong to the run
     memento = Memento(source)
-    if memento.once or isinstance(source, Iterator) or isinstance(getattr(source, "dataset", None), Iterator):
-        raise Unread("val_data can be read only once")
-    val.settle()
+    once = isinstance(getattr(source, "dataset", None), Iterator)
+    if memento.one_shot or isinstance(source, Iterator) or once:
+        raise CannotPeek("val_data can be read only once")
+    val.place()
     twin = copy.copy(val)
-    twin.__dict__.update(source=source, current=source, start=Start(), sharing=None, between=None, begins=None)
-    for name in ("memory", "near"):
+    twin.__dict__.update(source=source, current=source, start=ResumePoint(), sharing=None,
+                         on_start=None)
+    for name in ("memory", "device_data"):
         if (memory := getattr(val, name)) is not None:
             own = copy.copy(memory)
             own.loader, own.seeded = source, False

@@ -1,28 +1,27 @@
-"""Whether weights can be kept in a file: looked at before a run begins."""
+"""Check before a run begins whether weights can be written to ``ckpt_path``."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from torchkeras.checkpoint.weight_file import check_loadable
-from torchkeras.checkpoint.weight_file import flush_to_disk as flush_to_disk
 from torchkeras.checkpoint.weight_file import read_weights as read_weights
 from torchkeras.checkpoint.weight_file import save_weights as save_weights
-from torchkeras.checkpoint.weight_file import write_weights as write_weights
-from torchkeras.checkpoint.weight_file import write_whole as write_whole
+from torchkeras.checkpoint.weight_file import write_atomically as write_atomically
 from torchkeras.core.errors import bad_type, bad_value
-from torchkeras.state.wrappers import plain as plain
+from torchkeras.engine.trainable import Trainable
 
 
-def check_writable(path: Any) -> str | None:
-    """Find out before any work whether the weights can be written; leaves nothing behind."""
+def check_writable(path: object) -> str | None:
+    """Return the path as text if a file can be written there, else raise; leave nothing behind."""
     if path is None:
         return None
     if not isinstance(path, (str, os.PathLike)):
-        raise bad_type("ckpt_path", received=f"{path!r} ({type(path).__name__})", expected="a path, or None")
+        raise bad_type("ckpt_path", received=f"{path!r} ({type(path).__name__})",
+                       expected="a path, or None")
     expected = "a file that can be written, or None to keep the best weights in memory only"
     if not str(path):
         raise bad_value("ckpt_path", received="an empty name", expected=expected)
@@ -36,17 +35,21 @@ def check_writable(path: Any) -> str | None:
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise bad_value("ckpt_path", received=repr(str(path)), expected=expected,
-                        fix=f"The folder {str(folder)!r} cannot be written: {error.strerror}.") from error
+        raise bad_value(
+            "ckpt_path", received=repr(str(path)), expected=expected,
+            fix=f"The folder {str(folder)!r} cannot be written: {error.strerror}.") from error
     return str(target)
 
 
-def check_held(model: Any, path: str | None) -> None:
-    """Refuse before any work a net of which something could not be kept in the file."""
-    if path is not None and not by_user(model.save_ckpt):
+def check_saveable(model: Trainable, path: str | None) -> None:
+    """Refuse, before any work, a net whose state the weights file could not hold."""
+    if path is not None and not is_user_defined(model.save_ckpt):
         check_loadable(model.net, path)
 
 
-def by_user(method: Any) -> bool:
-    """Return whether a method of a model is not this library's."""
+def is_user_defined(method: Callable[..., object]) -> bool:
+    """Return whether a method of a model is defined outside this library."""
     return not method.__module__.startswith("torchkeras.")
+
+
+check_held = check_saveable  # its older name

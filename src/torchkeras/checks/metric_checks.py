@@ -1,4 +1,4 @@
-"""Try metrics on the first batch: one that is broken is refused before anything is updated."""
+"""Try metrics on the first batch, to refuse a broken one before the first update."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch import Tensor, nn
 
 from torchkeras.checks import broadcast
 from torchkeras.core.tree import map_tree
+from torchkeras.core.types import Labels, Leaf, Metric, Preds
 from torchkeras.weighting.averages import number
 
-MANY = 64
-"""How many samples are enough for any metric."""
+ENOUGH_SAMPLES = 64  # for any metric
 
 
-def check_metrics(metrics: Mapping[str, Any], preds: Any, labels: Any) -> None:
+def check_metrics(metrics: Mapping[str, Metric], preds: Preds, labels: Labels) -> None:
     """Try every metric on the first batch, on a copy.
 
-    A batch may lack what a metric needs of an epoch: many samples, or every class, and sorted data begins with one. A
-    number that cannot be had of the batch itself is therefore asked for once more of the batch repeated, and of like
-    labels in which every class occurs.
+    One batch may lack what a metric needs: many samples, or every class (sorted data begins with
+    one class). A metric that cannot compute the batch is therefore tried on the batch repeated, and
+    with like labels in which every class occurs.
 
     Raises:
         ValueError: a metric gives no number.
@@ -33,29 +33,29 @@ def check_metrics(metrics: Mapping[str, Any], preds: Any, labels: Any) -> None:
     for name, metric in metrics.items():
         if (function := getattr(metric, "fn", None)) is not None:
             broadcast.check_broadcast(function, preds, labels, f"metrics_dict[{name!r}]")
-        value = computed(metric, preds, labels)
+        value = compute_on_trial(metric, preds, labels)
         for key, one in value.items() if isinstance(value, Mapping) else [(name, value)]:
             number(key, one)
 
 
-def computed(metric: Any, preds: Any, labels: Any) -> Any:
-    """Return the value of a metric for a batch, or for one like it that has many samples and every class."""
-    trial = updated(metric, preds, labels)
+def compute_on_trial(metric: Metric, preds: Preds, labels: Labels) -> Any:
+    """Return a metric's value for a batch, or for a like one with many samples and all classes."""
+    trial = updated_copy(metric, preds, labels)
     try:
         return trial.compute()
     except Exception as error:
-        for others in fuller(preds, labels):
+        for others in enlarged_batches(preds, labels):
             try:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of labels that nobody gave
-                    return updated(metric, *others).compute()
-            except Exception:  # noqa: S112 (the first error says most)
+                    warnings.simplefilter("ignore")  # about labels that are not the user's
+                    return updated_copy(metric, *others).compute()
+            except Exception:  # noqa: S112 (the first error says more)
                 continue
         raise error
 
 
-def updated(metric: Any, preds: Any, labels: Any) -> Any:
-    """Return a copy of a metric that has counted one batch."""
+def updated_copy(metric: Metric, preds: Preds, labels: Labels) -> Metric:
+    """Return a copy of a metric that was updated with one batch only."""
     trial = copy.deepcopy(metric)
     if isinstance(preds, Tensor) and preds.is_cpu and isinstance(trial, nn.Module):
         trial.cpu()
@@ -65,41 +65,43 @@ def updated(metric: Any, preds: Any, labels: Any) -> Any:
     return trial
 
 
-def fuller(preds: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield the batch repeated until there are many samples, and, where it lacks classes, with labels that have all."""
+def enlarged_batches(preds: Preds, labels: Labels) -> Iterator[tuple[Preds, Labels]]:
+    """Yield the batch repeated, and with labels of all classes where some are missing."""
     outputs, given = tensors(preds), tensors(labels)
     if not outputs or not given:
         return
     classes = max(map(classes_of, outputs))
-    times = math.ceil(max(MANY, 2 * classes) / max(min(map(len, given)), 1))
-    repeated = map_tree(lambda leaf: tiled(leaf, times), preds)
+    times = math.ceil(max(ENOUGH_SAMPLES, 2 * classes) / max(min(map(len, given)), 1))
+    repeated = map_tree(lambda leaf: repeated_rows(leaf, times), preds)
     makers: list[Callable[[Tensor, int], Tensor]] = [lambda leaf, _: leaf]
     if any(lacks_classes(one, classes) for one in given):
-        makers += [numbered, one_hot, mixed, signs]
+        makers += [cycled_classes, cycled_one_hot, checkerboard, cycled_signs]
     for make in makers:
-        count = iter([classes_of(one) for one in outputs] if len(outputs) == len(given) else [classes] * len(given))
+        each = [classes_of(one) for one in outputs]
+        count = iter(each if len(outputs) == len(given) else [classes] * len(given))
 
-        def changed(leaf: Any, make: Any = make, count: Any = count) -> Any:
+        def changed(leaf: Leaf, make: Callable[[Tensor, int], Tensor] = make,
+                    count: Iterator[int] = count) -> Leaf:
             fits = isinstance(leaf, Tensor) and leaf.dim() > 0
-            return make(tiled(leaf, times), next(count)) if fits else leaf
+            return make(repeated_rows(leaf, times), next(count)) if fits else leaf
 
         yield repeated, map_tree(changed, labels)
 
 
 def lacks_classes(labels: Tensor, classes: int) -> bool:
-    """Return whether these are classes, of which not all occur."""
-    found = labels.unique()
+    """Tell whether labels are classes of which not all occur."""
+    found = torch.unique(labels)
     whole = not labels.is_floating_point() or bool((found == found.round()).all())
     one_hot = labels.dim() > 1 and labels.shape[-1] == classes and len(found) <= 2
     occurring = int((labels.flatten(0, -2) > 0).any(0).sum()) if one_hot else len(found)
     return whole and occurring < classes
 
 
-def tensors(tree: Any) -> list[Tensor]:
-    """Return the tensors in a tree that have samples."""
+def tensors(tree: Preds) -> list[Tensor]:
+    """Return the tensors in a tree that have at least one dimension."""
     found: list[Tensor] = []
 
-    def keep(leaf: Any) -> Any:
+    def keep(leaf: Leaf) -> Leaf:
         if isinstance(leaf, Tensor) and leaf.dim() > 0:
             found.append(leaf)
         return leaf
@@ -109,34 +111,35 @@ def tensors(tree: Any) -> list[Tensor]:
 
 
 def classes_of(preds: Tensor) -> int:
-    """Return how many classes predictions are for: a column each, or two."""
+    """Return the number of classes of predictions: their columns, or two."""
     return preds.shape[1] if preds.dim() > 1 and preds.shape[1] > 1 else 2
 
 
-def tiled(leaf: Any, times: int) -> Any:
+def repeated_rows(leaf: Leaf, times: int) -> Leaf:
     """Return a tensor repeated along its first dimension."""
     return torch.cat([leaf] * times) if isinstance(leaf, Tensor) and leaf.dim() > 0 else leaf
 
 
-def numbered(labels: Tensor, classes: int) -> Tensor:
-    """Return class numbers in turn."""
-    return (torch.arange(labels.numel(), device=labels.device) % classes).reshape(labels.shape).to(labels.dtype)
+def cycled_classes(labels: Tensor, classes: int) -> Tensor:
+    """Return labels that cycle through the class numbers."""
+    numbers = torch.arange(labels.numel(), device=labels.device) % classes
+    return numbers.reshape(labels.shape).to(labels.dtype)
 
 
-def one_hot(labels: Tensor, classes: int) -> Tensor:
-    """Return one class a row, in turn."""
+def cycled_one_hot(labels: Tensor, classes: int) -> Tensor:
+    """Return one-hot labels that cycle through the classes."""
     columns = labels.shape[-1]
     rows = torch.arange(labels.numel() // columns, device=labels.device) % columns
     return torch.eye(columns, device=labels.device)[rows].reshape(labels.shape).to(labels.dtype)
 
 
-def mixed(labels: Tensor, classes: int) -> Tensor:
-    """Return zeros and ones in turn, in rows and columns."""
-    place = torch.stack(torch.meshgrid(*[torch.arange(size, device=labels.device) for size in labels.shape],
-                                       indexing="ij")).sum(0)
+def checkerboard(labels: Tensor, classes: int) -> Tensor:
+    """Return labels that alternate between 0 and 1 along rows and columns."""
+    axes = [torch.arange(size, device=labels.device) for size in labels.shape]
+    place = torch.stack(torch.meshgrid(*axes, indexing="ij")).sum(0)
     return (place % 2).to(labels.dtype)
 
 
-def signs(labels: Tensor, classes: int) -> Tensor:
-    """Return -1 and 1 in turn."""
-    return 2 * mixed(labels, classes) - 1
+def cycled_signs(labels: Tensor, classes: int) -> Tensor:
+    """Return labels that alternate between -1 and 1."""
+    return 2 * checkerboard(labels, classes) - 1

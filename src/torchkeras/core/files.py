@@ -1,9 +1,9 @@
-"""Files on the disk: put in place with some patience, flushed for good, removed one by one.
+"""Write files in place with some patience, flush them to the disk, and remove folders file by file.
 
 On Windows a file cannot be replaced or opened while another program holds it: a virus scanner or
 an indexer for a moment, a sync client for a second, a spreadsheet for an hour. The first two are
-waited for; whoever writes keeps what waits for the third. Network folders and the disks of Windows
-under Linux behave like that too.
+waited for; for the third, the caller keeps its data until the next save. Network folders and the
+disks of Windows under Linux behave like that too.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from typing import Any, BinaryIO, TypeVar
 
 AnyPath = str | os.PathLike[str]
 Found = TypeVar("Found")
-PATIENCE = 2.0  # seconds: a scanner lets go within one, and nobody misses two where an epoch ends
+PATIENCE = 2.0  # seconds: a scanner lets go within one, and two hardly delay the end of an epoch
 HELD_BY_OTHERS = {5, 32, 33, 1224}  # of Windows: access denied, sharing, lock, mapped by a program
 UNKNOWN_HERE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY,
                 errno.EBADF}
-waited_for: set[str] = set()  # for these the patience has run out, until they give way
+waited_for: set[str] = set()  # files that were held for longer than PATIENCE, until they are free
 
 
 def is_held(error: OSError) -> bool:
-    """Return whether an error may be another program's doing, and gone in a moment."""
+    """Return whether another program may be holding the file, and let go of it in a moment."""
     return (isinstance(error, PermissionError) or error.errno in (errno.EBUSY, errno.ETXTBSY)
             or getattr(error, "winerror", None) in HELD_BY_OTHERS)
 
 
-def patiently(path: AnyPath, act: Callable[[], Found]) -> Found:
-    """Do something with a file, for two seconds again and again while another program holds it.
+def retry_while_held(path: AnyPath, act: Callable[[], Found]) -> Found:
+    """Call ``act``, and retry for up to two seconds while another program holds the file.
 
-    A file that stays held is waited for once only, until it gives way: a run of many short epochs
-    must not wait in each.
+    A file that stays held is waited for once only, until it is free again: a run of many short
+    epochs must not wait in each.
 
     Args:
-        path: the file, or the folder in which something of a new name is written.
-        act: what is done; must leave nothing behind when it fails.
+        path: the file, or the folder in which a file of a new name is written.
+        act: the operation; must leave nothing behind when it fails.
 
     Raises:
-        OSError: the file is held for longer, or something else is wrong, which is raised at once.
+        OSError: the file is held for longer; any other error is raised at once.
     """
     place = os.path.abspath(path)
     left, pause = 0.0 if place in waited_for else PATIENCE, 0.01
@@ -68,8 +68,8 @@ def patiently(path: AnyPath, act: Callable[[], Found]) -> Found:
 
 
 @contextlib.contextmanager
-def naming(path: AnyPath) -> Iterator[None]:
-    """Let an error of the disk name this file: not a temporary one beside it, and not none."""
+def name_in_errors(path: AnyPath) -> Iterator[None]:
+    """Make errors of the disk name this file, rather than a temporary one beside it or none."""
     try:
         yield
     except OSError as error:
@@ -80,7 +80,7 @@ def naming(path: AnyPath) -> Iterator[None]:
 
 
 def check_ordinary(path: AnyPath) -> None:
-    """Refuse to put a file in the place of a device, a pipe or a socket.
+    """Raise if a path is a device, a pipe or a socket, which a file must not replace.
 
     Raises:
         OSError: there is one.
@@ -93,7 +93,7 @@ def check_ordinary(path: AnyPath) -> None:
 
 
 def open_ordinary(path: AnyPath) -> BinaryIO:
-    """Open an ordinary file to read it; a link, which may lead anywhere, and a pipe are none.
+    """Open an ordinary file for reading; refuse links, which may lead anywhere, and pipes.
 
     Raises:
         OSError: there is no such file, or it is no ordinary one.
@@ -109,7 +109,7 @@ def open_ordinary(path: AnyPath) -> BinaryIO:
 
 
 def read_small(path: AnyPath, limit: int) -> bytes:
-    """Read an ordinary file that must not be large.
+    """Read an ordinary file that must not be larger than ``limit`` bytes.
 
     Raises:
         OSError: it is larger, or no ordinary file, or not there.
@@ -122,41 +122,42 @@ def read_small(path: AnyPath, limit: int) -> bytes:
 
 
 def replace(source: AnyPath, target: AnyPath) -> None:
-    """Move a file or folder to its place, over the file that is there, patiently.
+    """Move a file or folder to its place, over the file that is there; retry while it is held.
 
     Args:
         source: what is there now.
-        target: where it is to be; in the same file system.
+        target: its new path; in the same file system.
 
     Raises:
-        OSError: another program holds one of them, or the file system refuses; both are as they were.
+        OSError: another program holds one of them, or the file system refuses; both are unchanged.
     """
-    patiently(target, lambda: os.replace(source, target))
+    retry_while_held(target, lambda: os.replace(source, target))
 
 
 def remove(path: AnyPath) -> None:
-    """Remove a file, or a link, patiently; one that is not there is none.
+    """Remove a file or link, and retry while it is held; a missing one is no error.
 
     Raises:
         OSError: another program holds it, or the file system refuses.
     """
     with contextlib.suppress(FileNotFoundError):
-        patiently(path, lambda: os.unlink(path))
+        retry_while_held(path, lambda: os.unlink(path))
 
 
 def remove_tree(path: AnyPath, first: str = "") -> None:
     """Remove a folder file by file; links, pipes and plain files are unlinked, none followed.
 
-    What can be removed is removed, also where something else cannot be: on Windows no file that a
-    program holds goes, nor can its folder be renamed.
+    Whatever can be removed is removed, even if something else cannot: on Windows a file that a
+    program holds stays, and its folder cannot be renamed.
 
     Args:
         path: the folder, or a file, or a link.
-        first: the name of the file in it that says that the folder is whole. It goes before all
-            others, so that the rest is never taken for whole; where it cannot go, nothing does.
+        first: the name of the file in it that marks the folder as complete. It is removed before
+            all others, so that a remainder is never taken for complete; if it cannot be removed,
+            nothing is.
 
     Raises:
-        OSError: something is left: the first that could not be removed.
+        OSError: something is left: the error of the first that could not be removed.
     """
     if not stat.S_ISDIR(os.lstat(path).st_mode):
         remove(path)
@@ -165,11 +166,12 @@ def remove_tree(path: AnyPath, first: str = "") -> None:
         remove(Path(path) / first)
     failures: list[BaseException] = []
 
-    def noted(function: Any, name: str, error: Any) -> None:
+    def noted(function: object, name: str, error: Any) -> None:
         failures.append(error[1] if isinstance(error, tuple) else error)
 
-    heard: dict[str, Any] = {"onexc" if sys.version_info >= (3, 12) else "onerror": noted}
-    shutil.rmtree(path, **heard)
+    handler: dict[str, Any] = {"onexc" if sys.version_info >= (3, 12) else "onerror": noted}
+    shutil.rmtree(path, **handler)
+
     if failures:
         raise failures[0]
 
@@ -201,7 +203,7 @@ def flush_to_disk(path: AnyPath) -> None:
     folder = os.path.isdir(path)
     if folder and os.name == "nt":
         return  # Windows does not open folders
-    descriptor = os.open(path, os.O_RDONLY) if folder else patiently(
+    descriptor = os.open(path, os.O_RDONLY) if folder else retry_while_held(
         os.path.dirname(os.path.abspath(path)), lambda: os.open(path, os.O_RDWR))
     try:
         flush(descriptor)

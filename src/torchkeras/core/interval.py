@@ -1,11 +1,10 @@
-"""When a run's state is written: every so many steps, every so often, or as epochs end."""
+"""When a run's state is saved: after some steps, after some time, or as epochs end."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Callable
-from typing import Any
 
 from torchkeras.core.errors import bad_value, whole_number
 
@@ -13,8 +12,8 @@ UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 EXPECTED = 'a number of steps, a time such as "10min", "30s" or "2h", or "epoch"'
 
 
-def parse(save_every: Any) -> tuple[int | None, float | None]:
-    """``(steps, seconds)``, one of them or none: then it is at the end of epochs.
+def parse(save_every: int | str | None) -> tuple[int | None, float | None]:
+    """Return ``(steps, seconds)``: one of them, or none to save only as epochs end.
 
     Example:
         >>> parse("10min"), parse(500), parse("epoch")
@@ -31,31 +30,32 @@ def parse(save_every: Any) -> tuple[int | None, float | None]:
     return None, float(match[1]) * UNITS[match[2]]
 
 
-class When:
-    """Says when it is time.
+class SaveInterval:
+    """Tells when the next save is due.
 
     Args:
-        save_every: as :func:`parse` takes it.
+        save_every: what :func:`parse` accepts.
         trained: training steps that the run has done.
-        clock: gives seconds; for tests.
+        clock: returns seconds; for tests.
     """
 
-    def __init__(self, save_every: Any, trained: int, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, save_every: int | str | None, trained: int,
+                 clock: Callable[[], float] = time.perf_counter) -> None:
         self.steps, self.seconds = parse(save_every)
         self.clock = clock
         self.done(trained)
 
     def done(self, trained: int) -> None:
-        """The state has just been written."""
+        """Note that the state has just been saved."""
         self.trained, self.at = trained, self.clock()
 
     def due(self, trained: int) -> bool:
-        """Whether it is time, in the middle of an epoch."""
+        """Return whether a save is due in the middle of an epoch."""
         if self.steps is not None:
             return trained - self.trained >= self.steps
         return self.seconds is not None and self.clock() - self.at >= self.seconds
 
     @property
     def each_epoch(self) -> bool:
-        """Whether every end of an epoch is a time."""
+        """Return whether every end of an epoch is a time to save."""
         return self.steps is None and self.seconds is None

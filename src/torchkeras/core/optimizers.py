@@ -1,4 +1,4 @@
-"""Several optimizers, and several schedules, as one; and optimizers that call the net themselves."""
+"""Let several optimizers or schedulers act as one; recognise optimizers that need a closure."""
 
 from __future__ import annotations
 
@@ -7,31 +7,34 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from torchkeras.core.types import State
 
 
 class Several:
-    """Several objects of one kind that move together, by place or by name: what their two kinds have in common.
+    """Several objects of one kind that are used as one: the base of Optimizers and Schedulers.
 
     Args:
-        each: the objects by name, or by place.
+        each: the objects by name or, for a list, by index.
     """
 
     def __init__(self, each: Mapping[Any, Any]) -> None:
         self.each = dict(each)
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: str | int) -> Any:
         return self.each[key]
 
     def __iter__(self) -> Iterator[Any]:
-        """Iterate as what was given does: over the objects of a list, over the names of a dict."""
-        return iter(self.each if any(isinstance(name, str) for name in self.each) else self.each.values())
+        """Iterate over the objects of a list, or the names of a dict, as the user gave them."""
+        named = any(isinstance(name, str) for name in self.each)
+        return iter(self.each if named else self.each.values())
 
     def __len__(self) -> int:
         return len(self.each)
 
     def keys(self) -> Any:
-        """Return the names, or the places."""
+        """Return the names, or the indices."""
         return self.each.keys()
 
     def values(self) -> Any:
@@ -39,40 +42,43 @@ class Several:
         return self.each.values()
 
     def items(self) -> Any:
-        """Return names, or places, and objects."""
+        """Return pairs of name or index and object."""
         return self.each.items()
 
-    def state_dict(self) -> dict[Any, Any]:
-        """Return the states of all."""
+    def state_dict(self) -> dict[Any, State]:
+        """Return the ``state_dict`` of each object."""
         return {name: one.state_dict() for name, one in self.each.items()}
 
-    def load_state_dict(self, states: Mapping[Any, Any]) -> None:
-        """Put the states of all back."""
+    def load_state_dict(self, states: Mapping[Any, State]) -> None:
+        """Load the ``state_dict`` of each object."""
         for name, one in self.each.items():
             one.load_state_dict(states[name])
 
 
 class Optimizers(Several):
-    """Several optimizers that a step updates together; a step of your own picks one: ``self.optimizer["d"].step()``.
+    """Several optimizers that a step updates together.
 
-    ``KerasModel(net, loss_fn, optimizer=[SparseAdam(...), Adam(...)])`` makes one, as does a dict of them.
+    ``KerasModel(net, loss_fn, optimizer=[SparseAdam(...), Adam(...)])`` makes one, as does a dict
+    of them. A StepRunner of your own picks one by its name: ``self.optimizer["d"].step()``.
 
     Example:
         >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
-        >>> both = Optimizers({"a": torch.optim.SGD(net[0].parameters()), "b": torch.optim.Adam(net[1].parameters())})
+        >>> first = torch.optim.SGD(net[0].parameters())
+        >>> both = Optimizers({"a": first, "b": torch.optim.Adam(net[1].parameters())})
         >>> len(both.param_groups), type(both["b"]).__name__
         (2, 'Adam')
     """
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The groups of all, those of the first optimizer first."""
+        """Return the parameter groups of all, those of the first optimizer first."""
         return [group for one in self.each.values() for group in one.param_groups]
 
     @property
     def state(self) -> dict[Any, Any]:
-        """What all remember of their parameters, to be read."""
-        return {weight: state for one in self.each.values() for weight, state in one.state.items()}
+        """Return the state of all parameters, to read it."""
+        return {weight: state for one in self.each.values()
+                for weight, state in one.state.items()}
 
     def step(self) -> None:
         """Update all parameters."""
@@ -86,23 +92,23 @@ class Optimizers(Several):
 
 
 class Schedulers(Several):
-    """Several schedules that move together."""
+    """Several learning rate schedulers that are stepped together."""
 
-    def step(self, *watched: Any) -> None:
-        """Move all."""
+    def step(self, *watched: object) -> None:
+        """Step each scheduler."""
         for one in self.each.values():
             one.step(*watched)
 
 
-def each_of(part: Any) -> dict[Any, Any]:
-    """Return the optimizers or schedules in what stands for one or several: by name, by place, or under ``None``."""
+def each_of(part: object) -> dict[Any, Any]:
+    """Return optimizers or schedulers by name or index; a single one under the key ``None``."""
     if part is None:
         return {}
     return dict(part.each) if isinstance(part, Several) else {None: part}
 
 
-def gathered(part: Any, kind: type[Several]) -> Any:
-    """Return optimizers or schedules that were given as a list or a dict as one; a single one stays as it is."""
+def combine(part: object, kind: type[Several]) -> Any:
+    """Return a list or dict of optimizers or schedulers as one object; a single one as it is."""
     if isinstance(part, Mapping):
         items: Iterable[tuple[Any, Any]] = ((str(name), one) for name, one in part.items())
     elif isinstance(part, (list, tuple)):
@@ -113,40 +119,50 @@ def gathered(part: Any, kind: type[Several]) -> Any:
     return kind(each) if each else None
 
 
-def titled(argument: str, key: Any) -> str:
-    """Return what one of several is called: ``optimizer``, ``optimizer[0]``, ``optimizer['d']``."""
+def argument_name(argument: str, key: object) -> str:
+    """Return how errors name it: ``optimizer``, or one of several as ``optimizer['d']``."""
     return argument if key is None else f"{argument}[{key!r}]"
 
 
-def kind_of(part: Any) -> str:
-    """Return the class of an optimizer or schedule, or those of several."""
+def type_names(part: object) -> str:
+    """Return the class name of an optimizer or scheduler, or those of several joined by ``+``."""
     return " + ".join(type(one).__name__ for one in each_of(part).values()) or type(None).__name__
 
 
-def needs_closure(optimizer: Any) -> bool:
-    """Tell whether an optimizer calls net and loss itself, as often as it likes: LBFGS and its kind."""
-    optimizer = getattr(optimizer, "optimizer", optimizer)  # what accelerate wraps
-    return not isinstance(optimizer, Several) and required(type(optimizer).step) > 1
+def needs_closure(optimizer: object) -> bool:
+    """Tell whether an optimizer calls net and loss itself, as LBFGS does."""
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
+    kind: Any = type(optimizer)
+    return not isinstance(optimizer, Several) and count_required(kind.step) > 1
 
 
-def required(function: Callable[..., Any]) -> int:
-    """Return how many arguments have no default, ``self`` included."""
+def count_required(function: Callable[..., Any]) -> int:
+    """Return how many parameters have no default, ``self`` included."""
     return sum(one.default is one.empty for one in inspect.signature(function).parameters.values()
                if one.kind is one.POSITIONAL_OR_KEYWORD)
 
 
-def rate_of(optimizer: Any) -> Any:
-    """Return the learning rate of the first group, as it is now: a schedule changes a tensor in place."""
+def current_lr(optimizer: torch.optim.Optimizer | Optimizers) -> Any:
+    """Return a copy of the first group's learning rate: schedulers change a tensor in place."""
     rate = optimizer.param_groups[0]["lr"]
     return rate.detach().clone() if isinstance(rate, Tensor) else rate
 
 
-def at_rest(optimizer: Any) -> bool:
-    """Tell whether nothing can be learned, because all rates are 0."""
+
+
+def has_zero_lr(optimizer: torch.optim.Optimizer | Optimizers) -> bool:
+    """Tell whether nothing can be learned, because all learning rates are 0."""
     return all(not torch.as_tensor(group.get("lr", 1.0)).any() for group in optimizer.param_groups)
 
 
-def picked(part: Any, keys: Collection[Any]) -> Any:
-    """Return those of several schedules that have these keys: None, one by itself where only one was given, or some."""
+def select_keys(part: object, keys: Collection[Any]) -> Any:
+    """Return the schedulers that have these keys: None, a single one that was given, or several."""
     chosen = {key: one for key, one in each_of(part).items() if key in keys}
     return chosen.get(None) if not chosen or None in chosen else Schedulers(chosen)
+
+
+def parameters_moved(net: nn.Module, optimizer: Any) -> list[nn.Parameter]:
+    """Return the parameters of a net, and then what else its optimizer moves."""
+    weights = {id(one): one for one in net.parameters()}
+    weights |= {id(one): one for group in optimizer.param_groups for one in group["params"]}
+    return list(weights.values())

@@ -1,4 +1,4 @@
-"""Where output goes: a notebook, a terminal, or a stream that only takes lines."""
+"""Write output where it is read: in a notebook, a terminal, or a stream that only takes lines."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from torchkeras.core.text import encodable
 
 
 class Screen(Protocol):
-    """What a display draws on."""
+    """Something that a display can write lines on."""
 
     live: bool  # whether a line can be redrawn in place
     colour: bool
 
     @property
     def width(self) -> int:
-        """Characters of a line."""
+        """Return the number of characters in a line."""
 
     def line(self, text: str) -> None:
         """Write a line that stays."""
 
     def redraw(self, text: str) -> None:
-        """Draw the live line anew."""
+        """Replace the live line."""
 
     def close(self, keep: bool = False) -> None:
-        """End the live line: take it away, or keep it as it last was."""
+        """End the live line: remove it, or keep it as it last was."""
 
 
 class Plain:
@@ -41,17 +41,17 @@ class Plain:
     width = 10_000
 
     def __init__(self, write: Callable[[str], object] | None = None) -> None:
-        self.write = write or say
+        self.write = write or print_safely
 
     def line(self, text: str) -> None:
         """Write a line."""
         self.write(text)
 
     def redraw(self, text: str) -> None:
-        """Nothing: a log has no line that moves."""
+        """Do nothing: a log has no line that moves."""
 
     def close(self, keep: bool = False) -> None:
-        """Nothing to end."""
+        """Do nothing: no line is open."""
 
 
 class Terminal:
@@ -66,62 +66,64 @@ class Terminal:
         self.console = Console(highlight=False)
         self.colour = self.console.color_system is not None and not self.console.no_color
         self.view: Any = None
-        self.make_view = lambda: Live(console=self.console, auto_refresh=False, transient=True)
+        self.make_view: Callable[[], Live] = lambda: Live(
+            console=self.console, auto_refresh=False, transient=True)
 
     @property
     def width(self) -> int:
-        """Characters of a line; one is left free, since some terminals wrap when the last is used."""
+        """Return the characters in a line, less one: some terminals wrap when the last is used."""
         return shutil.get_terminal_size().columns - 1
 
     def line(self, text: str) -> None:
-        """Write a line that stays, above the live one."""
+        """Write a line that stays above the live one."""
         from rich.text import Text
 
-        with unheard():
+        with warn_if_closed():
             self.console.print(Text.from_ansi(encodable(text, encoding())), soft_wrap=True)
 
     def redraw(self, text: str) -> None:
-        """Draw the live line anew."""
+        """Replace the live line."""
         from rich.text import Text
 
-        with unheard():
+        with warn_if_closed():
             if self.view is None:
                 self.view = self.make_view()
                 self.view.start()
-            self.view.update(Text(encodable(text, encoding()), no_wrap=True, overflow="ellipsis"), refresh=True)
+            line = Text(encodable(text, encoding()), no_wrap=True, overflow="ellipsis")
+            self.view.update(line, refresh=True)
 
     def close(self, keep: bool = False) -> None:
-        """Take the live line away or keep it, and give the cursor back."""
+        """Remove or keep the live line, and show the cursor again."""
         if self.view is not None:
             self.view.transient = not keep
-            with unheard():
+            with warn_if_closed():
                 self.view.stop()
             self.view = None
 
 
-def say(text: object) -> None:
-    """Print a text as far as standard output can take it; what nobody hears is no reason to end a run."""
-    with unheard():
+def print_safely(text: object) -> None:
+    """Print a text as far as standard output can encode it; a closed stream does not end a run."""
+    with warn_if_closed():
         print(encodable(str(text), encoding()), flush=True)
 
 
 @contextmanager
-def unheard() -> Iterator[None]:
-    """Go on where standard output is gone: a full disk under a log, a closed pipe or terminal."""
+def warn_if_closed() -> Iterator[None]:
+    """Warn and go on where standard output fails: a full disk, a closed pipe or terminal."""
     try:
         yield
     except (OSError, ValueError) as error:
-        warnings.warn(f"lines of the display could not be written to standard output ({type(error).__name__}: {error})",
-                      stacklevel=4)
+        warnings.warn("lines of the display could not be written to standard output "
+                      f"({type(error).__name__}: {error})", stacklevel=4)
 
 
 def encoding() -> str:
-    """What standard output can write."""
+    """Return the encoding of standard output."""
     return getattr(sys.stdout, "encoding", None) or "utf-8"
 
 
-def detect(stream: Any = None) -> str:
-    """``"notebook"``, ``"terminal"`` or ``"plain"``: what standard output is."""
+def detect(stream: object = None) -> str:
+    """Return what standard output is: ``"notebook"``, ``"terminal"`` or ``"plain"``."""
     stream = stream or sys.stdout
     if in_notebook(stream):
         return "notebook"
@@ -129,8 +131,8 @@ def detect(stream: Any = None) -> str:
     return "terminal" if is_terminal else "plain"
 
 
-def in_notebook(stream: Any) -> bool:
-    """Whether what is shown reaches a notebook's page: there is a kernel, and output is not caught on its way."""
+def in_notebook(stream: object) -> bool:
+    """Return whether a stream is shown in a notebook: a kernel runs, and nothing redirects it."""
     if "IPython" not in sys.modules or isinstance(stream, (io.TextIOWrapper, io.StringIO)):
         return False
     from IPython import get_ipython
@@ -139,5 +141,5 @@ def in_notebook(stream: Any) -> bool:
 
 
 def open_screen(write: Callable[[str], object] | None = None) -> Screen:
-    """The screen that fits standard output; lines for ``write`` when one is given."""
+    """Return the screen that fits standard output, or one that writes lines with ``write``."""
     return Terminal() if write is None and detect() == "terminal" else Plain(write)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class PassEnded(Exception):
-    """A stop was asked for in mid-pass; the loop catches this and ends the run in good order."""
+    """A stop was requested during a pass; the loop catches this and ends the run in good order."""
 
 
 class NonFiniteLoss(PassEnded):
@@ -15,7 +15,7 @@ class NonFiniteLoss(PassEnded):
     def __init__(self, text: str, step: int | None = None, why: str = "") -> None:
         super().__init__(text)
         self.step = step  # None: the step that was running
-        self.why = why  # what held it, where that is known
+        self.why = why  # the tensor or parameter that is not finite, where that is known
 
 
 class ProcessFailed(RuntimeError):
@@ -29,7 +29,7 @@ class CheckpointCorruptError(ValueError):
 
 
 class Request(NamedTuple):
-    """A wish to end the run, as one process has it."""
+    """A request to end the run, made by one process."""
 
     reason: str
     diverged: bool = False
@@ -38,5 +38,7 @@ class Request(NamedTuple):
     why: str = ""  # what made a loss not finite
 
     def as_error(self) -> PassEnded:
-        """What ends a pass on behalf of this request."""
-        return NonFiniteLoss(self.reason, self.step, self.why) if self.diverged else PassEnded(self.reason)
+        """Return the exception that ends a pass because of this request."""
+        if self.diverged:
+            return NonFiniteLoss(self.reason, self.step, self.why)
+        return PassEnded(self.reason)

@@ -1,4 +1,4 @@
-"""Numbers as text: pure functions, so that what a screen shows can be compared with a file."""
+"""Format numbers and lines as text: pure functions, so that tests compare what a screen shows."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 COLUMN = 13  # most characters of a column in the table
 STARRED = " ★"
 SYMBOLS = {"cpu": "🐌", "cuda": "⚡️"}
-ASCII = str.maketrans({"━": "=", "─": "-", "★": "*", "…": "~", "·": ".", "⠒": "-", "🐌": "*", "🚀": "*", "⚡": "*",
-                       "\ufe0f": None})
+ASCII = str.maketrans({"━": "=", "─": "-", "★": "*", "…": "~", "·": ".", "⠒": "-",
+                       "🐌": "*", "🚀": "*", "⚡": "*", "\ufe0f": None})
 
 
 def number(value: float) -> str:
-    """A number in few characters: four decimals where they say enough, else four digits."""
+    """Return a number in few characters: with four decimals, or with four digits."""
     if not math.isfinite(value):
         return str(value)
     if value == int(value) and abs(value) < 1e6:
@@ -22,30 +22,32 @@ def number(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time as ``0:07``, ``12:30`` or ``2h03m``."""
+    """Return a time as ``0:07``, ``12:30`` or ``2h03m``."""
     whole = int(seconds + 0.5)
-    return f"{whole // 60}:{whole % 60:02d}" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d}"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
 def bar(fraction: float, width: int) -> str:
-    """A bar that fills from the left."""
+    """Return a bar that fills from the left."""
     filled = round(min(max(fraction, 0.0), 1.0) * width)
     return "━" * filled + "─" * (width - filled)
 
 
 def encodable(text: str, encoding: str) -> str:
-    """The text as a stream can take it: a GBK or ASCII log knows no snail, and must not end a run over it."""
+    """Return the text as an encoding can write it: GBK and ASCII have no emoji."""
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
         return text.translate(ASCII).encode(encoding, "replace").decode(encoding)
-    except LookupError:  # a stream of somebody's with a name of its own for what it does
+    except LookupError:  # a stream whose encoding is none that Python knows
         return text.translate(ASCII).encode("ascii", "replace").decode("ascii")
     return text
 
 
 def fit_in(parts: Sequence[str], width: int, gap: str = "  ") -> str:
-    """As many parts as the width holds, the first being the most important."""
+    """Return as many parts as the width holds; the first is the most important."""
     line = ""
     for part in parts:
         longer = f"{line}{gap}{part}" if line else part
@@ -56,36 +58,38 @@ def fit_in(parts: Sequence[str], width: int, gap: str = "  ") -> str:
 
 
 def device_line(device: str) -> str:
-    """Where the run computes."""
+    """Return the line that names the device."""
     return f"<<<<<< {SYMBOLS.get(device.split(':')[0], '🚀')} {device} is used >>>>>>"
 
 
 def best_line(name: str, value: float) -> str:
-    """An epoch is the best so far."""
+    """Return the line for an epoch that is the best so far."""
     return f"<<<<<< reach best {name} : {value:.6g} >>>>>>"
 
 
 def last_line(name: str, best: float | None, epoch: int | None, seconds: float) -> str:
-    """What the run came to."""
+    """Return the last line of a run: the best value and the time."""
     found = "" if best is None else f"best {name} {number(best)} {in_epoch(epoch)}, "
     return f"{found}{duration(seconds)} in all"
 
 
 def in_epoch(epoch: int | None) -> str:
-    """When weights were found; epoch 0 is before all training."""
+    """Return in which epoch weights were found; epoch 0 is before all training."""
     return f"in epoch {epoch}" if epoch else "before the first epoch"
 
 
 def stop_line(reason: str) -> str:
-    """Why the run ended before its last epoch."""
+    """Return the line that says why the run ended before its last epoch."""
     return f"<<<<<< {reason} >>>>>>"
 
 
-def progress_line(*, epoch: int, epochs: int, stage: str, step: int, steps: int | None, elapsed: float,
-                  left: float | None, numbers: Mapping[str, float], best: str, width: int) -> str:
-    """The running epoch on one line: where it is, how long it still takes, its numbers so far."""
+def progress_line(*, epoch: int, epochs: int, stage: str, step: int, steps: int | None,
+                  elapsed: float, left: float | None, numbers: Mapping[str, float], best: str,
+                  width: int) -> str:
+    """Return the running epoch as one line: its place, the time left, its numbers so far."""
     rate = step / elapsed if elapsed > 0 else 0.0
-    shown = [f"{name.removeprefix(stage + '_')} {number(value)}" for name, value in numbers.items() if name != "lr"]
+    shown = [f"{name.removeprefix(stage + '_')} {number(value)}" for name, value in numbers.items()
+             if name != "lr"]
     others = [] if left is None else [f"left {duration(left)}"]
     others += [*shown, *([f"best {best}"] if best else [])]
     others += [f"lr {numbers['lr']:.3g}"] if "lr" in numbers else []
@@ -100,7 +104,7 @@ def progress_line(*, epoch: int, epochs: int, stage: str, step: int, steps: int 
 
 
 def columns(names: Sequence[str], width: int, monitor: str) -> list[str]:
-    """The columns that fit: the watched number first of all, the learning rate only when everything else fits."""
+    """Return the columns that fit: the monitored one first, the learning rate last."""
     rank = {"epoch": 0, monitor: 1, "val_loss": 2, "train_loss": 3, "lr": 5}
     kept: list[str] = []
     for name in sorted(names, key=lambda name: rank.get(name, 4)):
@@ -111,34 +115,37 @@ def columns(names: Sequence[str], width: int, monitor: str) -> list[str]:
 
 
 def column_width(name: str) -> int:
-    """As wide as the name, but a number must fit and a long name is cut."""
+    """Return the width of a column: that of its name, within limits that a number needs."""
     return 6 if name == "epoch" else min(max(len(name), 10), COLUMN)
 
 
 def header(names: Sequence[str]) -> str:
-    """The head of the table."""
+    """Return the head of the table."""
     return " ".join(short(name, COLUMN).rjust(column_width(name)) for name in names)
 
 
 def table_row(row: Mapping[str, float], names: Sequence[str], *, star: bool) -> str:
-    """One epoch of the table; a star marks the best so far."""
-    return " ".join(number(row[name]).rjust(column_width(name)) for name in names) + (STARRED if star else "")
+    """Return an epoch as a row of the table; a star marks the best so far."""
+    cells = (number(row[name]).rjust(column_width(name)) for name in names)
+    return " ".join(cells) + (STARRED if star else "")
 
 
 def short(name: str, width: int) -> str:
-    """A name that fits a column."""
+    """Return a name cut to a width."""
     return name if len(name) <= width else name[:width - 1] + "…"
 
 
 def plain_line(time: str, row: Mapping[str, float], epochs: int, seconds: float) -> str:
-    """One epoch for a log file: a time, then ``key=value`` pairs that can be searched for."""
-    values = [f"{name}={number(value)}" for name, value in row.items() if name != "epoch" and not math.isnan(value)]
-    return " ".join([time, f"epoch={int(row['epoch'])}/{epochs}", *values, f"seconds={seconds:.1f}"])
+    """Return an epoch as a line of a log: a time, then ``key=value`` pairs to search for."""
+    values = [f"{name}={number(value)}" for name, value in row.items()
+              if name != "epoch" and not math.isnan(value)]
+    place = f"epoch={int(row['epoch'])}/{epochs}"
+    return " ".join([time, place, *values, f"seconds={seconds:.1f}"])
 
 
-def rate_line(time: str, *, epoch: int, epochs: int, stage: str, step: int, steps: int | None, elapsed: float,
-              left: float | None, numbers: Mapping[str, float]) -> str:
-    """A sign of life for a log file in mid-epoch, as ``key=value`` pairs."""
+def rate_line(time: str, *, epoch: int, epochs: int, stage: str, step: int, steps: int | None,
+              elapsed: float, left: float | None, numbers: Mapping[str, float]) -> str:
+    """Return the progress within an epoch as a line of a log, in ``key=value`` pairs."""
     rate = step / elapsed if elapsed > 0 else 0.0
     values = [f"{name}={number(value)}" for name, value in numbers.items()]
     done = f"step={step}/{steps}" if steps else f"step={step}"

@@ -1,4 +1,4 @@
-"""Nested tuples, lists, dicts and dataclasses: apply a function to every leaf and keep the containers' types."""
+"""Nested tuples, lists, dicts and dataclasses: map over the leaves and keep the container types."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
+from torchkeras.core.types import Leaf, Tree
 
-def map_tree(function: Callable[[Any], Any], node: Any) -> Any:
-    """Return the tree with ``function`` applied to its leaves; the same object when no leaf changed."""
+
+def map_tree(function: Callable[[Leaf], Leaf], node: Tree) -> Tree:
+    """Return the tree with ``function`` applied to its leaves; the same object if none changed."""
     if isinstance(node, Tensor) or not is_container(node):
         return function(node)
     before = children(node)
@@ -21,8 +23,8 @@ def map_tree(function: Callable[[Any], Any], node: Any) -> Any:
     return rebuild(node, after)
 
 
-def leaves(node: Any) -> Iterator[Any]:
-    """Yield the values of a tree that hold no others."""
+def leaves(node: Tree) -> Iterator[Leaf]:
+    """Yield the values of a tree that are no containers."""
     if not isinstance(node, Tensor) and is_container(node):
         for item in children(node):
             yield from leaves(item)
@@ -30,30 +32,33 @@ def leaves(node: Any) -> Iterator[Any]:
         yield node
 
 
-def is_container(node: Any) -> bool:
-    """Return whether a value holds others: a tuple, list or dict of any type, or an object of a dataclass.
+def is_container(node: Tree) -> bool:
+    """Return whether a value is a tuple, list or dict of any type, or an object of a dataclass.
 
-    What can move itself (a PackedSequence is a namedtuple, a tokenizer's output a dict) is one value.
+    One that has a method ``to`` is one value: a PackedSequence is a namedtuple, and a tokenizer's
+    output a dict, that move themselves.
     """
     if isinstance(node, (tuple, list, Mapping)) or is_record(node):
         return not hasattr(node, "to")
     return False
 
 
-def is_record(node: Any) -> bool:
+def is_record(node: Tree) -> bool:
     """Return whether a value is an object of a dataclass."""
     return dataclasses.is_dataclass(node) and not isinstance(node, type)
 
 
-def children(node: Any) -> Sequence[Any]:
+def children(node: Tree) -> Sequence[Any]:
     """Return the values that a container holds, in its order."""
     if isinstance(node, Mapping):
         return list(node.values())
-    return node if isinstance(node, (tuple, list)) else [getattr(node, one.name) for one in dataclasses.fields(node)]
+    if isinstance(node, (tuple, list)):
+        return node
+    return [getattr(node, one.name) for one in dataclasses.fields(node)]
 
 
-def rebuild(node: Any, items: Sequence[Any]) -> Any:
-    """Return a container of the type of ``node`` that holds ``items``; a plain one where the type cannot be made."""
+def rebuild(node: Tree, items: Sequence[Any]) -> Tree:
+    """Return a container like ``node`` that holds ``items``; a plain one if its type refuses."""
     if type(node) is dict:
         return dict(zip(node, items, strict=True))
     if isinstance(node, Mapping):
@@ -67,24 +72,27 @@ def rebuild(node: Any, items: Sequence[Any]) -> Any:
 
 
 def mapping_like(node: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
-    """Return a mapping of the type of ``node`` with these values, or a plain dict where that type cannot be made.
+    """Return a mapping of the type of ``node`` with these values; a plain dict if its type refuses.
 
-    A defaultdict keeps its factory, a Counter its kind. The outputs of transformers refuse ``update`` and are made from
-    keywords.
+    A defaultdict keeps its factory, a Counter its kind. The outputs of transformers refuse
+    ``update`` and are made from keywords.
     """
     kind: Any = type(node)
-    copied = [lambda: refilled(node, values)] if isinstance(node, dict) else []  # a copy of another may share its store
-    for make in (*copied, lambda: kind(**values), lambda: kind(values)):
+    makers: list[Callable[[], Any]] = [lambda: kind(**values), lambda: kind(values)]
+    if isinstance(node, dict):  # a copy of another kind of mapping may share its storage
+        makers.insert(0, lambda: copy_with_values(node, values))
+    for make in makers:
         try:
             other = make()
-            if type(other) is kind and list(other) == list(values) and all(other[key] is values[key] for key in values):
+            if type(other) is kind and list(other) == list(values) and all(
+                    other[key] is values[key] for key in values):
                 return other
-        except Exception:  # a class of somebody else's may refuse in any way
+        except Exception:  # a user's class may refuse in any way
             continue
     return values
 
 
-def refilled(node: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
+def copy_with_values(node: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
     """Return a shallow copy of a mapping with other values."""
     other: Any = copy.copy(node)
     for key in set(other) - set(values):
@@ -93,9 +101,9 @@ def refilled(node: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
     return other
 
 
-def sequence_like(node: Any, items: Sequence[Any]) -> Any:
-    """Return a tuple or list of the type of ``node``, or a plain one where that type cannot be made."""
-    kind = type(node)
+def sequence_like(node: Sequence[Any], items: Sequence[Any]) -> Any:
+    """Return a tuple or list of the type of ``node``; a plain one if its type refuses."""
+    kind: Any = type(node)
     try:
         return node._make(items) if hasattr(node, "_make") else kind(items)
     except TypeError:  # a subclass whose constructor takes something else

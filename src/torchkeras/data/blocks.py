@@ -1,8 +1,7 @@
-"""Files of plain numbers with a checksum for each block, so that damage is found when they are opened.
+"""Files of plain numbers with a checksum per block, so that damage is found when they are opened.
 
-CRC-32 finds what disks and copies do to a file; it does not keep out somebody who means harm, as
-whoever may write the folder may write the checksums too. It reads 2.3 GB a second on one core, where
-SHA-256 reads 1.0.
+CRC-32 finds what disks and copies do to a file; it does not protect against malice, as whoever may
+write the folder may write the checksums too. It reads 2.3 GB a second on one core, SHA-256 1.0 GB.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from torchkeras.core.files import open_ordinary
 
 BLOCK = 64 << 20  # bytes: the checksums of 1 TB take 180 kB of text
 PIECE = 1 << 18  # bytes read at once
-MOST = 64  # blocks looked at when a folder is opened: 4 GB, less than two seconds where in memory
+MOST = 64  # blocks that are read when a folder is opened: 4 GB, under two seconds from memory
 
 
 def reserve(path: Path, size: int) -> None:
-    """Make a file with room on the disk for all its bytes.
+    """Create a file with disk space reserved for all its bytes.
 
-    A full disk says so here: to write into mapped memory that has no room behind it kills the process.
+    A full disk raises here; writing into mapped memory without disk space kills the process.
 
     Raises:
         OSError: there is no room.
@@ -43,7 +42,7 @@ def checksums(path: Path) -> list[int]:
 
 
 def checksum(file: BinaryIO) -> int:
-    """Return the CRC-32 of the next block of a file, read in pieces that a processor's cache holds."""
+    """Return the CRC-32 of the next block of a file, read in pieces that fit the CPU's cache."""
     found, left = 0, BLOCK
     while left and (piece := file.read(min(PIECE, left))):
         found, left = zlib.crc32(piece, found), left - len(piece)
@@ -51,20 +50,21 @@ def checksum(file: BinaryIO) -> int:
 
 
 def are_checksums(found: object, sizes: list[int]) -> bool:
-    """Return whether something from a file can be the checksums of files of these sizes."""
+    """Return whether a value read from a file can be the checksums of files of these sizes."""
     return isinstance(found, list) and len(found) == len(sizes) and all(
-        isinstance(one, list) and len(one) == -(-size // BLOCK) and all(type(crc) is int for crc in one)
+        isinstance(one, list) and len(one) == -(-size // BLOCK)
+        and all(type(crc) is int for crc in one)
         for one, size in zip(found, sizes, strict=True))
 
 
 def damage(paths: list[Path], sizes: list[int], known: list[list[int]] | None) -> str:
-    """Return what is wrong with files, in words; nothing where they are sound.
+    """Return what is wrong with files, in words; nothing if they are sound.
 
     Args:
         paths: the files.
         sizes: the bytes that each must have.
-        known: the checksums of their blocks. Of more than 4 GB blocks at even distances are looked at.
-            None: of an older folder; sizes alone.
+        known: the checksums of their blocks. Of more than 4 GB, evenly spaced blocks are read.
+            None for a folder written without checksums: only sizes are compared.
 
     Raises:
         OSError: a file is not there, or is a link or no ordinary file.
@@ -79,5 +79,6 @@ def damage(paths: list[Path], sizes: list[int], known: list[list[int]] | None) -
                 count += 1
                 file.seek(number * BLOCK)
                 if count % every == 0 and checksum(file) != crc:
-                    return f"{path.name} is damaged between bytes {number * BLOCK} and {number * BLOCK + BLOCK}"
+                    begin = number * BLOCK
+                    return f"{path.name} is damaged between bytes {begin} and {begin + BLOCK}"
     return ""

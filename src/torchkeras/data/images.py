@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from torchkeras.core.errors import bad_type, bad_value, one_of, whole_number
+from torchkeras.core.types import Value
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,20 +24,23 @@ MODES = ("RGB", "L", "RGBA")
 
 
 class ImageFolder(Dataset[Any]):
-    """Train on images that lie in one folder a class, with a few random changes, without further packages.
+    """Train on images that lie in one folder per class, with a few random transforms built in.
 
-    ``folder/cat/1.jpg, folder/cat/2.jpg, folder/dog/1.jpg`` has the classes ``["cat", "dog"]``, in the order of the
-    alphabet. Random changes are drawn from torch's global random state, which DataLoader workers are seeded from.
+    ``folder/cat/1.jpg, folder/cat/2.jpg, folder/dog/1.jpg`` has the classes ``["cat", "dog"]``, in
+    alphabetical order. Random transforms draw from torch's global random state, from which
+    DataLoader workers are seeded.
 
     Args:
         folder: the folder of the class folders; images lie in them at any depth.
-        size: (height, width) to which images are resized; an int for squares; None leaves them as they are, which goes
-            with batches only when all have one size.
+        size: (height, width) to which images are resized; an int for squares; None leaves them as
+            they are, which works in batches only if all have one size.
         flip: mirror left and right, with a probability of 0.5.
-        rotation: turn by an angle drawn between minus and plus so many degrees; corners become black.
-        transform: takes the image (of PIL, after the changes above) and gives what the net is to see, such as those of
-            torchvision. None: a float tensor ``(channels, height, width)`` from 0 to 1.
-        target_transform: takes the class number and gives the label. None: the number as it is.
+        rotation: rotate by an angle drawn between minus and plus this many degrees; corners become
+            black.
+        transform: takes the image (of PIL, after the changes above) and returns the input of the
+            net, such as the transforms of torchvision. None: a float tensor
+            ``(channels, height, width)`` from 0 to 1.
+        target_transform: takes the class number and returns the label. None: the number as it is.
         mode: "RGB", "L" (grey, one channel) or "RGBA".
 
     Attributes:
@@ -46,8 +50,9 @@ class ImageFolder(Dataset[Any]):
 
     Raises:
         TypeError: an argument is of the wrong kind.
-        ValueError: there is no such folder, it has no class folders, a class has no images, or an argument cannot be;
-            on reading, a file is no image, or has more pixels than ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million).
+        ValueError: there is no such folder, it has no class folders, a class has no images, or an
+            argument is out of range; on reading, a file is no image, or has more pixels than
+            ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million).
 
     Example:
         >>> import tempfile
@@ -62,15 +67,18 @@ class ImageFolder(Dataset[Any]):
         (['cat', 'dog'], torch.Size([3, 16, 24]), 1)
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, size: int | tuple[int, int] | None = None,
-                 flip: bool = False, rotation: float = 0.0, transform: Callable[[Image], Any] | None = None,
+    def __init__(self, folder: str | os.PathLike[str], *,
+                 size: int | tuple[int, int] | None = None, flip: bool = False,
+                 rotation: float = 0.0, transform: Callable[[Image], Any] | None = None,
                  target_transform: Callable[[int], Any] | None = None, mode: str = "RGB") -> None:
         one_of("mode", mode, MODES)
-        for argument, function in (("transform", transform), ("target_transform", target_transform)):
+        for argument, function in (("transform", transform),
+                                   ("target_transform", target_transform)):
             if isinstance(function, type) or not (function is None or callable(function)):
                 raise bad_type(argument, received=repr(function), expected="a function or None")
         self.folder, self.mode = Path(folder).expanduser(), mode
-        self.size, self.flip, self.rotation = checked_size(size), bool(flip), checked_angle(rotation)
+        self.size, self.flip = checked_size(size), bool(flip)
+        self.rotation = checked_angle(rotation)
         self.transform, self.target_transform = transform, target_transform
         self.classes = class_folders(self.folder)
         self.class_to_idx = {name: number for number, name in enumerate(self.classes)}
@@ -88,7 +96,7 @@ class ImageFolder(Dataset[Any]):
         return as_tensor(image), label
 
     def changed(self, image: Image) -> Image:
-        """The image resized, mirrored and turned, as asked."""
+        """Return the image resized, mirrored and rotated, as the arguments say."""
         from PIL import Image as images
 
         if self.size is not None and image.size != self.size[::-1]:
@@ -102,11 +110,12 @@ class ImageFolder(Dataset[Any]):
 
 
 def class_folders(folder: Path) -> list[str]:
-    """The names of the folders in a folder, but for hidden ones."""
+    """Return the names of the folders in a folder, without hidden ones."""
     if not folder.is_dir():
         raise bad_value("folder", received=repr(str(folder)), expected="a folder that exists",
                         fix="Check the path and the working directory.")
-    names = sorted(one.name for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
+    names = sorted(one.name for one in folder.iterdir()
+                   if one.is_dir() and not one.name.startswith("."))
     if not names:
         raise bad_value("folder", received=f"{str(folder)!r}, with no folders in it",
                         expected="a folder for each class")
@@ -114,44 +123,46 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def images_in(folder: Path) -> Iterable[Path]:
-    """The images of a class, in order."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
+    """Return the paths of a class's images, in order."""
+    found = sorted(path for path in folder.rglob("*")
+                   if path.suffix.lower() in SUFFIXES and path.is_file()
                    and not path.name.startswith("."))
     if not found:
         raise bad_value("folder", received=f"the class folder {str(folder)!r} without images",
-                        expected="files that end in " + ", ".join(sorted(SUFFIXES)), fix="Remove it or fill it.")
+                        expected="files that end in " + ", ".join(sorted(SUFFIXES)),
+                        fix="Remove it or fill it.")
     return found
 
 
 def read_image(path: Path, mode: str) -> Image:
-    """An image, upright as its camera says; of several in a file, the first.
+    """Return an image, upright as its EXIF tag says; the first of several in a file.
 
-    Only the formats that the suffixes stand for are read, whatever a file begins with: for others
-    Pillow may start other programs.
+    Only the formats of the known suffixes are read, whatever a file begins with: for others Pillow
+    may start other programs.
     """
     from PIL import Image
 
     cause = None
     try:
         with Image.open(path, formats=FORMATS) as file:
-            wrong = unfit(file.size)  # as its header says: no memory was asked for yet
+            wrong = size_error(file.size)  # from the header, before memory is allocated
             if not wrong:
                 file.load()
-                wrong = unfit(file.size)  # pictures of a GIF may be larger than its header says
+                wrong = size_error(file.size)  # frames of a GIF may be larger than its header says
             if not wrong:
                 return upright(file).convert(mode)
-    except Exception as error:  # readers meet a file that is none of theirs in many ways
-        wrong, cause = f"cannot be read ({in_words(error)})", error
+    except Exception as error:  # Pillow's readers fail on foreign files in many ways
+        wrong, cause = f"cannot be read ({error_text(error)})", error
     raise bad_value("folder", received=f"{str(path)!r}, which {wrong}", expected="an image",
-                    fix="Remove the file or fetch it again; for larger images that you trust, raise "
-                        "PIL.Image.MAX_IMAGE_PIXELS.") from cause
+                    fix="Remove the file or fetch it again; for larger images that you trust, "
+                        "raise PIL.Image.MAX_IMAGE_PIXELS.") from cause
 
 
-def unfit(size: tuple[int, int]) -> str:
-    """Why an image of a size is not read; nothing where it is.
+def size_error(size: tuple[int, int]) -> str:
+    """Return why an image of this size is not read; nothing if it is.
 
-    A file of 400 kB may hold gigabytes of one colour. Pillow itself warns from its limit on, and
-    refuses at twice as much.
+    A file of 400 kB may hold gigabytes of one colour. Pillow itself warns above its limit, and
+    refuses above twice as much.
     """
     from PIL import Image
 
@@ -164,7 +175,7 @@ def unfit(size: tuple[int, int]) -> str:
 
 
 def upright(image: Image) -> Image:
-    """An image turned as its camera says; where that cannot be read, the image as it is."""
+    """Return an image rotated as its EXIF tag says; as it is if that cannot be read."""
     from PIL import ImageOps
 
     try:
@@ -173,16 +184,16 @@ def upright(image: Image) -> Image:
         return image
 
 
-def in_words(error: Exception) -> str:
-    """What went wrong, in one line, without the file's name, which Pillow repeats."""
+def error_text(error: Exception) -> str:
+    """Return an error in one line, without the file's name, which Pillow repeats."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if text.startswith("cannot identify image file"):
         return "it is none of " + ", ".join(FORMATS)
     return f"{type(error).__name__}: {' '.join(text.split())[:160]}"
 
 
-def as_tensor(image: Any) -> Any:
-    """An image of PIL as floats from 0 to 1, channels first; anything else as it is."""
+def as_tensor(image: Value) -> Any:
+    """Return an image of PIL as floats from 0 to 1, channels first; anything else as it is."""
     if not hasattr(image, "getbands"):
         return image
     values = torch.from_numpy(np.array(image, dtype=np.uint8))
@@ -190,8 +201,8 @@ def as_tensor(image: Any) -> Any:
     return pixels.permute(2, 0, 1).contiguous().to(torch.get_default_dtype()) / 255
 
 
-def checked_size(size: Any) -> tuple[int, int] | None:
-    """Height and width."""
+def checked_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """Return height and width; raise if they are no positive ints."""
     if size is None:
         return None
     pair = (size, size) if isinstance(size, int) else size
@@ -202,10 +213,11 @@ def checked_size(size: Any) -> tuple[int, int] | None:
     return int(pair[0]), int(pair[1])
 
 
-def checked_angle(rotation: Any) -> float:
-    """Degrees."""
+def checked_angle(rotation: float) -> float:
+    """Return the degrees as a float; raise unless they are from 0 to 180."""
     if isinstance(rotation, bool) or not isinstance(rotation, (int, float)):
-        raise bad_type("rotation", received=f"{rotation!r} ({type(rotation).__name__})", expected="degrees, 0 to 180")
+        raise bad_type("rotation", received=f"{rotation!r} ({type(rotation).__name__})",
+                       expected="degrees, 0 to 180")
     if not 0 <= rotation <= 180:
         raise bad_value("rotation", received=rotation, expected="degrees, 0 to 180")
     return float(rotation)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchkeras.core.errors import whole_number
+from torchkeras.core.types import Data
 from torchkeras.data.arrays import ArrayDataset
 
 
-def data_iter(features: Any, labels: Any, batch_size: int = 8, shuffle: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
-    """Go once through features and labels in batches, in a new order each time: the first loop of every course.
+def data_iter(features: Data, labels: Data, batch_size: int = 8,
+              shuffle: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
+    """Go once through features and labels in batches, in a new order each time.
 
     Args:
         features: tensor, array, frame or list whose first dimension counts the samples.
@@ -22,7 +23,8 @@ def data_iter(features: Any, labels: Any, batch_size: int = 8, shuffle: bool = T
         shuffle: False keeps the order; else it is drawn from torch's global random state.
 
     Returns:
-        An iterator over ``(features, labels)`` of each batch, as tensors on the device of what was given.
+        An iterator over ``(features, labels)`` of each batch, as tensors on the device of what
+        was given.
 
     Raises:
         TypeError: features or labels are no arrays of numbers, or ``batch_size`` is no int.
@@ -37,4 +39,5 @@ def data_iter(features: Any, labels: Any, batch_size: int = 8, shuffle: bool = T
     dataset = ArrayDataset({"features": features, "labels": labels})
     x, y = dataset.tree["features"], dataset.tree["labels"]
     order = torch.randperm(len(dataset)) if shuffle else torch.arange(len(dataset))
-    return ((x[index.to(x.device)], y[index.to(y.device)]) for index in order.split(batch_size))
+    return ((x[index.to(x.device)], y[index.to(y.device)])
+            for index in torch.split(order, batch_size))

@@ -1,8 +1,9 @@
-"""The batches of a DataLoader over tensors in memory, without taking them apart and putting them together again.
+"""Fast batches for DataLoaders over tensors in memory: selected, not stacked sample by sample.
 
-torch reads a TensorDataset sample by sample and stacks the samples to batches, which costs more than a small net's
-whole training step. One ``index_select`` a tensor gives the same batch. Samples, order, random draws, types and how a
-batch lies in memory are those of the loader itself: kernels are chosen by where a tensor begins, and round differently.
+torch reads a TensorDataset sample by sample and stacks the samples to batches, which costs more
+than the whole training step of a small net. One ``index_select`` per tensor gives the same batch.
+Samples, order, random draws, types and the memory layout of batches are those of the loader itself:
+kernels are chosen by the address at which a tensor begins, and round differently.
 """
 
 from __future__ import annotations
@@ -18,174 +19,190 @@ from torch.utils.data import default_collate as torch_collate
 
 from torchkeras.core.errors import bad_value
 from torchkeras.core.tree import map_tree
+from torchkeras.core.types import Source, Tree
 from torchkeras.data.arrays import as_it_is
-from torchkeras.data.located import Index, Located, can_be_selected_from, inside, locate
+from torchkeras.data.located import Index, SampleTensors, is_selectable, locate, unwrap_subsets
 
-BATCHES_AT_ONCE, BYTES_AT_ONCE = 8, 1 << 17  # as long as they stay in the processor's cache
-ALIGNED, ALIGNED_ELSEWHERE = 64, 512  # bytes: where torch begins a tensor on a CPU, and on an accelerator
+BATCHES_AT_ONCE, BYTES_AT_ONCE = 8, 1 << 17  # as much as stays in the processor's cache
+ALIGNED, ALIGNED_ELSEWHERE = 64, 512  # bytes: torch's alignment on a CPU, and on an accelerator
 
 
-class InMemory:
+class InMemoryLoader:
     """Iterate over a loader's batches by index; made by :func:`in_memory`.
 
     Args:
-        loader: over a Dataset whose samples :func:`torchkeras.data.located.locate` finds.
-        device: where its samples are copied to; None leaves them where they are.
-        before: the same before something of it was changed, which has copies already.
+        loader: a loader for whose Dataset :func:`torchkeras.data.located.locate` finds the tensors.
+        device: the device that the samples are copied to; None leaves them where they are.
+        before: the same object before some samples were changed, which has copies of the others.
     """
 
     def __init__(self, loader: DataLoader[Any], device: torch.device | None = None,
-                 before: InMemory | None = None) -> None:
+                 before: InMemoryLoader | None = None) -> None:
         self.loader, self.device = loader, device
         self.seeded: bool = before is not None and before.seeded
-        self.block: list[Tensor] | None = None  # what the batch in hand was cut from
-        self.found: Located = self.located(None if before is None else before.found)
+        self.block: list[Tensor] | None = None  # the rows from which the current batch was cut
+        self.samples: SampleTensors = self.located(None if before is None else before.samples)
 
     @property
     def tree(self) -> Any:
-        """The tensors, nested as batches are."""
-        return self.found.tree
+        """Return the tensors, nested as batches are."""
+        return self.samples.tree
 
-    def located(self, before: Located | None = None) -> Located:
-        """The samples as they are now."""
-        if not selects(self.loader):
-            raise bad_value("data", received="other samples in the middle of an epoch, which are no plain tensors",
-                            expected="contiguous tensors that do not require grad, as at its beginning",
-                            fix="Put them in their place as an epoch begins, in on_epoch_start.")
+    def located(self, before: SampleTensors | None = None) -> SampleTensors:
+        """Return the samples as they are now; raise if they are no plain tensors any more."""
+        if not only_selects(self.loader):
+            raise bad_value(
+                "data",
+                received="other samples in the middle of an epoch, which are not plain tensors",
+                expected="contiguous tensors that do not require grad, as at its beginning",
+                fix="Put them in their place as an epoch begins, in on_epoch_start.")
         found = locate(self.loader.dataset)
         return found if self.device is None else found.on(self.device, before)
 
     def __iter__(self) -> Iterator[Any]:
-        return self.batches(self.loader.batch_sampler)
+        return self.batches(self.batch_sampler)
 
-    def batches(self, batch_sampler: Any, skip: int = 0) -> Iterator[Any]:
-        """One pass in the order of a batch sampler, from a batch on."""
-        self.found = self.located(self.found)
+    def batches(self, batch_sampler: Iterable[Any], skip: int = 0) -> Iterator[Any]:
+        """Yield the batches of one pass in the order of a batch sampler, without the first few."""
+        self.samples = self.located(self.samples)
         samples: int = len(self.loader.dataset)  # type: ignore[arg-type]
-        blocks = index_blocks(batch_sampler, samples, self.found, skip)
+        blocks = index_blocks(batch_sampler, samples, self.samples, skip)
         if not (self.seeded and self.loader.persistent_workers):
-            # a loader draws a seed for its workers, whether it has some or not
+            # a loader draws a seed for its workers in each pass, even if it has none
             torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)
             self.seeded = True
         for index, size in blocks:
             yield from self.cut(index, size)
 
     def cut(self, index: Index, size: int) -> Iterator[Any]:
-        """The batches of a block, which is fetched anew where its samples change before its last batch is given."""
+        """Yield the batches of a block; fetch the rest anew if its samples change in between."""
         count = index.stop - index.start if isinstance(index, slice) else len(index)
         done = 0
         while done < count:
-            if self.found.changed():
-                self.found = self.located(self.found)
-            self.block = self.found.rows(index if done == 0 else rest(index, done))
-            for batch in zip(*(parts(one, size) for one in self.block), strict=True):
+            if self.samples.changed():
+                self.samples = self.located(self.samples)
+            self.block = self.samples.rows(index if done == 0 else remaining(index, done))
+            for batch in zip(*(split_block(one, size) for one in self.block), strict=True):
                 yield self.filled(batch)
                 done += size
-                if done < count and self.found.changed():
+                if done < count and self.samples.changed():
                     break
 
     def filled(self, batch: tuple[Tensor, ...]) -> Any:
-        """A batch in the containers of the data."""
-        return list(batch) if self.found.flat else filled(self.found.tree, batch)
+        """Return a batch in the containers of the data."""
+        return list(batch) if self.samples.flat else nest(self.samples.tree, batch)
+
+    @property
+    def batch_sampler(self) -> Iterable[Any]:
+        """Return the loader's batch sampler, which :func:`only_selects` has made sure of."""
+        return () if self.loader.batch_sampler is None else self.loader.batch_sampler
 
     @property
     def ordered(self) -> bool:
-        """Whether the order of a pass is known, or drawn, before its first batch."""
+        """Tell whether the order of a pass is known, or drawn, before its first batch."""
         return is_ordered(self.loader.batch_sampler)
 
-    def lives_on(self, device: torch.device) -> bool:
-        """Whether its batches are on a device already."""
+    def is_on(self, device: torch.device) -> bool:
+        """Tell whether its batches are on a device already."""
         return all(one.device.type == device.type and device.index in (None, one.device.index)
-                   for one in self.found.tensors)
+                   for one in self.samples.tensors)
 
-    def on(self, device: torch.device, before: InMemory | None = None) -> InMemory:
-        """The same with all samples on another device."""
-        return InMemory(self.loader, device, before)
+    def on(self, device: torch.device, before: InMemoryLoader | None = None) -> InMemoryLoader:
+        """Return the same with all samples on another device."""
+        return InMemoryLoader(self.loader, device, before)
 
 
-def rest(index: Index, done: int) -> Index:
-    """The positions after so many."""
+def remaining(index: Index, done: int) -> Index:
+    """Return the part of an index after its first ``done`` positions."""
     return slice(index.start + done, index.stop) if isinstance(index, slice) else index[done:]
 
 
-def parts(block: Tensor, size: int) -> Iterator[Tensor]:
-    """The batches of a block, none of which knows of the others: a net may write its weights into one of them.
+def split_block(block: Tensor, size: int) -> Iterator[Tensor]:
+    """Yield the batches of a block, such that a net may write into one without changing others.
 
-    The first begins where the block does. Each other is copied unless it begins where a tensor of its own would.
+    The first begins where the block does. Each other is copied unless its address has the alignment
+    of a new tensor.
     """
     if block.requires_grad:  # of one batch, connected with the samples that learn
-        yield from block.split(size)
+        yield from torch.split(block, size)
         return
     aligned = size * block[:1].nbytes % (ALIGNED if block.is_cpu else ALIGNED_ELSEWHERE) == 0
-    for number, part in enumerate(block.split(size)):
+    for number, part in enumerate(torch.split(block, size)):
         yield part.detach() if aligned or not number else part.clone()
 
 
-def filled(tree: Any, tensors: Iterable[Tensor]) -> Any:
-    """The tree with other tensors in the places of its own."""
+def nest(tree: Tree, tensors: Iterable[Tensor]) -> Any:
+    """Return the tree with other tensors in the places of its own."""
     waiting = iter(tensors)
     return map_tree(lambda _: next(waiting), tree)
 
 
-def is_ordered(batch_sampler: Any) -> bool:
-    """Whether the order of a whole pass is known, or drawn, before its first batch."""
+def is_ordered(batch_sampler: object) -> bool:
+    """Tell whether the order of a whole pass is known, or drawn, before its first batch."""
     sampler: Any = getattr(batch_sampler, "sampler", None)
     return type(batch_sampler) is BatchSampler and (type(sampler) is SequentialSampler or (
         type(sampler) is RandomSampler and not sampler.replacement))
 
 
-def index_blocks(batch_sampler: Any, samples: int, found: Located, skip: int = 0) -> Iterator[tuple[Index, int]]:
-    """The positions of the next batches, as a slice where they follow one another, and the size of a batch.
+def index_blocks(batch_sampler: Any, samples: int, found: SampleTensors,
+                 skip: int = 0) -> Iterator[tuple[Index, int]]:
+    """Yield the indices of the next batches, as a slice if consecutive, and the batch size.
 
-    Small batches are fetched together: a selection costs more than what it selects. Samples that learn are fetched
-    batch by batch, after each update.
+    Small batches are fetched together: a selection costs more than the rows that it selects.
+    Samples that require grad are fetched batch by batch, after each update.
     """
     sampler: Any = getattr(batch_sampler, "sampler", None)
     random = type(sampler) is RandomSampler
     if not is_ordered(batch_sampler) or (random and sampler.num_samples > len(sampler.data_source)):
-        yield from ((index, len(index)) for index in lists(islice(batch_sampler, skip, None), samples))
+        given = index_tensors(islice(batch_sampler, skip, None), samples)
+        yield from ((index, len(index)) for index in given)
         return
     generator = generator_of(sampler) if random else None
     order = torch.randperm(len(sampler.data_source), generator=generator).to(
         found.tensors[0].device) if random else None
     size, end = batch_sampler.batch_size, len(sampler)
     end = end // size * size if batch_sampler.drop_last else end
-    together = 1 if found.learns else min(BATCHES_AT_ONCE, BYTES_AT_ONCE // (size * found.row or 1))
-    step = size * max(together, 1)
+    together = min(BATCHES_AT_ONCE, BYTES_AT_ONCE // (size * found.row_bytes or 1))
+    step = size if found.requires_grad else size * max(together, 1)
     last = end - end % size  # where a batch of fewer samples begins, if there is one
     for rest, (first, until) in enumerate(((skip * size, last), (max(last, skip * size), end))):
         if rest and random and sampler.num_samples == len(sampler.data_source):
-            torch.randperm(sampler.num_samples, generator=generator)  # as the sampler does when no number is left
+            # as the sampler does when no index is left
+            torch.randperm(sampler.num_samples, generator=generator)
         for begin in range(first, until, step):
             block = slice(begin, min(begin + step, until))
             yield block if order is None else order[block], size
 
 
 def generator_of(sampler: RandomSampler) -> torch.Generator:
-    """Return what a pass draws from: the sampler's own generator, or one that it seeds for the pass."""
-    if sampler.generator is not None:
-        return sampler.generator
+    """Return the generator of a pass: the sampler's own, or a new one that it seeds."""
+    own: torch.Generator | None = sampler.generator
+    if own is not None:
+        return own
     generator = torch.Generator()
     generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_().item()))
     return generator
 
 
-def lists(given: Iterable[Any], samples: int) -> Iterator[Tensor]:
-    """Batches of any other sampler; negative positions count from the end."""
+def index_tensors(given: Iterable[Any], samples: int) -> Iterator[Tensor]:
+    """Yield the batches of any other sampler as tensors; negative indices count from the end."""
     for keys in given:
         index = torch.as_tensor(keys, dtype=torch.int64)
         yield torch.where(index < 0, index + samples, index)
 
 
-def in_memory(source: Any) -> InMemory | None:
-    """The fast way through a source; None where it does more than select from tensors."""
-    return InMemory(source) if selects(source) else None
+def in_memory(source: Source) -> InMemoryLoader | None:
+    """Return the fast way through a source; None if it does more than select from tensors."""
+    return InMemoryLoader(source) if only_selects(source) else None
 
 
-def selects(source: Any) -> bool:
-    """Whether a source does nothing but select from tensors."""
-    if type(source) is not DataLoader or source.batch_sampler is None or source.worker_init_fn is not None:
+def only_selects(source: Source) -> bool:
+    """Tell whether a source is a DataLoader that does nothing but select from tensors."""
+    if type(source) is not DataLoader:
+        return False
+    if source.batch_sampler is None or source.worker_init_fn is not None:
         return False
     whole = source.collate_fn is as_it_is
-    found = inside(source.dataset)[0] if whole or source.collate_fn is torch_collate else None
-    return can_be_selected_from(found, whole and found is source.dataset)
+    known = whole or source.collate_fn is torch_collate
+    found = unwrap_subsets(source.dataset)[0] if known else None
+    return is_selectable(found, whole and found is source.dataset)

@@ -1,4 +1,4 @@
-"""Random transforms that come out the same whoever draws them, and whenever."""
+"""Random transforms that are the same in every process, with any number of workers, at any time."""
 
 from __future__ import annotations
 
@@ -7,28 +7,32 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from torchkeras.core.errors import bad_type, whole_number
-from torchkeras.state.rng import put_random_states, random_states
+from torchkeras.core.rng import put_random_states, random_states
+from torchkeras.core.types import Data
 
 MASK = 2**64 - 1
 
 
 class seeded(Dataset[Any]):  # noqa: N801 (called like a function)
-    """Make random transforms repeatable: each sample draws from generators seeded by seed, epoch and its number.
+    """Make random transforms repeatable: each sample is seeded by seed, epoch and its index.
 
-    A plain Dataset draws from wherever the global generators happen to be, and in loader workers from generators that
-    nobody can put back. Wrapped in this, a sample is the same with 0, 1 or 8 workers, in any order, and in a run that
-    was stopped in mid-epoch and goes on. It costs about ten microseconds a sample. Generators that the dataset makes
-    for itself (``numpy.random.default_rng()``) are not reached.
+    A plain Dataset draws from the global generators in whatever state they are, and in loader
+    workers from generators whose state cannot be restored. Wrapped in this, a sample is the same
+    with 0, 1 or 8 workers, in any order, and in a run that was interrupted in an epoch and resumed.
+    It costs about ten microseconds a sample. Generators that the dataset makes for itself
+    (``numpy.random.default_rng()``) are not seeded.
 
     Args:
-        dataset: a Dataset that is read by number and draws from ``random``, ``numpy.random`` or torch.
+        dataset: a Dataset that is read by index and draws from ``random``, ``numpy.random`` or
+            torch.
         seed: another seed gives other draws. From 0 to 2**32 - 1. Default 0.
 
     Raises:
-        TypeError: ``dataset`` cannot be read by number.
+        TypeError: ``dataset`` cannot be read by index.
         ValueError: ``seed`` is out of range.
 
     Example:
@@ -44,18 +48,19 @@ class seeded(Dataset[Any]):  # noqa: N801 (called like a function)
         tensor(False)
     """
 
-    def __init__(self, dataset: Any, seed: int = 0) -> None:
+    def __init__(self, dataset: Data, seed: int = 0) -> None:
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
             raise bad_type("dataset", received=f"a {type(dataset).__name__}",
                            expected="a Dataset with __len__ and __getitem__",
                            fix="A stream has no sample numbers: seed inside its __iter__.")
         whole_number("seed", seed, least=0, most=2**32 - 1)
         self.dataset, self.seed = dataset, seed
-        # shared memory: workers that live from epoch to epoch have a copy of all else
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        # in shared memory, as workers that persist between epochs have copies of all else
+        epoch: Any = torch.zeros((), dtype=torch.int64)
+        self.epoch: Tensor = epoch.share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Other draws from now on."""
+        """Change the draws; ``fit`` calls this as an epoch begins."""
         self.epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -63,7 +68,7 @@ class seeded(Dataset[Any]):  # noqa: N801 (called like a function)
 
     def __getitem__(self, index: int) -> Any:
         before = random_states() if get_worker_info() is None else None
-        number = mixed(self.seed, int(self.epoch), int(index) % len(self))
+        number = mix_numbers(self.seed, int(self.epoch), int(index) % len(self))
         random.seed(number)
         np.random.seed(number & 0xFFFFFFFF)
         torch.default_generator.manual_seed(number)
@@ -74,8 +79,8 @@ class seeded(Dataset[Any]):  # noqa: N801 (called like a function)
                 put_random_states(before)
 
 
-def mixed(*numbers: int) -> int:
-    """Whole numbers as one, of 64 bits that all depend on all of them (SplitMix64, Steele, Lea and Flood 2014)."""
+def mix_numbers(*numbers: int) -> int:
+    """Mix ints to one of 64 bits that depends on all of them (SplitMix64, Steele et al. 2014)."""
     state = 0
     for number in numbers:
         state = (state ^ number) * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15 & MASK

@@ -1,14 +1,18 @@
-"""What a net's forward takes: this tells inputs from labels, before any name is looked at."""
+"""Read the parameters of a net's forward, by which a batch is split into inputs and labels."""
 
 from __future__ import annotations
 
 import inspect
 import weakref
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import nn
 
-CACHE: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Signature | None]] = weakref.WeakKeyDictionary()
+from torchkeras.core.types import LossFn
+
+Found = tuple[Any, "Signature | None"]  # a forward, and its parameters
+CACHE: weakref.WeakKeyDictionary[nn.Module, Found] = weakref.WeakKeyDictionary()
 
 
 class Signature(NamedTuple):
@@ -38,8 +42,8 @@ class Signature(NamedTuple):
 def signature_of(net: nn.Module | None) -> Signature | None:
     """Return what a net's forward takes, or None where code hides it.
 
-    What wraps a net (DataParallel, DistributedDataParallel, torch.compile) takes anything and passes it on, so the net
-    inside is looked at.
+    Wrappers of a net (DataParallel, DistributedDataParallel, torch.compile) accept anything and
+    pass it on, so the net inside is read.
     """
     if net is None:
         return None
@@ -47,33 +51,36 @@ def signature_of(net: nn.Module | None) -> Signature | None:
     forward = inner.forward
     key = getattr(forward, "__func__", forward)
     found = CACHE.get(inner)
-    if found is None or found[0] is not key:  # a forward that was replaced on the object is another one
-        found = key, read(forward)
+    if found is None or found[0] is not key:  # forward may be replaced on the object
+        found = key, read_parameters(forward)
         CACHE[inner] = found
     return found[1]
 
 
 def unwrapped(net: nn.Module) -> nn.Module:
-    """Return the net that a wrapper holds."""
+    """Return the net inside of wrappers."""
     while True:
         inner = getattr(net, "_orig_mod", None)  # torch.compile
-        if inner is None and isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        if inner is None and isinstance(
+                net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             inner = net.module
         if inner is None:
             return net
         net = inner
 
 
-def read(function: Any) -> Signature | None:
-    """Return the parameters of a bound function, or None where they cannot be known."""
+def read_parameters(function: Callable[..., Any]) -> Signature | None:
+    """Return the parameters of a bound function, or None if they cannot be known."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
         return None
     parameters = list(signature.parameters.values())
     kinds = {one.kind for one in parameters}
-    placed = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
-    named = [one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    placed = [one for one in parameters
+              if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    named = [one for one in parameters
+             if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
     open_names = inspect.Parameter.VAR_KEYWORD in kinds
     if open_names and not named and inspect.Parameter.VAR_POSITIONAL in kinds:
         return None  # (*args, **kwargs) says nothing
@@ -84,12 +91,13 @@ def read(function: Any) -> Signature | None:
                      open=open_names, text=str(signature))
 
 
-def takes_third(loss_fn: Any) -> bool:
-    """Tell whether a loss cannot be called without a third argument beside predictions and labels.
+def takes_third(loss_fn: LossFn | None) -> bool:
+    """Tell whether a loss requires a third argument beside predictions and labels.
 
-    Losses for noisy labels are: they are given the number of each sample. An optional third argument, such as the
-    class weights of ``torch.nn.functional.cross_entropy``, is none.
+    Losses for noisy labels do: it is the index of each sample. An optional third argument, such as
+    the class weights of ``torch.nn.functional.cross_entropy``, does not count.
     """
-    function = loss_fn.forward if isinstance(loss_fn, nn.Module) else loss_fn
-    found = None if loss_fn is None else read(function)
+    if loss_fn is None:
+        return False
+    found = read_parameters(loss_fn.forward if isinstance(loss_fn, nn.Module) else loss_fn)
     return found is not None and found.least == 3

@@ -1,49 +1,54 @@
-"""Batches: what a run iterates over, whatever data it was given."""
+"""Batches: an iterable of batches made from any data, with what is known of its length."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from torchkeras.core.communicator import Communicator
 from torchkeras.core.errors import bad_value, message, mistake, whole_number
+from torchkeras.core.types import Batch, Data, Source, State
 from torchkeras.data.arrays import WholeBatches
 from torchkeras.data.kinds import loader_of
-from torchkeras.data.memory import in_memory, selects
-from torchkeras.data.resident import Mover, fits
+from torchkeras.data.memory import in_memory, only_selects
+from torchkeras.data.resident import DevicePrefetcher, fits_on
 from torchkeras.data.reuse import gives_fresh
 from torchkeras.data.samples import size
-from torchkeras.data.start import Start
+from torchkeras.data.start import ResumePoint
 from torchkeras.data.validation import Part
-from torchkeras.distributed.sharded_data import Share, Sharing
 
 
-def batches(data: Any, *, name: str, batch_size: int | None = None, shuffle: bool = False, steps: int | None = None,
-            device: torch.device | str | None = None, dtype: torch.dtype | None = None, draws: bool = True) -> Batches:
-    """Turn whatever the user gave as data into batches, and say at once what is wrong with it.
+def batches(data: Data, *, name: str, batch_size: int | None = None, shuffle: bool = False,
+            steps: int | None = None, device: torch.device | str | None = None,
+            dtype: torch.dtype | None = None, draws: bool = True) -> Batches:
+    """Turn whatever the user gave as data into batches, and raise at once for what is wrong.
 
     Args:
-        data: A DataLoader (used as it is); a Dataset; arrays of numpy, torch or pandas, alone, as ``(x, y)``,
-            ``(x, y, sample_weight)`` or a dict (a list of arrays counts as such a tuple); a generator, list of tuples
-            or dicts, or other iterable of ready batches.
-        name: What errors call the data, such as "train_data".
+        data: A DataLoader (used as it is); a Dataset; arrays of numpy, torch or pandas, alone, as
+            ``(x, y)``, ``(x, y, sample_weight)`` or a dict (a list of arrays counts as such a
+            tuple); a generator, list of tuples or dicts, or other iterable of ready batches.
+        name: The name of the data in errors, such as "train_data".
         batch_size: Samples a batch where batches are made here; None means 32.
         shuffle: A new order every epoch, for arrays and Datasets.
         steps: Batches an epoch; None means all there are.
-        device: Where each batch is moved; None leaves it where it is.
-        dtype: What floats of 64 bits in arrays become, other than torch tensors; None means torch's default.
-        draws: False where measuring shall not move torch's global random state: batches that are made here then draw
-            from a generator of their own. A DataLoader of the user's draws as it always does.
+        device: The device that each batch is moved to; None leaves it where it is.
+        dtype: The dtype of floats of 64 bits in arrays that are no torch tensors; None means
+            torch's default.
+        draws: False where measuring must not move torch's global random state: batches that are
+            made here then draw from a generator of their own. A DataLoader of the user's draws as
+            it always does.
 
     Returns:
         The batches, which can be iterated over once an epoch.
 
     Raises:
         TypeError: This cannot be data.
-        ValueError: There is no batch, fewer batches than ``steps``, or an option does not go with the data.
+        ValueError: There is no batch, fewer batches than ``steps``, or an option does not go with
+            the data.
 
     Example:
         >>> import numpy as np
@@ -55,7 +60,7 @@ def batches(data: Any, *, name: str, batch_size: int | None = None, shuffle: boo
     """
     whole_number("batch_size", batch_size, least=1, optional=True)
     whole_number("steps", steps, least=1, optional=True)
-    size = None if batch_size is None else int(batch_size)  # torch takes no whole number of numpy's
+    size = None if batch_size is None else int(batch_size)  # torch refuses numpy's integers
     loader = loader_of(data, name=name, batch_size=size, shuffle=bool(shuffle), dtype=dtype,
                        draws=draws)
     return Batches(loader, name=name, steps=steps, device=device)
@@ -65,31 +70,50 @@ class OutOfData(ValueError):
     """A source that gave batches before has none left for a new epoch."""
 
 
-class Batches:
-    """Iterate over a source of batches once an epoch, knowing what can be known of it beforehand.
+class Sharding(Protocol):
+    """One rank's share of each pass; ``distributed/sharded_data.py`` has it."""
 
-    A source that can start again starts anew each epoch; a generator goes on where it stopped. An epoch ends when
-    ``steps`` batches are taken or the source ends, whichever is first; an epoch without a batch is an error. Attributes
-    that are not here are read from the source, so ``batches.batch_size`` is the DataLoader's.
+    communicator: Communicator
+    memory: Any  # the fast way through the source, where there is one
+
+    @property
+    def given(self) -> int:
+        """Return how many batches this pass gave to all processes."""
+
+    def own_length(self, length: int) -> int:
+        """Return how many whole batches of a pass are this rank's."""
+
+    def shares(self, divide: bool, start: ResumePoint) -> Iterator[tuple[Any, Batch]]:
+        """Yield this rank's batches with their shares."""
+
+
+class Batches:
+    """Iterate over a source of batches once an epoch; tell what is known of its length.
+
+    A source that can start again starts anew each epoch; a generator continues where it stopped. An
+    epoch ends when ``steps`` batches are taken or the source ends, whichever is first; an epoch
+    without a batch is an error. Attributes that are not here are read from the source, so
+    ``batches.batch_size`` is the DataLoader's.
 
     Args:
-        source: An iterable of batches. On a DataLoader an attribute ``size`` set by the user counts as ``steps``.
-        name: What errors call it.
+        source: An iterable of batches. On a DataLoader an attribute ``size`` set by the user counts
+            as ``steps``.
+        name: The name of the data in errors.
         steps: Batches an epoch; None means all there are.
-        device: Where each batch is moved; None leaves it where it is.
+        device: The device that each batch is moved to; None leaves it where it is.
 
     Attributes:
         source: The iterable of batches itself.
         length: Batches an epoch, None when not known.
         samples: Samples an epoch, None when not known.
         last_batch: Samples of an epoch's last batch, None when not known.
-        share: Of several processes, this one's share of the batch in hand; None where there is one process.
+        share: This rank's shard of the current batch; None with one process.
 
     Raises:
         ValueError: The source is known to have no batch, or fewer than ``steps``.
 
     Example:
-        >>> stream = Batches(iter([torch.ones(2), torch.zeros(2), torch.ones(2)]), name="train_data", steps=2)
+        >>> stream = Batches(iter([torch.ones(2)] * 3), name="train_data", steps=2)
         >>> [len(list(stream)) for epoch in range(2)]
         [2, 1]
     """
@@ -109,24 +133,24 @@ class Batches:
                             expected=f"at most {self.length} steps",
                             fix="Ask for fewer steps, or pass an iterable that goes on.")
         self.memory = in_memory(source)
-        self.near = self.memory  # where its batches are wanted
-        self.mover: Mover | None = None
-        self.settled_on: torch.device | str | None = None
-        self.sharing: Sharing | None = None
+        self.device_data = self.memory  # the same on the device, if there is room
+        self.prefetcher: DevicePrefetcher | None = None
+        self.placed_on: torch.device | str | None = None
+        self.sharing: Sharding | None = None
         self.divide = False
-        self.share: Share | None = None
-        self.current = source  # what a pass goes through
-        self.start = Start()  # where the next pass begins
-        self.given = 0  # batches that this pass gave
-        self.total = 0  # batches that all passes gave
-        self.between: Callable[[], None] | None = None  # called before each batch is read, when all is done before it
-        self.begins: Callable[[], None] | None = None  # called as a pass begins, before anything is drawn for it
-        self.items: int | None = None  # of the tuple or list that each batch is; 0 for batches that are none
+        self.share: Any = None
+        self.current = source  # the iterable of a pass: a copy whose workers persist, on resume
+        self.start = ResumePoint()  # where the next pass begins
+        self.num_yielded = 0  # batches that this pass yielded
+        self.total = 0  # batches that all passes yielded
+        # called as a pass starts, before any random number is drawn for it
+        self.on_start: Callable[[], None] | None = None
+        self.items: int | None = None  # length of each batch; 0 if it is no tuple or list
         self.used = False  # whether there was a pass before this one
         self._has_given = False
 
     def count(self) -> None:
-        """Find out how many batches and samples an epoch has."""
+        """Set the number of batches and samples of an epoch, as far as they are known."""
         available = _length(self.source)
         if available == 0:
             raise _no_batch(self.name, self.source)
@@ -136,8 +160,8 @@ class Batches:
         self.samples, self.last_batch = _count(self.source, self.length)
 
     def renew(self) -> None:
-        """Look again before a pass: a callback may have put in other samples, or changed how they are drawn."""
-        for holder in holders(self.source):
+        """Count again before a pass: a callback may have put in other samples or options."""
+        for holder in data_components(self.source):
             if isinstance(holder, Part):
                 holder.check(self.name)
         if not isinstance(self.source, Iterator):
@@ -145,144 +169,148 @@ class Batches:
         self.find()
 
     def find(self) -> None:
-        """See whether the samples can still be taken from memory, and whether what is new there fits the device."""
+        """Check whether samples can still be selected from memory, and move changed ones."""
         memory = self.memory
         if memory is None:
             return
-        if not selects(self.source):
-            self.memory = self.near = self.sharing = self.settled_on = None
-        elif self.near is not memory and self.near is not None and memory.found.changed():
-            memory.found = memory.located()
-            self.settled_on = None
-        self.settle()
+        if not only_selects(self.source):
+            self.memory = self.device_data = self.sharing = self.placed_on = None
+        elif self.device_data is not None and self.device_data is not memory and (
+                memory.samples.changed()):
+            memory.samples = memory.located()
+            self.placed_on = None
+        self.place()
 
-    def share_between(self, together: Any, *, divide: bool) -> None:
-        """Give this process its share of each pass only: a part of every batch, or whole batches in turn."""
+    def prepare_pass(self, *, divide: bool) -> None:
+        """Look at the source again before a pass, and place it on the device.
+
+        Args:
+            divide: in several processes, each computes a part of every batch, not whole batches.
+        """
         self.divide = divide
         self.renew()
-        self.settle()
-        if together.world > 1 and (self.sharing is None or self.sharing.together is not together):
-            self.sharing = Sharing(self.source, self.name, self.steps, together, self.near)
-        if self.sharing is not None:
-            self.sharing.memory = self.near
+        self.place()
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the epoch to whatever in the data asks for it: samplers and datasets with a ``set_epoch``."""
-        for holder in holders(self.source):
+        """Call ``set_epoch`` of all samplers and datasets in the source that have it."""
+        for holder in data_components(self.source):
             if callable(tell := getattr(holder, "set_epoch", None)):
                 tell(epoch)
 
-    def settle(self) -> None:
-        """Let data in memory live on the device where there is room, once; decide how other batches get there."""
-        if self.settled_on == self.device:
+    def place(self) -> None:
+        """Copy data in memory to the device, once, if it fits; else move batch by batch."""
+        if self.placed_on == self.device:
             return
-        before, self.settled_on, self.near, self.mover = self.near, self.device, self.memory, None
+        before, self.placed_on = self.device_data, self.device
+        self.device_data, self.prefetcher = self.memory, None
         if self.device is None:
             return
         device = torch.device(self.device)
-        found = None if self.memory is None else self.memory.found
-        # samples that learn are copied with each batch: a copy of all would be that of before the update
-        if self.memory is not None and found is not None and device.type != "cpu" and not found.learns and fits(
-                found.tensors, device):
-            self.near = self.memory.on(device, before)
-        if self.near is None or not self.near.lives_on(device):
-            self.mover = Mover(device, gives_fresh(self.source))
-
+        found = None if self.memory is None else self.memory.samples
+        # samples that require grad are copied with each batch: a copy of all would not be updated
+        if self.memory is not None and found is not None and device.type != "cpu" and (
+                not found.requires_grad and fits_on(found.tensors, device)):
+            self.device_data = self.memory.on(device, before)
+        if self.device_data is None or not self.device_data.is_on(device):
+            self.prefetcher = DevicePrefetcher(device, gives_fresh(self.source))
     @property
     def fresh(self) -> bool:
-        """Whether each batch stays as it is when the next one is read."""
-        return self.near is not None or (self.mover is None and gives_fresh(self.source))
+        """Tell whether each batch keeps its memory to itself when the next one is read."""
+        direct = self.prefetcher is None and gives_fresh(self.source)
+        return self.device_data is not None or direct
 
     @property
     def of_arrays(self) -> bool:
-        """Whether these are arrays that the user gave as such, so that a third one is weights."""
+        """Tell whether the user gave arrays, so that a third one is weights."""
         return isinstance(getattr(self.source, "dataset", None), WholeBatches)
 
     @property
     def own_length(self) -> int | None:
-        """Batches of a pass in this process, None when not known."""
+        """Return the batches of a pass on this rank, None when not known."""
         if self.length is None or self.sharing is None or self.divide:
             return self.length
-        return len(range(self.sharing.together.rank, self.length, self.sharing.together.world))
+        return self.sharing.own_length(self.length)
 
     def __iter__(self) -> Iterator[Any]:
         self.find()
-        self.settle()
-        start, self.start = self.start, Start()
-        self.given, self.used = start.skip, self._has_given
+        self.place()
+        start, self.start = self.start, ResumePoint()
+        self.num_yielded, self.used = start.skip, self._has_given
         start.first()
-        if self.begins is not None:
-            self.begins()
-        mover = self.mover
-        # an iterator that is not used would draw random numbers too
-        for batch in self._whole(start) if self.sharing is None else self._shared(self.sharing, start):
+        if self.on_start is not None:
+            self.on_start()
+        prefetcher = self.prefetcher
+        # an iterator that is made but not used would draw random numbers too
+        sharing = self.sharing
+        for batch in self._whole(start) if sharing is None else self._shared(sharing, start):
             if not self._has_given or self.items is None:
                 self.items = len(batch) if type(batch) in (tuple, list) else 0
             self._has_given = True
-            self.given += 1
+            self.num_yielded += 1
             self.total += 1
-            yield batch if mover is None else mover(batch)
-            if self.between is not None:
-                self.between()
-        start.then()
-        if not (self.given if self.sharing is None else self.sharing.given):
+            yield batch if prefetcher is None else prefetcher(batch)
+        start.restore()
+        if not (self.num_yielded if self.sharing is None else self.sharing.given):
             raise _out_of_data(self.name) if self._has_given else _no_batch(self.name, self.source)
         self._has_given = True
 
-    def _whole(self, start: Start) -> Iterator[Any]:
-        if self.near is not None and start.skip:
-            return islice(start.in_memory(self.near), start.left(self.steps))
-        if self.near is not None:
-            return islice(self.near, self.steps)
-        source = start.of(self.current)
+    def _whole(self, start: ResumePoint) -> Iterator[Any]:
+        if self.device_data is not None and start.skip:
+            return islice(start.in_memory(self.device_data), start.left(self.steps))
+        if self.device_data is not None:
+            return islice(self.device_data, self.steps)
+        source = start.batches_of(self.current)
         if getattr(source, "persistent_workers", False):
             self.current = source  # its workers live on
         return islice(source, start.left(self.steps))
 
-    def _shared(self, sharing: Sharing, start: Start) -> Iterator[Any]:
+    def _shared(self, sharing: Sharding, start: ResumePoint) -> Iterator[Any]:
         for share, batch in sharing.shares(self.divide, start):
             self.share = share
             yield batch
 
     def known_indices(self) -> dict[int, Any]:
-        """Return the indices of Subsets that are arrays already, by the identity of what the Subset holds."""
-        return {} if self.memory is None else self.memory.found.arrays
+        """Return the indices of Subsets that are arrays already, by ``id(Subset.indices)``."""
+        return {} if self.memory is None else self.memory.samples.arrays
 
-    def position(self) -> dict[str, Any]:
-        """What is to be known of this data to go on with it in another process."""
-        own: Any = self.source if stateful(self.source) else None
+    def position(self) -> State:
+        """Return the position in the data, for a checkpoint."""
+        own: Any = self.source if has_state_dict(self.source) else None
         return {"total": self.total, "given": self._has_given, "used": self.used,
                 "state": None if own is None else own.state_dict()}
 
-    def go_on(self, position: dict[str, Any], skip: int, first: Callable[[], None], then: Callable[[], None]) -> None:
-        """Let the next pass begin where the run was that told its :meth:`position`."""
+    def resume_at(self, position: State, skip: int, first: Callable[[], None],
+                  restore: Callable[[], None]) -> None:
+        """Let the next pass begin at a saved :meth:`position`, after ``skip`` of its batches."""
         begun = position["used"] if skip else position["given"]
         again = begun and getattr(self.source, "persistent_workers", False)
         self.total, self._has_given = position["total"], begun
-        for memory in (self.memory, self.near) if again else ():
+        for memory in (self.memory, self.device_data) if again else ():
             if memory is not None:
                 memory.seeded = True
-        self.start = Start(skip, first, then, position["state"], again=again,
-                           total=self.total if isinstance(self.source, Iterator) and self.total else None)
+        cannot_restart = isinstance(self.source, Iterator) and self.total
+        self.start = ResumePoint(skip, first, restore, position["state"], again=again,
+                                 total=self.total if cannot_restart else None)
 
     def __len__(self) -> int:
         if self.length is None:
-            raise TypeError(f"{self.name}: a {type(self.source).__name__} does not tell its length; "
-                            "give the number of steps an epoch, or read .length, which is None then.")
+            raise TypeError(f"{self.name}: a {type(self.source).__name__} does not tell its "
+                            "length; give the number of steps an epoch, or read .length, which is "
+                            "None then.")
         return self.length
 
     def __bool__(self) -> bool:
         return True
 
     def __getattr__(self, attribute: str) -> Any:
-        # Copying and unpickling ask before there is a source.
+        # copying and unpickling ask for attributes before there is a source
         if attribute == "source" or attribute.startswith("__"):
             raise AttributeError(attribute)
         return getattr(self.source, attribute)
 
 
-def holders(source: Any) -> Iterator[Any]:
-    """A source of batches and what it is made of: samplers and datasets, each once."""
+def data_components(source: Source) -> Iterator[Any]:
+    """Yield a source of batches and its samplers and datasets, each once."""
     waiting, seen = [source], set()
     while waiting:
         one = waiting.pop(0)
@@ -291,15 +319,17 @@ def holders(source: Any) -> Iterator[Any]:
         seen.add(id(one))
         yield one
         parts = getattr(one, "__dict__", {})
-        waiting += [parts.get(name) for name in ("batch_sampler", "sampler", "dataset", "data_source")]
+        waiting += [parts.get(name)
+                    for name in ("batch_sampler", "sampler", "dataset", "data_source")]
 
 
-def stateful(source: Any) -> bool:
-    """Whether a source tells where it is, and can be put there."""
-    return callable(getattr(source, "state_dict", None)) and callable(getattr(source, "load_state_dict", None))
+def has_state_dict(source: Source) -> bool:
+    """Tell whether a source can save and restore its own position."""
+    return callable(getattr(source, "state_dict", None)) and callable(
+        getattr(source, "load_state_dict", None))
 
 
-def _size_set_by_user(source: Any) -> int | None:
+def _size_set_by_user(source: Source) -> int | None:
     if type(source) is not DataLoader:  # a subclass may mean something else by its size
         return None
     steps: int | None = vars(source).get("size")
@@ -307,15 +337,15 @@ def _size_set_by_user(source: Any) -> int | None:
     return steps
 
 
-def _length(source: Any) -> int | None:
+def _length(source: Source) -> int | None:
     try:
         return len(source)
     except (TypeError, NotImplementedError):
         return None
 
 
-def _count(source: Any, length: int | None) -> tuple[int | None, int | None]:
-    """Samples of an epoch and of its last batch, each None when not known."""
+def _count(source: Source, length: int | None) -> tuple[int | None, int | None]:
+    """Return the samples of an epoch and of its last batch, each None when not known."""
     if length is None:
         return None, None
     if isinstance(source, list):
@@ -329,7 +359,7 @@ def _count(source: Any, length: int | None) -> tuple[int | None, int | None]:
     return taken, taken - (length - 1) * source.batch_size
 
 
-def _count_ready(ready: list[Any]) -> tuple[int | None, int | None]:
+def _count_ready(ready: list[Batch]) -> tuple[int | None, int | None]:
     try:
         sizes = [size(batch) for batch in ready]
     except ValueError:
@@ -339,26 +369,30 @@ def _count_ready(ready: list[Any]) -> tuple[int | None, int | None]:
 
 def _samples(loader: DataLoader[Any]) -> int | None:
     if not isinstance(loader.dataset, IterableDataset):
-        return _length(loader.sampler)  # a sampler may draw fewer or more samples than the dataset has
+        return _length(loader.sampler)  # a sampler may draw fewer or more than the dataset has
     # Each worker ends with a batch of its own.
     return _length(loader.dataset) if loader.num_workers <= 1 else None
 
 
-def _no_batch(name: str, source: Any) -> ValueError:
+def _no_batch(name: str, source: Source) -> ValueError:
     if isinstance(source, DataLoader):
         count = _length(source.dataset)
-        found = (f"dataset of {'unknown' if count is None else count} samples, batch_size={source.batch_size}, "
-                 f"drop_last={source.drop_last}")
-        return bad_value(name, received=f"a DataLoader of 0 batches ({found})", expected="at least one batch",
-                         fix="Pass drop_last=False or a smaller batch_size." if source.drop_last and count != 0
+        found = (f"dataset of {'unknown' if count is None else count} samples, "
+                 f"batch_size={source.batch_size}, drop_last={source.drop_last}")
+        drops = source.drop_last and count != 0
+        return bad_value(name, received=f"a DataLoader of 0 batches ({found})",
+                         expected="at least one batch",
+                         fix="Pass drop_last=False or a smaller batch_size." if drops
                          else "Check what the dataset reads.")
-    return bad_value(name, received=f"a {type(source).__name__} that gives no batch", expected="at least one batch",
-                     fix="A generator can be read only once: make a new one." if isinstance(source, Iterator)
-                     else "Check what it reads.")
+    return bad_value(name, received=f"a {type(source).__name__} that gives no batch",
+                     expected="at least one batch",
+                     fix="A generator can be read only once: make a new one."
+                     if isinstance(source, Iterator) else "Check what it reads.")
 
 
 def _out_of_data(name: str) -> OutOfData:
     steps = "validation_steps" if name == "val_data" else "steps_per_epoch"
-    return mistake(OutOfData(message(f"{name} ran out of data", "no batch in this epoch", "at least one batch an epoch",
-                             f"Give {steps} that all epochs together can fill, or an iterable that can start "
-                             "again, such as a list or a DataLoader.")))
+    fix = (f"Give {steps} that all epochs together can fill, or an iterable that can start again, "
+           "such as a list or a DataLoader.")
+    return mistake(OutOfData(message(f"{name} ran out of data", "no batch in this epoch",
+                                     "at least one batch an epoch", fix)))

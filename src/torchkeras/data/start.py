@@ -1,8 +1,8 @@
-"""Where a pass over the data begins: at its first batch, or in the middle, when a stopped run goes on.
+"""Begin a pass over the data at its first batch or, when a run is resumed, in the middle.
 
-What a loader draws for a pass is drawn again, from where the random generators were as the pass began; then the batches
-that were done are left out, by their numbers where the data has numbers; then the generators are put to where the run
-was stopped.
+On resume, the random generators are set to where they were as the pass began, so that the loader
+draws the same for it; then the batches that were done are skipped, by their indices if the data has
+some; then the generators are set to where the run was interrupted.
 """
 
 from __future__ import annotations
@@ -11,87 +11,94 @@ import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
-from torchkeras.state.rng import random_states
+from torchkeras.core.rng import random_states
+from torchkeras.core.types import Source, State
+
+if TYPE_CHECKING:
+    from torchkeras.data.memory import InMemoryLoader
 
 
-def nothing() -> None:
-    """What is done before and after at an ordinary start."""
+def no_op() -> None:
+    """Do nothing: an ordinary start has no state to restore."""
 
 
-class Start:
+class ResumePoint:
     """The start of one pass.
 
     Args:
         skip: batches of the pass that are done.
-        first: puts the generators to where they were as the pass began.
-        then: puts back all that is to be as it was after those batches; called once, before the next batch is read.
-        state: what a source with a ``state_dict`` of its own said there.
-        total: for a source that cannot start again, the batches that it gave in all passes.
-        again: whether workers that live on from pass to pass were there already: starting them draws a seed, which the
-            stopped run did not draw for this pass.
+        first: sets the generators to where they were as the pass began.
+        restore: sets everything back to where it was after those batches; called once, before the
+            next batch is read.
+        state: the ``state_dict`` of a source that has one, at that moment.
+        total: for a source that cannot start again, the batches that it yielded in all passes.
+        again: whether persistent workers were there already: starting them draws a seed, which the
+            interrupted run did not draw for this pass.
     """
 
-    def __init__(self, skip: int = 0, first: Callable[[], None] = nothing, then: Callable[[], None] = nothing,
-                 state: Any = None, total: int | None = None, again: bool = False) -> None:
+    def __init__(self, skip: int = 0, first: Callable[[], None] = no_op,
+                 restore: Callable[[], None] = no_op, state: State | None = None,
+                 total: int | None = None, again: bool = False) -> None:
         self.skip, self.first, self.state, self.total, self.again = skip, first, state, total, again
-        self.waiting: Callable[[], None] | None = then
+        self.waiting: Callable[[], None] | None = restore
 
-    def then(self) -> None:
-        """The moment before the next batch."""
+    def restore(self) -> None:
+        """Restore the state of the moment before the next batch; do nothing on later calls."""
         waiting, self.waiting = self.waiting, None
         if waiting is not None:
             waiting()
 
     def left(self, steps: int | None) -> int | None:
-        """Batches that are left of a pass of so many."""
+        """Return how many of ``steps`` batches are left of the pass."""
         return None if steps is None else steps - self.skip
 
     def rest(self, items: Iterable[Any]) -> Iterator[Any]:
-        """The items after those that are done."""
+        """Yield the items after those that are done."""
         if self.again:
             self.first()
         rest = iter(items)
         for _ in islice(rest, self.skip if self.total is None else self.total):
             pass
-        self.then()
-        for item in rest:  # noqa: UP028 ("yield from" would close a user's generator, which goes on in the next pass)
+        self.restore()
+        for item in rest:  # noqa: UP028 ("yield from" would close the user's generator)
             yield item
 
-    def in_memory(self, memory: Any) -> Iterator[Any]:
-        """The rest of a pass over tensors in memory; a sampler that draws as it goes draws for the batches left out."""
+    def in_memory(self, memory: InMemoryLoader) -> Iterator[Any]:
+        """Yield the rest of a pass over tensors in memory; skipped batches are drawn if need be."""
         if not memory.ordered:
-            return iter(memory.batches(self.rest(memory.loader.batch_sampler)))
-        return self.after(memory.batches(memory.loader.batch_sampler, self.skip))
+            return iter(memory.batches(self.rest(memory.batch_sampler)))
+        return self.restore_after_first(memory.batches(memory.batch_sampler, self.skip))
 
-    def after(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """Batches, of which reading the first draws what is to be drawn for the pass."""
+    def restore_after_first(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Yield batches; reading the first draws the random numbers of the pass."""
         for batch in batches:
-            self.then()
+            self.restore()
             yield batch
 
-    def of(self, source: Any) -> Iterable[Any]:
-        """The rest of a pass over any source."""
+    def batches_of(self, source: Source) -> Iterable[Any]:
+        """Return the rest of a pass over any source."""
         if not (self.skip or self.again) and self.total is None and self.state is None:
-            return source
+            whole: Iterable[Any] = source
+            return whole
         if self.state is not None:
-            return self.loaded(source)
-        if numbered(source):
-            return beginning_at(source, self)
+            return self.restored(source)
+        if is_index_based(source):
+            return resumed_loader(source, self)
         return self.rest(source)
 
-    def loaded(self, source: Any) -> Iterator[Any]:
-        """The rest of a pass over a source that was put to where it was.
+    def restored(self, source: Source) -> Iterator[Any]:
+        """Yield the rest of a pass over a source that has loaded its ``state_dict``.
 
-        An iterator draws for the pass as it is made. A generator function does so with its first batch, which tells
-        nothing of whether it draws for each batch: it is read twice to find out.
+        An iterator object draws for the pass as it is made, a generator function with its first
+        batch. Whether it also draws for each batch is found out by reading it twice.
         """
         source.load_state_dict(self.state)
         rest = iter(source)
-        if self.waiting is not nothing and inspect.isgenerator(rest):
+        if self.waiting is not no_op and inspect.isgenerator(rest):
             early = draws_once(rest)
             rest.close()
             self.first()
@@ -99,52 +106,56 @@ class Start:
             rest = iter(source)
             if early:
                 first = list(islice(rest, 1))
-                self.then()
+                self.restore()
                 yield from first
-        self.then()
-        for item in rest:  # noqa: UP028 ("yield from" would close it)
+        self.restore()
+        for item in rest:  # noqa: UP028 (as above)
             yield item
 
 
 def draws_once(items: Iterator[Any]) -> bool:
-    """Whether the first item is drawn for, from the global generators, and the second is not."""
-    moments = [moment()]
+    """Tell whether reading the first item draws from the global generators, and the second not."""
+    moments = [rng_position()]
     for _ in range(2):
         given = list(islice(items, 1))
-        moments.append(moment() if given else moments[-1])  # an end draws for nothing that is to come
+        # the end of the data draws for nothing that follows
+        moments.append(rng_position() if given else moments[-1])
     return moments[0] != moments[1] == moments[2]
 
 
-def moment() -> tuple[Any, ...]:
-    """Where the global generators are."""
+def rng_position() -> tuple[Any, ...]:
+    """Return the position of the global generators."""
     states = random_states()
     _, key, *place = states["numpy"]
     return states["python"], key.tobytes(), place, states["torch"].numpy().tobytes()
 
 
-def numbered(source: Any) -> bool:
-    """Whether a source is a DataLoader whose batches are lists of sample numbers first."""
-    return (isinstance(source, DataLoader) and type(source).__iter__ is DataLoader.__iter__
-            and source.batch_sampler is not None and not isinstance(source.dataset, IterableDataset))
+def is_index_based(source: Source) -> bool:
+    """Tell whether a source is a DataLoader that makes each batch from a list of indices."""
+    if not isinstance(source, DataLoader) or isinstance(source.dataset, IterableDataset):
+        return False
+    return type(source).__iter__ is DataLoader.__iter__ and source.batch_sampler is not None
 
 
-class Numbers:
-    """The lists of sample numbers of a pass, from some batch on: what a DataLoader takes for a batch sampler."""
+class RemainingIndices:
+    """A batch sampler for a DataLoader: the index lists of a pass, without the first few."""
 
-    def __init__(self, batch_sampler: Any, start: Start) -> None:
+    def __init__(self, batch_sampler: Iterable[Any], start: ResumePoint) -> None:
         self.batch_sampler, self.start = batch_sampler, start
 
     def __iter__(self) -> Iterator[Any]:
-        start, self.start = self.start, Start()  # as the first number is asked for: loaders make iterators to spare
+        # once the first index is asked for: DataLoaders also make iterators that they do not use
+        start, self.start = self.start, ResumePoint()
         yield from start.rest(self.batch_sampler)
 
     def __len__(self) -> int:
-        return len(self.batch_sampler)
+        return len(self.batch_sampler)  # type: ignore[arg-type]
 
 
-def beginning_at(loader: DataLoader[Any], start: Start) -> DataLoader[Any]:
-    """The same loader, whose next pass begins in the middle."""
+def resumed_loader(loader: DataLoader[Any], start: ResumePoint) -> DataLoader[Any]:
+    """Return a copy of a loader whose next pass begins in the middle."""
     other = copy.copy(loader)
-    # torch refuses to set these on a finished DataLoader; a copy never iterated over has no state yet
-    other.__dict__.update(batch_sampler=Numbers(loader.batch_sampler, start), _iterator=None)
+    # torch refuses to set these attributes on a DataLoader; a copy never iterated has no state
+    indices: Any = loader.batch_sampler
+    other.__dict__.update(batch_sampler=RemainingIndices(indices, start), _iterator=None)
     return other

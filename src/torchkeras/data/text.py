@@ -1,16 +1,16 @@
-"""From raw texts to rows of word numbers: clean, count, number, pad."""
+"""Turn texts into rows of word indices: clean, count, number and pad."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchkeras.core.errors import bad_type, bad_value, whole_number
+from torchkeras.core.types import Data
 from torchkeras.data.arrays import ArrayDataset
 
 UNKNOWN, PADDING = 0, 1
@@ -21,15 +21,15 @@ NO_WORD = re.compile(r"[\W_]+")
 
 
 def clean_text(text: str) -> str:
-    """Reduce a text to lower-case words with a space between them.
+    """Return a text as lower-case words with a space between them.
 
-    HTML tags and punctuation become spaces; an apostrophe goes without leaving one, so ``don't`` is one word.
+    HTML tags and punctuation become spaces; apostrophes are removed, so ``don't`` is one word.
 
     Args:
         text: the text.
 
     Raises:
-        TypeError: it is no text.
+        TypeError: it is no str.
 
     Example:
         >>> clean_text("Great movie!<br />Don't  miss the co-writer's cut.")
@@ -42,20 +42,21 @@ def clean_text(text: str) -> str:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text, cleaned."""
+    """Return the words of a text, cleaned."""
     return clean_text(text).split()
 
 
 class Vocabulary:
-    """Number the words of texts: what a net with an ``Embedding`` reads.
+    """Number the words of texts, as a net with an ``Embedding`` reads them.
 
-    Number 0 stands for every word that is not in the list, 1 for padding; the words follow from 2 on. Make one of your
-    training texts with :meth:`build`.
+    Number 0 stands for every word that is not in the list, 1 for padding; the words follow from 2
+    on. Make one from your training texts with :meth:`build`.
 
     Args:
         words: the words, each once, in the order of their numbers.
-        tokenize: takes a text apart; by default it is cleaned by :func:`clean_text` and split at spaces. For languages
-            without spaces between words pass a segmenter, such as ``jieba.lcut``.
+        tokenize: splits a text into words; by default it is cleaned by :func:`clean_text` and split
+            at spaces. For languages without spaces between words pass a segmenter, such as
+            ``jieba.lcut``.
 
     Attributes:
         words: all words; their position plus 2 is their number.
@@ -72,12 +73,15 @@ class Vocabulary:
         4
     """
 
-    def __init__(self, words: Iterable[str], tokenize: Callable[[str], Sequence[str]] = words_of) -> None:
+    def __init__(self, words: Iterable[str],
+                 tokenize: Callable[[str], Sequence[str]] = words_of) -> None:
         self.words, self.tokenize = texts_in("words", words), tokenize
-        self.numbers = {word: number for number, word in enumerate(self.words, start=len(SPECIAL))}
+        self.numbers = {word: number
+                        for number, word in enumerate(self.words, start=len(SPECIAL))}
         if len(self.numbers) < len(self.words):
             twice = next(word for word, count in Counter(self.words).items() if count > 1)
-            raise bad_value("words", received=f"{twice!r} more than once", expected="each word once")
+            raise bad_value("words", received=f"{twice!r} more than once",
+                            expected="each word once")
 
     @classmethod
     def build(cls, texts: Iterable[str], max_words: int = 10_000,
@@ -85,13 +89,15 @@ class Vocabulary:
         """Make a vocabulary of the most frequent words of texts.
 
         Args:
-            texts: the training texts. Those of validation are left out, as their words are unknown in earnest too.
-            max_words: how many numbers there are at most, the two special ones included: the size of the embedding.
+            texts: the training texts. Leave out those of validation, whose words are not known in
+                practice either.
+            max_words: the size of the embedding: how many numbers there are at most, including the
+                two special ones.
             tokenize: as above.
 
         Returns:
-            The vocabulary; among words of the same frequency the alphabet decides, so texts in another order give the
-            same.
+            The vocabulary; words of the same frequency are in alphabetical order, so the order of
+            the texts does not matter.
 
         Raises:
             TypeError: a text is no str.
@@ -107,11 +113,11 @@ class Vocabulary:
         return cls(ranked[:max_words - len(SPECIAL)], tokenize)
 
     def __len__(self) -> int:
-        """How many numbers there are: the ``num_embeddings`` of an ``Embedding``."""
+        """Return how many numbers there are: the ``num_embeddings`` of an ``Embedding``."""
         return len(self.words) + len(SPECIAL)
 
     def encode(self, text: str) -> Tensor:
-        """The numbers of a text's words.
+        """Return the numbers of a text's words.
 
         Args:
             text: the text.
@@ -126,14 +132,16 @@ class Vocabulary:
             >>> Vocabulary(["film"]).encode("the film")
             tensor([0, 2])
         """
-        return torch.tensor([self.numbers.get(word, UNKNOWN) for word in self.tokenize(text)], dtype=torch.int64)
+        return torch.tensor([self.numbers.get(word, UNKNOWN) for word in self.tokenize(text)],
+                            dtype=torch.int64)
 
     def rows(self, texts: Iterable[str], length: int = 200) -> Tensor:
-        """The tokens of several texts as one tensor, for instance to predict with.
+        """Return the numbers of several texts as one tensor, for instance to predict with.
 
         Args:
             texts: the texts.
-            length: the tokens of each: padded on the left, or the last ones; see :func:`pad`.
+            length: the numbers of each text: padded on the left, or the last ones; see
+                :func:`pad`.
 
         Returns:
             An int64 tensor ``(texts, length)``.
@@ -149,17 +157,18 @@ class Vocabulary:
         """
         whole_number("length", length, least=1)
         found = texts_in("texts", texts)
-        return torch.stack([pad(self.encode(text), length) for text in found]) if found else torch.zeros(
-            (0, length), dtype=torch.int64)
+        if not found:
+            return torch.zeros((0, length), dtype=torch.int64)
+        return torch.stack([pad(self.encode(text), length) for text in found])
 
     def decode(self, tokens: Iterable[int] | Tensor) -> str:
-        """The words of numbers, to see what a net sees; padding is left out.
+        """Return the words of numbers, to see what a net reads; padding is left out.
 
         Args:
             tokens: numbers, as :meth:`encode` gives them.
 
         Raises:
-            ValueError: a number stands for nothing here.
+            ValueError: a number is out of range.
 
         Example:
             >>> Vocabulary(["film"]).decode([1, 1, 0, 2])
@@ -174,13 +183,13 @@ class Vocabulary:
 
 
 def pad(tokens: Tensor, length: int = 200) -> Tensor:
-    """Bring a row of tokens to one length: padding on the left, or only the last ones.
+    """Bring a row of tokens to one length: pad on the left, or keep the last ones.
 
-    The end of a text stays next to the end of the row, where a recurrent net reads last.
+    The end of a text stays at the end of the row, which a recurrent net reads last.
 
     Args:
         tokens: ``(words,)``.
-        length: how many there are afterwards.
+        length: the length of the result.
 
     Raises:
         ValueError: ``length`` is below 1.
@@ -196,18 +205,19 @@ def pad(tokens: Tensor, length: int = 200) -> Tensor:
     return row
 
 
-def text_dataset(texts: Iterable[str], labels: Any, vocabulary: Vocabulary, length: int = 200) -> ArrayDataset:
-    """Make texts with a label each ready for training.
+def text_dataset(texts: Iterable[str], labels: Data, vocabulary: Vocabulary,
+                 length: int = 200) -> ArrayDataset:
+    """Make a Dataset of texts with one label each.
 
     Args:
         texts: the texts.
-        labels: a number for each: 0 and 1, or any to be predicted.
-        vocabulary: what numbers the words, made of the training texts.
+        labels: a number for each: 0 and 1, or any other to predict.
+        vocabulary: numbers the words; made from the training texts.
         length: the tokens of a sample: padded on the left, or the last ones.
 
     Returns:
-        A Dataset of (int64 tokens ``(length,)``, float label ``(1,)``), which goes with a net that puts out one number
-        a sample. It lies in memory; ``fit`` takes it as it is, and ``random_split`` and DataLoaders do too.
+        A Dataset of (int64 tokens ``(length,)``, float label ``(1,)``), for a net that returns one
+        number per sample. It is in memory; ``fit``, ``random_split`` and DataLoaders accept it.
 
     Raises:
         TypeError: a text is no str.
@@ -222,18 +232,20 @@ def text_dataset(texts: Iterable[str], labels: Any, vocabulary: Vocabulary, leng
     tokens = vocabulary.rows(texts, length)
     truth = ArrayDataset({"labels": labels}).tree["labels"]
     if truth.numel() != len(tokens):
-        raise bad_value("labels", received=f"labels of shape {tuple(truth.shape)} for {len(tokens)} texts",
-                        expected="one number a text")
+        raise bad_value("labels", expected="one number a text",
+                        received=f"labels of shape {tuple(truth.shape)} for {len(tokens)} texts")
     return ArrayDataset((tokens, truth.reshape(-1, 1).to(torch.get_default_dtype())))
 
 
 def texts_in(argument: str, texts: Iterable[str]) -> list[str]:
-    """Texts as a list; one text alone would be read letter by letter."""
+    """Return texts as a list; raise for a single text, which would be read letter by letter."""
     if isinstance(texts, str) or not isinstance(texts, Iterable):
-        raise bad_type(argument, received=f"a {type(texts).__name__}", expected="a list of texts")
+        raise bad_type(argument, received=f"a {type(texts).__name__}",
+                       expected="a list of texts")
     found = list(texts)
     for number, text in enumerate(found):
         if not isinstance(text, str):
-            raise bad_type(f"{argument}[{number}]", received=f"{text!r} ({type(text).__name__})", expected="a str",
+            raise bad_type(f"{argument}[{number}]", expected="a str",
+                           received=f"{text!r} ({type(text).__name__})",
                            fix="Fill missing values with ''.")
     return found

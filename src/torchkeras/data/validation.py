@@ -11,22 +11,23 @@ from torch.utils.data import Subset
 
 from torchkeras.core.errors import bad_type, bad_value
 from torchkeras.core.tree import map_tree
+from torchkeras.core.types import Data
 from torchkeras.data.arrays import ArrayDataset
 from torchkeras.data.kinds import array_tree, check_samples, is_map_dataset, refuse
 
 
-def split_validation(data: Any, fraction: float, *, name: str = "train_data",
+def split_validation(data: Data, fraction: float, *, name: str = "train_data",
                      dtype: torch.dtype | None = None) -> tuple[Any, Any]:
     """Hold out the last samples for validation, in the order in which they came.
 
-    Nothing is shuffled: shuffle sorted data (say, by class) before. Of n samples, the first floor(n * (1 - fraction))
-    are for training, as in Keras.
+    Nothing is shuffled: shuffle sorted data (say, by class) before. Of n samples, the first
+    floor(n * (1 - fraction)) are for training, as in Keras.
 
     Args:
         data: Arrays, alone or in tuples and dicts (sample weights are split along), or a Dataset.
         fraction: The part to hold out, between 0 and 1.
-        name: What errors call the data.
-        dtype: What floats of 64 bits become, see :class:`ArrayDataset`.
+        name: The name of the data in errors.
+        dtype: The dtype of floats of 64 bits, see :class:`ArrayDataset`.
 
     Returns:
         ``(train, val)``: tensors nested like the arrays, or two ``Subset``s of the Dataset.
@@ -41,44 +42,51 @@ def split_validation(data: Any, fraction: float, *, name: str = "train_data",
         >>> train[1].tolist(), val[1].tolist()
         ([0, 1, 2, 3, 4, 5, 6, 7], [8, 9])
     """
-    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
-        raise bad_value("validation_split", received=repr(fraction), expected="a number between 0 and 1",
+    number = isinstance(fraction, (int, float)) and not isinstance(fraction, bool)
+    if not number or not 0 < fraction < 1:
+        raise bad_value("validation_split", received=repr(fraction),
+                        expected="a number between 0 and 1",
                         fix="Pass 0.2 to hold out the last fifth.")
     refuse(data, name)
     arrays = array_tree(data)
     if arrays is not None:
         dataset = ArrayDataset(arrays, name=name, dtype=dtype)
         cut = _cut(len(dataset), fraction)
-        return map_tree(lambda tensor: tensor[:cut], dataset.tree), map_tree(lambda tensor: tensor[cut:], dataset.tree)
+        return (map_tree(lambda tensor: tensor[:cut], dataset.tree),
+                map_tree(lambda tensor: tensor[cut:], dataset.tree))
     if not is_map_dataset(data):
         raise bad_type(name, received=f"a {type(data).__name__} together with validation_split",
                        expected="arrays or a Dataset with a length",
-                       fix="Pass val_data, or split the Dataset before with torch.utils.data.random_split.")
+                       fix="Pass val_data, or split the Dataset before with "
+                           "torch.utils.data.random_split.")
     check_samples(data, name)
     cut = _cut(len(data), fraction)
     return Part(data, range(cut)), Part(data, range(cut, len(data)))
 
 
 class Part(Subset[Any]):
-    """A part of a Dataset that was divided here: what is added to the Dataset later belongs to neither part."""
+    """A part of a Dataset that was split here; samples added later belong to neither part."""
 
-    def __init__(self, dataset: Any, indices: range) -> None:
+    def __init__(self, dataset: Data, indices: range) -> None:
         super().__init__(dataset, indices)
         self.whole = len(dataset)
 
     def check(self, name: str) -> None:
-        """Refuse to leave out in silence what was added, or to read what is no longer there."""
+        """Raise if samples were added to the Dataset, or removed, since it was split."""
         samples = len(self.dataset)  # type: ignore[arg-type]
         if samples != self.whole:
-            raise bad_value(name, received=f"{samples} samples in place of the {self.whole} that validation_split "
-                            "divided", expected="as many samples as when it was divided",
-                            fix="Divide it yourself, pass val_data, and let only the training part grow.")
+            raise bad_value(name, received=f"{samples} samples in place of the {self.whole} that "
+                            "validation_split divided",
+                            expected="as many samples as when it was divided",
+                            fix="Divide it yourself, pass val_data, and let only the training "
+                                "part grow.")
 
 
 def _cut(count: int, fraction: float) -> int:
-    # Binary floats would make 10 * (1 - 0.9) less than 1.
+    # with binary floats, 10 * (1 - 0.9) is less than 1
     cut = floor(count * (1 - Fraction(str(float(fraction)))))
     if cut == 0:
         raise bad_value("validation_split", received=f"{fraction} of {count} samples",
-                        expected="at least one sample left for training", fix="Hold out less, or pass val_data.")
+                        expected="at least one sample left for training",
+                        fix="Hold out less, or pass val_data.")
     return cut

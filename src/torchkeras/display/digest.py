@@ -1,4 +1,4 @@
-"""Few points of each column of a history: a view costs the same after any number of epochs."""
+"""Keep few points of each column of a history, so that a view costs the same after any epoch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Points = list[tuple[float, float]]
 
 
 class Digest:
-    """Follows a history that grows, and keeps points of its columns, evenly apart.
+    """Follows a growing history and keeps points of its columns, evenly spaced.
 
     Up to 800 numbers of a column are all kept. The newest row is read when it is asked for, since
     it may still be filled, and the best one too.
@@ -36,14 +36,14 @@ class Digest:
 
     def lines(self, history: History, rows: int,
               best_epoch: float | None = None) -> dict[str, Points]:
-        """Return points of each column that has any, among so many first rows of a history.
+        """Return points of each column that has any, from the first ``rows`` rows of a history.
 
         Args:
             history: columns of equal length, one of them ``epoch``.
-            rows: how many of its rows are whole.
-            best_epoch: the epoch whose point is among those returned in any case.
+            rows: how many of its rows are complete.
+            best_epoch: the epoch whose point is always among those returned.
         """
-        if rows <= self.seen:  # its last row was taken back
+        if rows <= self.seen:  # its last row was removed
             self.clear()
         names = [name for name in history if name != "epoch"]
         for row in range(self.seen, rows - 1):
@@ -55,7 +55,7 @@ class Digest:
         return {name: points for name, points in found.items() if points}
 
     def take(self, name: str, epoch: float, value: float) -> None:
-        """Keep a number, or let it pass where enough are kept."""
+        """Keep a number, or skip it if the spacing asks for that."""
         if not math.isfinite(value):
             return
         points, apart = self.kept.setdefault(name, []), self.apart.setdefault(name, 1)
@@ -80,7 +80,7 @@ class Digest:
 
 
 def place_of(epochs: Sequence[float], epoch: float | None, rows: int) -> int | None:
-    """Return in which of so many rows an epoch is; None where it is in none."""
+    """Return the index of an epoch among the first ``rows`` rows; None if it is not there."""
     if epoch is None:
         return None
     place = bisect_left(epochs, epoch, hi=rows)

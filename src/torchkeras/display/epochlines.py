@@ -1,4 +1,4 @@
-"""Listeners that print in the manner of Keras and of this library's first versions."""
+"""Print a run as Keras does, or as this library's first versions did."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torchkeras.display.boxed import boxed, dated_rule, rounded
 
 
 class EpochLines:
-    """One line an epoch, as Keras has it with ``verbose=2``.
+    """Prints one line an epoch, as Keras does with ``verbose=2``.
 
     Args:
         write: takes each line in place of standard output.
@@ -26,57 +26,59 @@ class EpochLines:
         self.params: Mapping[str, Any] = {}
 
     def set_params(self, params: Mapping[str, Any]) -> None:
-        """What was asked of the run."""
+        """Store what was asked of the run."""
         self.params = params
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """An epoch's clock starts."""
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Start the epoch's clock."""
         self.began = self.clock()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
-        """The epoch's line."""
-        self.screen.line(f"Epoch {epoch + 1}/{self.params['epochs']} - {self.clock() - self.began:.1f}s - "
+        """Print the epoch's line."""
+        self.screen.line(f"Epoch {epoch + 1}/{self.params['epochs']} - "
+                         f"{self.clock() - self.began:.1f}s - "
                          + numbers(logs))
 
-    def on_train_end(self, logs: Any = None) -> None:
-        """Why the run ended early, if it did."""
+    def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
+        """Print why the run ended early, if it did."""
         if self.model.history.stop_reason is not None:
             self.screen.line(text.stop_line(self.model.history.stop_reason))
 
 
 class StepLines:
-    """A line for every so many steps, and each epoch's numbers in a box under a dated rule.
+    """Prints a line every ``log_step_freq`` steps, and each epoch's numbers in a box.
 
     Args:
         log_step_freq: steps from one line to the next.
         write: takes each line in place of standard output.
     """
 
-    def __init__(self, log_step_freq: int = 1, write: Callable[[str], object] | None = None) -> None:
+    def __init__(self, log_step_freq: int = 1,
+                 write: Callable[[str], object] | None = None) -> None:
         self.screen, self.log_step_freq = Plain(write), log_step_freq
         self.model: Any = None
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        """The run begins."""
+    def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
+        """Print that the run begins."""
         self.screen.line("Start Training ...\n\n" + dated_rule())
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float]) -> None:
-        """The numbers of the epoch so far."""
+        """Print the numbers of the epoch so far, when due."""
         if (batch + 1) % self.log_step_freq == 0:
             shown = {name: rounded(value) for name, value in logs.items()}
             self.screen.line(str({"step": batch + 1, **shown}))
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
-        """The epoch's box, and the rule that ends it."""
+        """Print the epoch's box and a rule below it."""
         self.screen.line("\n" + boxed({"epoch": epoch + 1, **logs}) + "\n\n" + dated_rule())
 
-    def on_train_end(self, logs: Any = None) -> None:
-        """The run is over."""
+    def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
+        """Print why and that the run is over."""
         if self.model.history.stop_reason is not None:
             self.screen.line(text.stop_line(self.model.history.stop_reason))
         self.screen.line("Finished Training...")
 
 
 def numbers(logs: Mapping[str, float]) -> str:
-    """Numbers by name on one line."""
+    """Format numbers and their names on one line."""
     return " - ".join(f"{name}: {text.number(value)}" for name, value in logs.items())

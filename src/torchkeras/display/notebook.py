@@ -1,4 +1,4 @@
-"""The listener that shows a run in a notebook: one view, updated in place, that stays in the saved file."""
+"""Show a run in a notebook: one view, updated in place, that stays in the saved file."""
 
 from __future__ import annotations
 
@@ -12,31 +12,35 @@ from torchkeras.core import text
 from torchkeras.display.digest import Digest
 from torchkeras.display.html import Shown, places, view
 from torchkeras.display.live import share_done, time_left
+from torchkeras.display.protocols import HasRun, RunView
 from torchkeras.display.samples import Samples
 from torchkeras.engine.callback import Callback
 
 REDRAW_EVERY = 0.25  # seconds: a front end takes a few messages a second
-IDLE = 200  # times as long as a view took to draw, nothing is drawn: half a percent of the time at most
-LONGEST_WAIT, BUSY = 2.0, 100  # seconds; but a view never takes more than a hundredth of the time
+IDLE = 200  # pause in units of the time a view took to draw: at most 0.5 % of the run
+LONGEST_WAIT, BUSY = 2.0, 100  # seconds at most, but no more than 1 % of the run is drawing
 Show = Callable[[dict[str, str]], object]
 
 
 class NotebookProgress(Callback):
     """Shows a run in a notebook: bar, table and curves in one place, without widgets or scripts.
 
-    However the run ends, the last view stays: it says whether the run is done, was stopped, interrupted or failed.
+    However the run ends, the last view stays and says whether it is done, stopped, interrupted or
+    failed.
 
     Args:
         plot: draw the curves.
-        show: takes each view, a dict of MIME type to text, in place of the notebook; the first one opens it.
+        show: takes each view, a dict of MIME type to text, in place of the notebook; the first one
+            opens it.
         clock: gives seconds; for tests.
 
     Example:
         >>> views = []
-        >>> model.fit(train, quiet=True, callbacks=[NotebookProgress(show=views.append)])  # doctest: +SKIP
+        >>> display = NotebookProgress(show=views.append)
+        >>> model.fit(train, quiet=True, callbacks=[display])  # doctest: +SKIP
     """
 
-    main_only = looks_only = True
+    main_only = allows_multi_step = True
 
     def __init__(self, plot: bool = True, show: Show | None = None,
                  clock: Callable[[], float] = time.perf_counter) -> None:
@@ -44,7 +48,7 @@ class NotebookProgress(Callback):
         self.next_look = 0.0
         self.show: Show | None = None
 
-    def on_fit_start(self, model: Any) -> None:
+    def on_fit_start(self, model: HasRun) -> None:
         """Open the view."""
         self.show = self.given or in_place()
         self.samples, self.digest = Samples(), Digest()
@@ -54,51 +58,54 @@ class NotebookProgress(Callback):
         self.draw(model.run, self.began)
         self.next_look, self.next_draw = 0.0, self.began + REDRAW_EVERY
 
-    def on_epoch_start(self, model: Any) -> None:
-        """The training pass begins."""
+    def on_epoch_start(self, model: HasRun) -> None:
+        """Start the clock of the training pass."""
         self.pass_began = self.clock()
 
-    def on_step_end(self, model: Any) -> None:
-        """Look at the clock; note the batch's loss and draw when it is time."""
+    def on_step_end(self, model: HasRun) -> None:
+        """Record the batch's loss, and draw, when it is time."""
         now = self.clock()
         if now >= self.next_look:
-            self.look(model.run, now)
+            self.record(model.run, now)
 
-    def on_train_epoch_end(self, model: Any) -> None:
-        """The validation pass begins."""
+    def on_train_epoch_end(self, model: HasRun) -> None:
+        """Start the clock of the validation pass."""
         self.pass_began = self.clock()
 
-    def look(self, run: Any, now: float) -> None:
-        """Note the batch's loss; draw, unless that was done a moment ago."""
+    def record(self, run: RunView, now: float) -> None:
+        """Record the batch's loss; draw unless that was done a moment ago."""
         self.samples.take(run)
         self.next_look = now + self.samples.every
         if now >= self.next_draw:
             self.draw(run, now)
 
-    def on_validation_epoch_end(self, model: Any) -> None:
-        """The epoch has its row; the view follows when it is time."""
+    def on_validation_epoch_end(self, model: HasRun) -> None:
+        """Draw the epoch's row when it is time."""
         now = self.clock()
         if now >= self.next_draw:
             self.draw(model.run, now, whole=True)
 
-    def on_fit_end(self, model: Any) -> None:
-        """The last view."""
+    def on_fit_end(self, model: HasRun) -> None:
+        """Draw the last view."""
         run = model.run
-        state = "interrupted" if run.interrupted else "done" if run.stop_reason is None else "stopped"
+        ended = "done" if run.stop_reason is None else "stopped"
+        state = "interrupted" if run.interrupted else ended
         self.draw(run, self.clock(), state, run.stop_reason or "", whole=True)
 
-    def on_exception(self, model: Any) -> None:
-        """The last view, and what came."""
+    def on_exception(self, model: HasRun) -> None:
+        """Draw the last view with the error."""
         if self.show is None or model.run is None:
             return
         error = sys.exc_info()[1]
         state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        self.draw(model.run, self.clock(), state, "" if error is None else text.short(brief(error), 300))
+        self.draw(model.run, self.clock(), state,
+                  "" if error is None else text.short(brief(error), 300))
 
-    def draw(self, run: Any, now: float, state: str = "running", reason: str = "", whole: bool = False) -> None:
-        """One view, of whole epochs or of one that runs; the longer it took, the later the next one."""
+    def draw(self, run: RunView, now: float, state: str = "running", reason: str = "",
+             whole: bool = False) -> None:
+        """Draw one view; the longer it took, the later the next one."""
         try:
-            self.numbers = {} if whole else dict(run.numbers())
+            self.numbers = {} if whole else dict(run.current_metrics())
             self.batches = self.samples.read() if self.plot else []
         except Exception:
             if state == "running":
@@ -111,35 +118,40 @@ class NotebookProgress(Callback):
         took = end - now
         self.next_draw = end + min(max(REDRAW_EVERY, IDLE * took), max(LONGEST_WAIT, BUSY * took))
 
-    def shown(self, run: Any, now: float, state: str, reason: str, whole: bool) -> Shown:
-        """What there is to see."""
+    def shown(self, run: RunView, now: float, state: str, reason: str, whole: bool) -> Shown:
+        """Collect what the view shows."""
         history, numbers = run.history, self.numbers
         epochs = history.get("epoch", ())
         rows = len(epochs)
-        if not whole and epochs and epochs[-1] == run.epoch:  # while it is validated, its row has begun
-            begun = {name: column[-1] for name, column in history.items() if name != "epoch"}
-            numbers = {name: value for name, value in begun.items() if not math.isnan(value)} | numbers
+        # while an epoch is validated, its row has begun
+        if not whole and epochs and epochs[-1] == run.epoch:
+            newest = {name: column[-1] for name, column in history.items() if name != "epoch"}
+            measured = {name: value for name, value in newest.items() if not math.isnan(value)}
+            numbers = measured | numbers
             rows -= 1
         lines = self.digest.lines(history, rows, run.monitor.best_epoch) if self.plot else {}
         over = whole and state != "running"
-        steps, seconds = (run.trained, now - self.began) if over else (run.step, now - self.pass_began)
+        steps = run.global_step if over else run.step
+        seconds = now - (self.began if over else self.pass_began)
         return Shown(
-            state=state, reason=reason, device=run.device, epoch=int(epochs[-1]) if over and epochs else run.epoch,
-            epochs=run.config.epochs, fraction=1.0 if state == "done" else share_done(run, whole),
-            stage=run.stage, step=0 if whole else run.step, steps=run.steps, seconds=now - self.began,
-            left=time_left(run, now - self.began, whole), rate=steps / seconds if seconds > 0 else 0.0,
-            numbers=numbers, history=history, rows=rows, lines=lines, monitor=run.monitor.name,
-            best=run.monitor.best, best_epoch=run.monitor.best_epoch, notes=list(run.notes),
-            batches=self.batches, curves=self.plot)
+            state=state, reason=reason, device=run.device,
+            epoch=int(epochs[-1]) if over and epochs else run.epoch, epochs=run.config.epochs,
+            fraction=1.0 if state == "done" else share_done(run, whole), stage=run.stage,
+            step=0 if whole else run.step, steps=run.steps, seconds=now - self.began,
+            left=time_left(run, now - self.began, whole),
+            rate=steps / seconds if seconds > 0 else 0.0, numbers=numbers, history=history,
+            rows=rows, lines=lines, monitor=run.monitor.name, best=run.monitor.best,
+            best_epoch=run.monitor.best_epoch, notes=list(run.notes), batches=self.batches,
+            curves=self.plot)
 
 
 def brief(error: BaseException) -> str:
-    """An error on one line."""
+    """Format an error on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
 
 
 def plain(shown: Shown) -> str:
-    """The same for a viewer that knows no HTML."""
+    """Return the view as text, for viewers without HTML."""
     history, names = shown.history, list(shown.history)
     rows = [] if shown.state == "running" else places(shown)
     lines, before = [text.header(names)] if rows else [], -1
@@ -154,15 +166,16 @@ def plain(shown: Shown) -> str:
 
 
 def in_place() -> Show:
-    """A place in the cell that runs; each view takes the place of the one before."""
+    """Return a function that shows a view in the running cell in place of the one before."""
     from IPython.display import display
 
+    in_cell: Callable[..., Any] = display
     handle: Any = None
 
     def show(bundle: dict[str, str]) -> None:
         nonlocal handle
         if handle is None:
-            handle = display(bundle, raw=True, display_id=True)
+            handle = in_cell(bundle, raw=True, display_id=True)
         else:
             handle.update(bundle, raw=True)
 

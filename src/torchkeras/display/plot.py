@@ -1,4 +1,4 @@
-"""The curves of a run: in the terminal, or as a picture."""
+"""Draw the curves of a run in the terminal, or as a picture."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from typing import TYPE_CHECKING, Any
 from torchkeras.display.digest import Digest, Points
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Columns = Mapping[str, Sequence[float]]
-LINES = {"train": ("·", "·"), "val": ("⠒", "braille")}  # how a line looks in the title, and plotext's marker for it
+LINES = {"train": ("·", "·"), "val": ("⠒", "braille")}  # in the title; plotext's marker
 TRAIN, VAL, STAR = "#4C78A8", "#F58518", "#D62728"
 
 
 def quantities(history: Columns) -> list[str]:
-    """What was measured, without the stage: the loss first."""
+    """Return the names of what was measured, without the stage; the loss first."""
     names = [name.split("_", 1)[1] for name in history if name.startswith(("train_", "val_"))]
     return sorted(dict.fromkeys(names), key=lambda name: name != "loss")
 
 
 def points(history: Columns, name: str) -> tuple[list[float], list[float]]:
-    """Epochs and numbers of a column, where there are any."""
-    pairs = [(epoch, value) for epoch, value in zip(history["epoch"], history.get(name, ()), strict=False)
-             if math.isfinite(value)]
+    """Return the epochs and the finite numbers of a column."""
+    rows = zip(history["epoch"], history.get(name, ()), strict=False)
+    pairs = [(epoch, value) for epoch, value in rows if math.isfinite(value)]
     return [epoch for epoch, _ in pairs], [value for _, value in pairs]
 
 
 def curves(history: Columns, quantity: str, width: int, height: int = 14, *, colour: bool = True,
            best_epoch: int | None = None) -> str:
-    """One quantity, training and validation, drawn with characters; empty when fewer than two epochs have it."""
+    """Draw one quantity with characters; empty if fewer than two epochs have it."""
     import plotext
 
-    canvas = plotext.figure  # plotext has one figure; it is left empty for whoever uses it next
+    canvas = plotext.figure  # plotext's only figure; it is cleared after use
     canvas.clear()
     names = ["epoch", *(f"{stage}_{quantity}" for stage in LINES)]
     columns = {name: history[name] for name in names if name in history}
@@ -61,12 +62,12 @@ def curves(history: Columns, quantity: str, width: int, height: int = 14, *, col
 
 
 def ticks(epochs: Sequence[float], most: int = 10) -> list[int]:
-    """At most so many epochs to name on the axis, evenly apart."""
+    """Return at most ``most`` epochs to label the axis with, evenly spaced."""
     return [int(epoch) for epoch in epochs[::math.ceil(len(epochs) / most)]]
 
 
 def title(found: Mapping[str, Points], quantity: str, best_epoch: int | None) -> str:
-    """What is drawn how; plotext's own legend would cover the curves."""
+    """Return the title with the legend; plotext's own legend would cover the curves."""
     shown = [f"{LINES[stage][0] * 3} {stage}" for stage in LINES if f"{stage}_{quantity}" in found]
     best = [] if not best_epoch else [f"★ best: epoch {best_epoch}"]
     return "   ".join([quantity, *shown, *best])
@@ -74,22 +75,22 @@ def title(found: Mapping[str, Points], quantity: str, best_epoch: int | None) ->
 
 def mark_best(canvas: Any, found: Mapping[str, Points], quantity: str,
               best_epoch: int | None) -> None:
-    """A star where the best epoch is, on the validation's line if there is one."""
+    """Mark the best epoch with a star, on the validation line if there is one."""
     line = found.get(f"val_{quantity}") or found.get(f"train_{quantity}", [])
     for epoch, value in line:
         if epoch == best_epoch:
             canvas.draw(canvas.signal([best_epoch], [value], marker="★"))
 
 
-def figure(history: Any, best_epoch: int | None = None) -> Figure:
-    """The curves as a matplotlib figure that belongs to nobody: no window, no effect on figures of yours.
+def figure(history: Columns, best_epoch: int | None = None) -> Figure:
+    """Draw the curves on a new matplotlib figure; no window opens and no other figure changes.
 
     Args:
         history: what ``fit`` returns, or ``model.history``.
         best_epoch: the epoch to star, as ``model.run.monitor.best_epoch``.
 
     Returns:
-        A ``matplotlib.figure.Figure``, one axis a quantity.
+        A ``matplotlib.figure.Figure`` with axes for each quantity.
 
     Example:
         >>> len(figure({"epoch": [1, 2], "train_loss": [2.0, 1.0], "lr": [0.1, 0.1]}).axes)
@@ -105,25 +106,28 @@ def figure(history: Any, best_epoch: int | None = None) -> Figure:
     return drawn
 
 
-def draw_axes(axes: Any, history: Columns, name: str, best_epoch: int | None) -> None:
-    """One quantity: training dashed, validation solid, the best epoch starred."""
+def draw_axes(axes: Axes, history: Columns, name: str, best_epoch: int | None) -> None:
+    """Draw one quantity: training dashed, validation solid, a star at the best epoch."""
     for column, colour, style in ((f"train_{name}", TRAIN, "o--"), (f"val_{name}", VAL, "o-")):
         epochs, values = points(history, column)
         if epochs:
-            axes.plot(epochs, values, style, color=colour, markersize=3.5, linewidth=1.6, label=column)
+            axes.plot(epochs, values, style, color=colour, markersize=3.5, linewidth=1.6,
+                      label=column)
         if best_epoch in epochs and (column.startswith("val_") or f"val_{name}" not in history):
-            axes.plot([best_epoch], [values[epochs.index(best_epoch)]], "*", color=STAR, markersize=14,
-                      label=f"best epoch: {best_epoch}")
+            axes.plot([best_epoch], [values[epochs.index(best_epoch)]], "*", color=STAR,
+                      markersize=14, label=f"best epoch: {best_epoch}")
     axes.set(title=name, xlabel="epoch")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    locator: Any = axes.xaxis.get_major_locator()
+    locator.set_params(integer=True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     if axes.lines:
         axes.legend(frameon=False)
 
 
-def save_curves(history: Any, path: str | os.PathLike[str], best_epoch: int | None = None) -> None:
-    """Write the curves of a run to a picture file, whose kind follows from its suffix.
+def save_curves(history: Columns, path: str | os.PathLike[str],
+                best_epoch: int | None = None) -> None:
+    """Write the curves of a run to a picture file; its suffix gives the format.
 
     Args:
         history: what ``fit`` returns, or ``model.history``.

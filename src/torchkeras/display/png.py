@@ -1,11 +1,10 @@
-"""Small pictures of samples, written into a page without help from an imaging library."""
+"""Encode samples as small PNG pictures for a page, without an imaging library."""
 
 from __future__ import annotations
 
 import base64
 import struct
 import zlib
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +13,8 @@ LARGEST = 96  # pixels of a side
 LEAST = 8  # rows and columns from which numbers are taken for a picture
 
 
-def picture(sample: Any) -> str | None:
-    """A sample as a ``data:`` address: (height, width) or (1, 3 or 4, height, width); None where it is no picture."""
+def picture(sample: object) -> str | None:
+    """Return a sample of shape ([1, 3 or 4,] height, width) as a ``data:`` URL; None for others."""
     if not isinstance(sample, Tensor) or sample.is_complex() or not sample.numel():
         return None
     pixels = sample.unsqueeze(0) if sample.dim() == 2 else sample
@@ -27,7 +26,7 @@ def picture(sample: Any) -> str | None:
 
 
 def to_bytes(pixels: Tensor) -> Tensor:
-    """Numbers from 0 to 255; what is not bytes already is stretched from its least to its largest."""
+    """Scale numbers to 0..255, from the least to the largest; uint8 stays as it is."""
     if pixels.dtype == torch.uint8:
         return pixels
     finite = torch.nan_to_num(pixels.detach().float(), posinf=0.0, neginf=0.0)
@@ -36,7 +35,7 @@ def to_bytes(pixels: Tensor) -> Tensor:
 
 
 def encode(pixels: Tensor) -> bytes:
-    """Bytes of shape (1 or 3, height, width) as a PNG file (https://www.w3.org/TR/png/)."""
+    """Encode bytes of shape (1 or 3, height, width) as PNG (https://www.w3.org/TR/png/)."""
     channels, height, width = pixels.shape
     rows = pixels.cpu().permute(1, 2, 0).reshape(height, width * channels).contiguous().numpy()
     colour = 0 if channels == 1 else 2
@@ -47,5 +46,6 @@ def encode(pixels: Tensor) -> bytes:
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    """A part of a PNG file."""
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    """Return a chunk of a PNG file."""
+    length, checksum = len(content), zlib.crc32(kind + content)
+    return struct.pack(">I", length) + kind + content + struct.pack(">I", checksum)

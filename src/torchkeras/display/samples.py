@@ -1,27 +1,28 @@
-"""Losses of single batches, for a thin line under the curves."""
+"""Sample the losses of single batches, for a thin line under the curves."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
-EVERY = 0.01  # seconds from one to the next at first
-MOST = 400  # twice as many, and pairs become one
+from torchkeras.core.types import Leaf
+from torchkeras.display.protocols import RunView
+
+EVERY = 0.01  # seconds between two samples at first
+MOST = 400  # at twice as many, pairs are averaged
 
 
 class Samples:
-    """Takes a batch's loss now and then, leaves it on its device, and reads all that came when they are drawn."""
+    """Collects losses of batches on their device, and reads them when they are drawn."""
 
     def __init__(self) -> None:
         self.every = EVERY
         self.points: list[tuple[float, float]] = []
-        self.unread: list[tuple[float, Any]] = []
+        self.unread: list[tuple[float, Leaf]] = []
         self.steps: int | None = None  # of the last training pass, for data without a length
 
-    def take(self, run: Any) -> None:
-        """The loss of the batch that is done, at its place on the axis of epochs: the first epoch ends at 1."""
+    def take(self, run: RunView) -> None:
+        """Record the loss of the last batch and its place on the epoch axis; epoch 1 ends at 1."""
         loss = run.logs.get("train_loss")
         if run.stage != "train" or run.epoch == 0 or loss is None:
             return
@@ -33,7 +34,7 @@ class Samples:
                                 if isinstance(loss, Tensor) else loss))
 
     def read(self) -> list[tuple[float, float]]:
-        """All that were taken; this waits for the device."""
+        """Return all recorded losses; this waits for the device."""
         tensors = [loss for _, loss in self.unread if isinstance(loss, Tensor)]
         numbers = iter(torch.stack(tensors).tolist() if tensors else ())
         self.points += [(place, next(numbers) if isinstance(loss, Tensor) else float(loss))

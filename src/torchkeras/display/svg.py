@@ -1,7 +1,7 @@
-"""Curves as SVG: pure functions from numbers to markup that reads on light and on dark.
+"""Draw curves as SVG: pure functions; readable on light and dark.
 
-Shapes carry their look in attributes, because some viewers of notebooks drop style sheets; text takes the colour of the
-page around it.
+Shapes are styled by attributes, because some notebook viewers drop style sheets; text takes the
+colour of the page.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Points = Sequence[tuple[float, float]]
 WIDTH, HEIGHT = 380, 230
 LEFT, RIGHT, TOP, BOTTOM = 52, 368, 34, 198  # the plotted area
 TRAIN, VAL, STAR = "#3b82d6", "#e07b1a", "#e0405a"  # at least 2.8:1 on white and on near black
-DOTTED = 40  # up to so many points, each gets a dot
+DOTTED = 40  # up to this many points, each gets a dot
 MOST = 400  # points of a line
 LARGEST = 1e100
-DECADES = 2  # from so many on, the axis is logarithmic
+DECADES = 2  # from this span on, the axis is logarithmic
 
 
 class Axis(NamedTuple):
-    """Where a number lies, from one end of an axis to the other."""
+    """An axis: maps numbers to pixels."""
 
     low: float
     high: float
@@ -33,7 +33,7 @@ class Axis(NamedTuple):
     log: bool = False
 
     def at(self, value: float) -> float:
-        """The place of a number; what lies outside is put on the edge."""
+        """Return the pixel of a number, clipped to the axis."""
         form: Callable[[float], float] = math.log10 if self.log else float
         held = min(max(value, self.low), self.high)
         share = (form(held) - form(self.low)) / (form(self.high) - form(self.low))
@@ -42,13 +42,13 @@ class Axis(NamedTuple):
 
 def chart(history: Mapping[str, Sequence[float]], quantity: str, *, best_epoch: int | None = None,
           batches: Points = ()) -> str:
-    """One quantity over the epochs, training and validation, the best epoch starred; empty when it has no number.
+    """Draw one quantity over the epochs, with a star at the best; empty if it has no number.
 
     Args:
         history: columns of equal length, one of them ``epoch``.
         quantity: a name without its stage, such as ``"loss"``.
         best_epoch: the epoch to star.
-        batches: places on the axis of epochs and numbers of single batches, drawn as a thin line.
+        batches: (place on the epoch axis, number) of single batches, drawn as a thin line.
 
     Example:
         >>> chart({"epoch": [1, 2], "val_acc": [0.5, 0.6]}, "acc", best_epoch=2).count("<circle")
@@ -61,7 +61,7 @@ def chart(history: Mapping[str, Sequence[float]], quantity: str, *, best_epoch: 
 
 def picture(found: Mapping[str, Points], quantity: str, *, best_epoch: int | None = None,
             batches: Points = ()) -> str:
-    """Return the same for columns that are points already."""
+    """Draw one quantity from points by column name; see :func:`chart`."""
     lines = {stage: drawable(found.get(f"{stage}_{quantity}", ())) for stage in ("train", "val")}
     thin = drawable(batches)
     if not any(lines.values()) and len(thin) < 2:
@@ -69,9 +69,9 @@ def picture(found: Mapping[str, Points], quantity: str, *, best_epoch: int | Non
     x, y = axes(lines.values(), thin)
     label = f"{quantity} over the epochs"
     return "".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img" '
-        f'aria-label="{escape(label, quote=True)}" font-family="system-ui, sans-serif" font-size="11" '
-        'fill="currentColor">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
+        f'role="img" aria-label="{escape(label, quote=True)}" '
+        'font-family="system-ui, sans-serif" font-size="11" fill="currentColor">',
         grid(x, y), line(thin, x, y, TRAIN, thin=True),
         line(lines["train"], x, y, TRAIN, dash="5 3"), line(lines["val"], x, y, VAL),
         star(lines["val"] or lines["train"], best_epoch, x, y),
@@ -79,12 +79,12 @@ def picture(found: Mapping[str, Points], quantity: str, *, best_epoch: int | Non
 
 
 def drawable(shown: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that a picture can hold."""
-    return [(place, value) for place, value in shown if abs(value) < LARGEST]  # not so for NaN
+    """Return the points that can be drawn: neither NaN nor huge."""
+    return [(place, value) for place, value in shown if abs(value) < LARGEST]  # False for NaN
 
 
 def axes(lines: Iterable[Points], thin: Points) -> tuple[Axis, Axis]:
-    """Axes that hold all epochs; single batches far off do not stretch them."""
+    """Return axes that hold all epochs; outliers of single batches do not stretch them."""
     shown = [point for one in lines for point in one]
     places = [place for place, _ in [*shown, *thin]]
     values = [value for _, value in shown]
@@ -96,7 +96,7 @@ def axes(lines: Iterable[Points], thin: Points) -> tuple[Axis, Axis]:
 
 
 def upright(low: float, high: float) -> Axis:
-    """The axis of the numbers: with some room at both ends, logarithmic where they span decades."""
+    """Return the vertical axis, with room at both ends; logarithmic if it spans decades."""
     if low > 1 / LARGEST and high / low >= 10**DECADES:
         room = (high / low) ** 0.04
         return Axis(low / room, high * room, BOTTOM, TOP, log=True)
@@ -105,7 +105,7 @@ def upright(low: float, high: float) -> Axis:
 
 
 def ticks(low: float, high: float, most: int = 5, whole: bool = False) -> list[float]:
-    """At most so many round numbers between two ends."""
+    """Return at most ``most`` round numbers between two ends."""
     least = (high - low) / most
     power = 10.0 ** math.floor(math.log10(least))
     step = next(power * factor for factor in (1, 2, 5, 10, 20) if power * factor >= least * 0.999)
@@ -115,60 +115,67 @@ def ticks(low: float, high: float, most: int = 5, whole: bool = False) -> list[f
 
 
 def decades(low: float, high: float, most: int = 6) -> list[float]:
-    """Powers of ten between two ends."""
+    """Return powers of ten between two ends."""
     powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
     return [10.0**power for power in powers[::math.ceil(len(powers) / most)]] if powers else []
 
 
 def grid(x: Axis, y: Axis) -> str:
-    """Thin lines at round numbers, and the numbers."""
+    """Draw thin lines at round numbers, and the numbers."""
     rows = decades(y.low, y.high) if y.log else ticks(y.low, y.high)
-    across = [f'<path d="M{LEFT} {y.at(one):.1f}H{RIGHT}" stroke="currentColor" stroke-opacity=".15"/>'
-              f'<text x="{LEFT - 6}" y="{y.at(one) + 4:.1f}" text-anchor="end" fill-opacity=".75">{one:.4g}</text>'
+    across = [f'<path d="M{LEFT} {y.at(one):.1f}H{RIGHT}" stroke="currentColor" '
+              f'stroke-opacity=".15"/><text x="{LEFT - 6}" y="{y.at(one) + 4:.1f}" '
+              f'text-anchor="end" fill-opacity=".75">{one:.4g}</text>'
               for one in rows]
-    below = [f'<text x="{x.at(one):.1f}" y="{BOTTOM + 15}" text-anchor="middle" fill-opacity=".75">{one:.0f}</text>'
+    below = [f'<text x="{x.at(one):.1f}" y="{BOTTOM + 15}" text-anchor="middle" '
+             f'fill-opacity=".75">{one:.0f}</text>'
              for one in ticks(x.low, x.high, 7, whole=True)]
     foot = (f'<path d="M{LEFT} {BOTTOM}H{RIGHT}" stroke="currentColor" stroke-opacity=".5"/>'
-            f'<text x="{(LEFT + RIGHT) / 2:.0f}" y="{HEIGHT - 3}" text-anchor="middle" fill-opacity=".75">epoch</text>')
+            f'<text x="{(LEFT + RIGHT) / 2:.0f}" y="{HEIGHT - 3}" text-anchor="middle" '
+            f'fill-opacity=".75">epoch</text>')
     return "".join([*across, *below, foot])
 
 
-def line(shown: Points, x: Axis, y: Axis, colour: str, *, dash: str = "", thin: bool = False) -> str:
-    """Points joined by a line, with dots where they are few."""
+def line(shown: Points, x: Axis, y: Axis, colour: str, *, dash: str = "",
+         thin: bool = False) -> str:
+    """Draw a line through points, with dots if they are few."""
     if not shown:
         return ""
     kept = thinned(shown)
     path = "L".join(f"{x.at(place):.1f} {y.at(value):.1f}" for place, value in kept)
     width, opacity = ("0.8", ' stroke-opacity=".55"') if thin else ("1.8", "")
     dashes = f' stroke-dasharray="{dash}"' if dash else ""
-    drawn = (f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="{width}"{opacity}{dashes} '
-             'stroke-linejoin="round"/>') if len(kept) > 1 else ""
+    drawn = (f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="{width}"'
+             f'{opacity}{dashes} stroke-linejoin="round"/>') if len(kept) > 1 else ""
     dots = "" if thin or len(kept) > DOTTED else "".join(
-        f'<circle cx="{x.at(place):.1f}" cy="{y.at(value):.1f}" r="2.4" fill="{colour}"/>' for place, value in kept)
+        f'<circle cx="{x.at(place):.1f}" cy="{y.at(value):.1f}" r="2.4" fill="{colour}"/>'
+        for place, value in kept)
     return drawn + dots
 
 
 def thinned(shown: Points) -> list[tuple[float, float]]:
-    """At most so many points, evenly apart; the last is kept."""
+    """Return at most ``MOST`` points, evenly spaced; the last is kept."""
     apart = math.ceil(len(shown) / MOST)
     return [*shown[:-1:apart], shown[-1]]
 
 
 def star(shown: Points, epoch: int | None, x: Axis, y: Axis) -> str:
-    """A star at the best epoch, where the line has it."""
-    return "".join(five_points(x.at(place), y.at(value), 7.5) for place, value in shown if place == epoch)
+    """Draw a star at the best epoch, if the line has it."""
+    return "".join(five_points(x.at(place), y.at(value), 7.5) for place, value in shown
+                   if place == epoch)
 
 
 def five_points(x: float, y: float, size: float) -> str:
-    """A star around a place."""
-    corners = [(size if corner % 2 == 0 else size * 0.42, math.pi * (corner / 5 - 0.5)) for corner in range(10)]
+    """Draw a star around a place."""
+    corners = [(size if corner % 2 == 0 else size * 0.42, math.pi * (corner / 5 - 0.5))
+               for corner in range(10)]
     path = "L".join(f"{x + radius * math.cos(angle):.1f} {y + radius * math.sin(angle):.1f}"
                     for radius, angle in corners)
     return f'<path d="M{path}Z" fill="{STAR}" class="torchkeras-star"/>'
 
 
 def legend(quantity: str, lines: Mapping[str, Points], best_epoch: int | None, thin: bool) -> str:
-    """What is drawn, above it: the name to the left, the kinds of lines to the right."""
+    """Draw the head: the name on the left, the kinds of lines on the right."""
     parts, right = [], float(RIGHT)
     best = lines["val"] or lines["train"]
     if any(place == best_epoch for place, _ in best):
@@ -182,8 +189,10 @@ def legend(quantity: str, lines: Mapping[str, Points], best_epoch: int | None, t
             parts.append(f'<text x="{right:.1f}" y="18" text-anchor="end">{stage}</text>')
             right -= 6 * len(stage) + 6
             dashes = f' stroke-dasharray="{dash}"' if dash else ""
-            parts.append(f'<path d="M{right - 18:.1f} 14h18" stroke="{colour}" stroke-width="1.8"{dashes}/>')
+            parts.append(f'<path d="M{right - 18:.1f} 14h18" stroke="{colour}" '
+                         f'stroke-width="1.8"{dashes}/>')
             right -= 28
     room = int((right - 10) / 7.5)
     name = quantity if len(quantity) <= room else quantity[:max(room - 1, 1)] + "…"
-    return f'<text x="10" y="18" font-size="13" font-weight="600">{escape(name)}</text>' + "".join(parts)
+    head = f'<text x="10" y="18" font-size="13" font-weight="600">{escape(name)}</text>'
+    return head + "".join(parts)

@@ -1,10 +1,10 @@
-"""Gradients of several processes: the mean over all samples, whoever computed them."""
+"""DistributedDataParallel with weighted gradients: the mean over all samples of all ranks."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -13,99 +13,111 @@ from torch.nn.parallel import DistributedDataParallel
 
 from torchkeras.core.errors import bad_value
 from torchkeras.core.stop import NonFiniteLoss
+from torchkeras.core.types import Count
 from torchkeras.weighting.weighing import Terms, terms_of, totals_of
 
+if TYPE_CHECKING:
+    from torchkeras.engine.step import StepRunner
 
-class Rider:
-    """Adds up gradients over processes and divides them by what they are a mean over.
 
-    Equal parts are the exception: the last batch is short, labels are ignored, classes have weights. Each process
-    therefore backpropagates its loss times its weight, and the weights are added up over the processes to divide by.
-    They travel at the end of the first bucket of gradients, so that no message is sent for them alone.
+class WeightedAllReduceHook:
+    """A communication hook that all-reduces gradients, and divides them by the sum of weights.
+
+    The shards of a batch rarely count alike: the last batch is short, labels are ignored, classes
+    have weights. So each process backpropagates its loss times its weight, and the weights are
+    all-reduced too, to divide by their sum. They are appended to the first bucket of gradients, so
+    that they need no message of their own.
     """
 
-    def __init__(self, world: int) -> None:
-        self.weight: float | Tensor = 1 / world  # of this process's part, by a scale common to all processes
-        self.spoiled: float = 0.0  # 1 where this process's loss is not finite
-        self.sums: Tensor | None = None  # weight and spoiled, over all processes
-        self.sent: list[Sent] = []  # the buckets of this step that are on their way
-        self.due = False  # whether a parameter has got a gradient
+    def __init__(self, world_size: int) -> None:
+        self.weight: float | Tensor = 1 / world_size  # of this rank, on a scale common to all ranks
+        self.non_finite: float = 0.0  # 1 where this rank's loss is not finite
+        self.sums: Tensor | None = None  # weight and non_finite, summed over all ranks
+        self.pending: list[PendingBucket] = []  # the buckets of this step that are being reduced
+        self.has_gradient = False  # whether a parameter has got a gradient
 
-    def reduce(self, bucket: Any) -> Future[Tensor]:
-        """The gradients of a bucket, over all processes: what DistributedDataParallel asks a communication hook for.
+    def reduce(self, bucket: Any) -> Future[Tensor]:  # a torch.distributed.GradBucket, untyped
+        """Start to all-reduce a bucket of gradients; the last one waits for all of them.
 
-        The last bucket waits for all. Work chained to a message with ``then`` would run on a thread of the process
-        group, which holds Python's lock for it when it likes; DataLoader workers that are forked at that moment hang.
+        Work that is chained to a message with ``then`` would run on a thread of the process group,
+        which takes Python's lock at any time; a DataLoader worker forked in that moment hangs.
         """
         gradients = bucket.buffer()
         if bucket.index() > 0:
             message = gradients
-        elif gradients.is_sparse or gradients.element_size() < 4:  # halves could not hold the weight exactly
-            message, self.sums = gradients, self.carried(gradients).float()
+        elif gradients.is_sparse or gradients.element_size() < 4:  # too coarse for the weight
+            message, self.sums = gradients, self.payload(gradients).float()
             distributed.all_reduce(self.sums)
         else:
-            message = torch.cat([gradients, self.carried(gradients).to(gradients)])
+            message = torch.cat([gradients, self.payload(gradients).to(gradients)])
             self.sums = message[-2:]
         work = distributed.all_reduce(message, async_op=True)
-        promised: Future[Tensor] = Future(devices=None if gradients.is_cpu else [gradients.device])
-        self.sent.append(Sent(gradients, message, work, promised))
+        future: Future[Tensor] = Future(devices=None if gradients.is_cpu else [gradients.device])
+        self.pending.append(PendingBucket(gradients, message, work, future))
         if bucket.is_last():
-            self.deliver()
-        return promised
+            self.finish()
+        return future
 
-    def carried(self, like: Tensor) -> Tensor:
-        """What the first bucket takes along."""
+    def payload(self, like: Tensor) -> Tensor:
+        """Return the two numbers that are reduced with the first bucket."""
         return torch.stack([torch.as_tensor(one, dtype=torch.float64, device=like.device)
-                            for one in (self.weight, self.spoiled)])
+                            for one in (self.weight, self.non_finite)])
 
-    def deliver(self) -> None:
-        """Wait for all messages, and give out the sums of gradients as means."""
-        for sent in self.sent:
-            sent.work.wait()
+    def finish(self) -> None:
+        """Wait for all messages, and set the results: gradients divided by the sum of weights."""
+        for bucket in self.pending:
+            bucket.work.wait()
         weight = cast(Tensor, self.sums)[0]
         weight = torch.where(weight == 0, torch.ones_like(weight), weight)
-        for gradients, message, _, promised in self.sent:
+        for gradients, message, _, future in self.pending:
             if message is not gradients:
                 gradients.copy_(message[:-2])
-            promised.set_result(gradients.div_(weight))
-        self.sent.clear()
+            future.set_result(gradients.div_(weight))
+        self.pending.clear()
 
 
-class Sent(NamedTuple):
-    """A bucket of gradients on its way."""
+class PendingBucket(NamedTuple):
+    """A bucket of gradients that is being reduced."""
 
     gradients: Tensor
-    message: Tensor  # the gradients themselves, or a copy with what rides along
-    work: Any
-    promised: Future[Tensor]
+    message: Tensor  # the gradients themselves, or a copy with the payload
+    work: Any  # torch.distributed's handle of the message; None in a process outside of the group
+    future: Future[Tensor]
 
 
-class Replica(DistributedDataParallel):
-    """A module that learns in step with its copies in the other processes; its own attributes can be read here too."""
+class WeightedDDP(DistributedDataParallel):
+    """DistributedDataParallel with weighted gradients; the module's attributes can be read here.
+
+    Buffers are not broadcast with every batch: those of process 0 are, at the end of a pass.
+    """
 
     def __init__(self, module: nn.Module, find_unused_parameters: bool = False) -> None:
-        # Buffers are process 0's at the end of a pass: sent with every batch, they would come out the same.
         known = inspect.signature(DistributedDataParallel).parameters
         buffers: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in known
                                    else "broadcast_buffers": False}
         super().__init__(module, find_unused_parameters=find_unused_parameters, **buffers)
-        self.rider = Rider(distributed.get_world_size())
-        rider = self.rider  # a hook that held the replica itself would keep both alive for ever
-        self.register_comm_hook(None, lambda state, bucket: rider.reduce(bucket))
-        self.watching = [weight.register_post_accumulate_grad_hook(lambda _: setattr(rider, "due", True))
-                         for weight in module.parameters() if weight.requires_grad]
+        self.weighted_hook = WeightedAllReduceHook(distributed.get_world_size())
+        hook = self.weighted_hook  # a hook that referred to self would keep both alive for ever
+        self.register_comm_hook(None, lambda state, bucket: hook.reduce(bucket))
+        weights: list[Any] = [one for one in module.parameters() if one.requires_grad]
+        self.gradient_watchers = [one.register_post_accumulate_grad_hook(
+            lambda _: setattr(hook, "has_gradient", True)) for one in weights]
 
-    def prove(self) -> None:
-        """Refuse gradients that did not pass through this wrapper; once some did, no more is looked at."""
-        if not self.watching or not self.rider.due or not self.require_backward_grad_sync:
+    def check_synchronized(self) -> None:
+        """Refuse gradients that this wrapper has not reduced; once it has, check no more."""
+        hook = self.weighted_hook
+        if not self.gradient_watchers or not hook.has_gradient or (
+                not self.require_backward_grad_sync):
             return
-        if self.rider.sums is None:
-            raise bad_value("StepRunner", received="a step whose gradients did not pass through the wrapper of its "
-                            f"{type(self.module).__name__}", expected="a call of the module that it was given, such as "
+        if hook.sums is None:
+            raise bad_value("StepRunner", received="a step whose gradients did not pass through "
+                            f"the wrapper of its {type(self.module).__name__}",
+                            expected="a call of the module that it was given, such as "
                             "self.net(...) or self.loss_fn(...), in several processes",
-                            fix="Call it itself, not its parts; give it a forward that does what you need.")
-        while self.watching:
-            self.watching.pop().remove()
+                            fix="Call it itself, not its parts; give it a forward that does what "
+                            "you need.")
+        while self.gradient_watchers:
+            self.gradient_watchers.pop().remove()
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -115,7 +127,7 @@ class Replica(DistributedDataParallel):
                 raise
             return getattr(self.module, name)
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int | slice | str) -> Any:
         return self.module[index]
 
     def __len__(self) -> int:
@@ -123,100 +135,90 @@ class Replica(DistributedDataParallel):
 
 
 def replicas(given: Mapping[str, Any], *, find_unused_parameters: bool = False) -> dict[str, Any]:
-    """Net, loss and others as several processes train them; one that has nothing to learn stays as it is."""
-    return {name: Replica(one, find_unused_parameters) if learns(one) else one for name, one in given.items()}
+    """Return the objects with every module that has parameters to train wrapped in WeightedDDP."""
+    return {name: WeightedDDP(one, find_unused_parameters) if learns(one) else one
+            for name, one in given.items()}
 
 
-def learns(module: Any) -> bool:
-    """Whether there is a gradient to share: DistributedDataParallel refuses a module without one."""
-    return isinstance(module, nn.Module) and any(weight.requires_grad for weight in module.parameters())
+def learns(module: object) -> bool:
+    """Return whether a module has gradients: DistributedDataParallel refuses one without any."""
+    return isinstance(module, nn.Module) and any(one.requires_grad for one in module.parameters())
 
 
-def weigh(step: Any, weight: float | Tensor, last: bool) -> None:
-    """Tell the replicas of a step what their part of a window weighs, and whether the window ends with it."""
+def set_weight(step: StepRunner, weight: float | Tensor, last: bool) -> None:
+    """Set this rank's weight in the gradients, and whether this microbatch ends its window."""
     for replica in replicas_of(step):
-        replica.rider.weight = weight
+        replica.weighted_hook.weight = weight
         replica.require_backward_grad_sync = last
-    if is_sharded(step.net):
-        step.net.set_requires_gradient_sync(last)
 
 
-def is_sharded(net: Any) -> bool:
-    """Whether this is a net that FSDP has divided."""
-    return hasattr(net, "set_requires_gradient_sync")
-
-
-def common_scale(step: Any, counts: list[Any], samples: int) -> Any:
-    """What the counts of a window are measured by in all processes.
-
-    Any number will do that all have in common, since riders divide by the sum of the weights. FSDP has no place for
-    them in its messages and takes a plain mean over processes, so there it must be the true total, which is asked for.
-    """
-    world = distributed.get_world_size()
-    if not is_sharded(step.net):
-        return samples / world
-    total = torch.as_tensor(sum(counts), dtype=torch.float64, device=step.accelerator.device).reshape(1)
+def true_scale(step: StepRunner, counts: list[Count]) -> Count:
+    """Return the total of a window's counts on all ranks, divided by the world size."""
+    world_size = distributed.get_world_size()
+    total = torch.as_tensor(sum(counts), dtype=torch.float64, device=step.accelerator.device)
+    total = total.reshape(1)
     distributed.all_reduce(total)
-    return (total.item() or 1.0) / world if total.is_cpu else total[0] / world
+    return (total.item() or 1.0) / world_size if total.is_cpu else total[0] / world_size
 
 
-def total_counts(step: Any, counts: list[Any]) -> list[Any] | None:
-    """Return what the losses of several outputs are means over in all processes; None where there is one loss."""
+def total_counts(step: StepRunner, counts: list[Count]) -> list[Count] | None:
+    """Return the denominators of several outputs' losses, over all ranks; None for one loss."""
     terms = terms_of(getattr(step, "loss_fn", None))
     if terms is None:
         return None
-    own = totals_of(counts) if any(isinstance(one, Terms) for one in counts) else [0] * (len(terms.shares) + 1)
-    total = torch.stack([torch.as_tensor(one, dtype=torch.float64, device=step.accelerator.device) for one in own])
+    counted = any(isinstance(one, Terms) for one in counts)
+    own = totals_of(counts) if counted else [0] * (len(terms.shares) + 1)
+    device = step.accelerator.device
+    total = torch.stack([torch.as_tensor(one, dtype=torch.float64, device=device) for one in own])
     distributed.all_reduce(total)
     return total.tolist() if total.is_cpu else list(total)
 
 
-def added_up(step: Any, count: Any) -> float:
-    """The weight of a part whose loss adds up its samples."""
-    return (distributed.get_world_size() if is_sharded(step.net) else 1.0) * bool(count)
-
-
-def replicas_of(step: Any) -> Iterator[Replica]:
-    """The modules that a step was given which share their gradients, wherever it keeps them."""
+def replicas_of(step: Any) -> Iterator[WeightedDDP]:  # a step of ours or the user's
+    """Yield the modules of a step that all-reduce their gradients."""
     yield from step.replicas
 
 
-def spoil(step: Any) -> None:
-    """Let the gradients of this window tell all processes that they are not to be used."""
+def mark_non_finite(step: StepRunner) -> None:
+    """Make the gradients of this window tell all ranks that they must not be used."""
     for replica in replicas_of(step):
-        replica.rider.spoiled = 1.0
+        replica.weighted_hook.non_finite = 1.0
 
 
-def check_sound(step: Any) -> None:
-    """Between backward and update, on a CPU: end in all processes when the loss of any was not finite."""
-    sums = [replica.rider.sums for replica in replicas_of(step)]
+def check_finite_gradients(step: StepRunner) -> None:
+    """Raise on all ranks, before the update, if the loss of any was not finite; on a CPU only."""
+    sums = [replica.weighted_hook.sums for replica in replicas_of(step)]
     if any(one is not None and one.is_cpu and one[1] > 0 for one in sums):
-        request = step.together.agree()
-        raise NonFiniteLoss("the loss of another process is not finite") if request is None else request.as_error()
+        request = step.strategy.agreed()
+        if request is None:
+            raise NonFiniteLoss("the loss of another process is not finite")
+        raise request.as_error()
 
 
 def check_shared(step: Any) -> None:
-    """After an update: the step has called its modules themselves, else nothing is shared and nobody notices."""
+    """Refuse, after an update, a step that did not call its modules: no gradient was reduced."""
     for replica in replicas_of(step):
-        replica.prove()
+        replica.check_synchronized()
 
 
-def check_reached(step: Any, loss: Tensor) -> None:
-    """Refuse a net of which this loss does not reach every parameter: the other processes would wait for it."""
+def check_calls_modules(step: StepRunner, loss: Tensor) -> None:
+    """Refuse a net with parameters that this loss does not reach: the other ranks would wait."""
     if all(replica.find_unused_parameters for replica in replicas_of(step)):
         return
-    reached, waiting = set(), [loss.grad_fn]
-    seen = set()
-    while waiting:
-        node = waiting.pop()
+    reached, stack, seen = set(), [loss.grad_fn], set()
+    while stack:
+        node = stack.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
         reached.add(id(getattr(node, "variable", None)))
-        waiting += [follower for follower, _ in node.next_functions]
-    missed = [name for replica in replicas_of(step) for name, weight in replica.module.named_parameters()
+        stack += [follower for follower, _ in node.next_functions]
+    missed = [name for replica in replicas_of(step)
+              for name, weight in replica.module.named_parameters()
               if weight.requires_grad and id(weight) not in reached]
     if missed:
-        raise bad_value("net", received=f"{len(missed)} parameters that get no gradient: {', '.join(missed[:5])}",
+        raise bad_value("net", received=f"{len(missed)} parameters that get no gradient: "
+                        f"{', '.join(missed[:5])}",
                         expected="a gradient for each, in several processes",
-                        fix="Pass find_unused_parameters=True, or freeze them with requires_grad_(False).")
+                        fix="Pass find_unused_parameters=True, or freeze them with "
+                        "requires_grad_(False).")

@@ -1,7 +1,7 @@
-"""The folder by which ``fit_ddp`` and its processes send each other what they need.
+"""The folder in which ``fit_ddp`` and its processes exchange the job and its result.
 
-Its caller removes it. Where the caller is killed its processes do, and where all are killed in the
-same moment the next job does. The data in it are let go of as soon as all processes have them in memory.
+The caller removes it. If the caller is killed, its processes do; if all are killed at once, the
+next job does. The job's data is deleted as soon as all processes have it in memory.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from typing import Any
 import torch
 
 from torchkeras.core.errors import bad_value
+from torchkeras.core.types import Value
 
-# of folders, of the file in each that its caller holds, and of what the processes are sent
+# names: of the folders, of the lock file that the caller holds, and of the file with the job
 PREFIX, LOCK, JOB = "torchkeras-job-", "lock", "job"
 
 
 @contextmanager
 def job_folder() -> Iterator[Path]:
-    """Make a folder for what the processes are sent and send back; remove it at the end.
+    """Create the folder of a job, and remove it at the end.
 
-    Those that killed callers left go first.
+    Before that, remove folders that killed callers left behind.
     """
     from filelock import FileLock
 
@@ -42,17 +43,14 @@ def clear() -> None:
     from filelock import FileLock
 
     for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with suppress(Exception):  # whatever it is, a new job can do without its being gone
+        with suppress(Exception):  # a folder that cannot be removed does not affect a new job
             if is_own(left) and (left / JOB).exists():  # written when the lock was taken
                 with FileLock(left / LOCK, timeout=0):
                     shutil.rmtree(left, ignore_errors=True)
 
 
 def is_own(folder: Path) -> bool:
-    """Return whether a folder is one that a job of this user made.
-
-    Others may write to the folder for temporary files, too.
-    """
+    """Return whether a job of this user created a folder: others use the temporary folder, too."""
     found, lock = os.lstat(folder), os.lstat(folder / LOCK)
     private = not hasattr(os, "getuid") or (
         found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077)
@@ -60,15 +58,18 @@ def is_own(folder: Path) -> bool:
 
 
 def tell_mapped(folder: Path, rank: int) -> None:
-    """Say, in a process, that it has what it was sent."""
+    """Record that the process of this rank has the job in memory."""
     (folder / f"mapped-{rank}").touch()
 
 
 def let_go(folder: Path, world: int) -> bool:
-    """Let go of what the processes were sent, once all have it; an empty file takes its place.
+    """Replace the file with the job by an empty one once all processes have it in memory.
 
-    Systems with POSIX's files keep what is mapped until the last process ends, whatever has become
-    of its name. Windows lets nobody replace it; there it goes with the folder.
+    POSIX systems keep a mapped file until the last process unmaps it, even when its name is gone.
+    Windows does not allow replacing it; there it is removed with the folder.
+
+    Returns:
+        Whether all processes have it.
     """
     if not all((folder / f"mapped-{rank}").exists() for rank in range(world)):
         return False
@@ -78,15 +79,15 @@ def let_go(folder: Path, world: int) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Remove the folder of a caller that is gone, in each of its processes."""
-    with suppress(OSError):  # under another name, nobody can put a new file into it by the old one
+    """Remove the folder of a caller that has ended, in each of its processes."""
+    with suppress(OSError):  # renamed, so that no other process can add a file to it
         folder.rename(folder.with_name(f"{folder.name}-{os.getpid()}"))
     for left in folder.parent.glob(f"{folder.name}*"):
         shutil.rmtree(left, ignore_errors=True)
 
 
-def check_room(parts: Mapping[str, Any], folder: Path) -> None:
-    """Refuse data for which the folder has no room, before any of it is written."""
+def check_room(parts: Mapping[str, object], folder: Path) -> None:
+    """Refuse data for which the disk has no room, before any of it is written."""
     needed, free = size_of(parts), shutil.disk_usage(folder).free
     if needed > free:
         raise bad_value(
@@ -94,39 +95,39 @@ def check_room(parts: Mapping[str, Any], folder: Path) -> None:
             received=f"a temporary folder ({folder.parent}) with {free / 1e9:,.3f} GB free",
             expected=f"{needed / 1e9:,.3f} GB, for the data that the processes share",
             fix="Set the environment variable TMPDIR to a folder on a larger disk before Python "
-                "starts, or start the script with torchrun, where each process reads the data itself.")
+                "starts, or start the script with torchrun, where each process reads the data "
+                "itself.")
 
 
-def size_of(parts: Mapping[str, Any]) -> int:
-    """Return how many bytes the parts take in a file; 0 where they cannot be sent at all."""
+def size_of(parts: Mapping[str, object]) -> int:
+    """Return how many bytes the parts take in a file; 0 where they cannot be pickled."""
     import cloudpickle
 
     storages: dict[int, int] = {}
-    counted = Counted()
 
-    class Sizer(cloudpickle.Pickler):
-        """Leaves out the numbers of tensors, as :func:`torch.save` does."""
+    def persistent_id(pickler: Value, value: Value) -> str | None:
+        """Leave storages out of the pickle, as :func:`torch.save` does."""
+        if not (torch.is_storage(value) or isinstance(value, torch.storage.TypedStorage)):
+            return None
+        untyped = getattr(value, "_untyped_storage", value)
+        storages[untyped._cdata] = untyped.nbytes()
+        return "storage"
 
-        def persistent_id(self, value: Any) -> Any:
-            if not (torch.is_storage(value) or isinstance(value, torch.storage.TypedStorage)):
-                return None
-            untyped = getattr(value, "_untyped_storage", value)
-            storages[untyped._cdata] = untyped.nbytes()
-            return "storage"
-
+    file = CountingFile()
+    sizer: Any = type("Sizer", (cloudpickle.Pickler,), {"persistent_id": persistent_id})
     with suppress(Exception):
-        Sizer(counted, protocol=cloudpickle.DEFAULT_PROTOCOL).dump(dict(parts))
-        return counted.bytes + sum(storages.values())
+        sizer(file, protocol=cloudpickle.DEFAULT_PROTOCOL).dump(dict(parts))
+        return file.size + sum(storages.values())
     return 0
 
 
-class Counted:
-    """A file that counts what is written to it, and keeps nothing."""
+class CountingFile:
+    """A file that counts the bytes written to it, and keeps nothing."""
 
-    bytes = 0
+    size = 0
 
-    def write(self, data: Any) -> int:
-        """Count."""
-        size = memoryview(data).nbytes
-        self.bytes += size
-        return size
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Count the bytes."""
+        added = memoryview(data).nbytes
+        self.size += added
+        return added

@@ -1,75 +1,406 @@
-"""What makes several processes train one net: the same data, the same weights, shared gradients."""
+"""Train one net in several processes: the same data and weights, shared gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from torchkeras.core.communicator import Communicator
+from torchkeras.core.device import set_microbatch
 from torchkeras.core.errors import bad_type, bad_value
 from torchkeras.core.modes import BATCH_NORMS
+from torchkeras.core.stop import NonFiniteLoss, Request
+from torchkeras.core.types import Batch, Count, Microbatch, Row, Step, StepOutput
 from torchkeras.data import Batches
-from torchkeras.data.fingerprint import content
+from torchkeras.data.arrays import as_it_is
+from torchkeras.data.fingerprint import sample_fingerprint
+from torchkeras.data.reuse import copier_for
 from torchkeras.distributed import ddp
-from torchkeras.distributed.fsdp import Shards, Undivided, check_divisible
-from torchkeras.engine import device
+from torchkeras.distributed.broadcast import same_buffers, same_weights
+from torchkeras.distributed.ddp import WeightedDDP
+from torchkeras.distributed.fsdp import FSDPModule, check_divisible
+from torchkeras.distributed.local_accelerator import LocalAccelerator
+from torchkeras.distributed.reducible_metrics import dummy_step, reduced_row
+from torchkeras.distributed.sharded_data import Shard, ShardedBatches
+from torchkeras.distributed.stop import StopCoordinator
 from torchkeras.engine.epoch import EpochRunner
-from torchkeras.engine.run import Run, nothing
+from torchkeras.engine.passes import Pass
+from torchkeras.engine.run import Run
+from torchkeras.engine.strategy import SingleProcess, known
+from torchkeras.engine.trainable import Trainable
 from torchkeras.state.components import components_of
+from torchkeras.weighting import examination, weighing
+from torchkeras.weighting.averages import samples_of
+from torchkeras.weighting.examination import is_check_due
+from torchkeras.weighting.first_look import examined
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class DistributedStrategy(SingleProcess):
+    """Compute in several processes: each has its share of the data, and all end at the same step.
+
+    Training divides every batch; measuring deals out whole batches. This class only measures; the
+    two below train.
+    """
+
+    divides_batches = True
+
+    def accelerator_for(self, accelerator: Accelerator) -> Any:
+        """Return the accelerator that a step sees: what it gathers is its own part."""
+        return LocalAccelerator(accelerator)
+
+    def attach(self, step: Any, parts: Mapping[str, Any]) -> None:
+        """Let a step know its wrapped parts."""
+        step.replicas = [one for one in parts.values() if isinstance(one, WeightedDDP)]
+
+    def is_synchronous(self, learning: bool) -> bool:
+        """Tell whether all processes do each step of a pass at the same time."""
+        return learning
+
+    def shard(self, data: Batches, learning: bool) -> None:
+        """Give this process its share: a part of each training batch, or whole batches in turn."""
+        data.prepare_pass(divide=self.is_synchronous(learning))
+        sharing = data.sharing
+        if sharing is None or sharing.communicator is not self.communicator:
+            sharing = ShardedBatches(data.source, data.name, data.steps, self.communicator,
+                                     data.device_data)
+        sharing.memory = data.device_data
+        data.sharing = sharing
+
+    # A pass
+
+    def microbatches(self, batches: Pass, loader: Any) -> Iterator[tuple[Batch, Microbatch]]:
+        """Yield this rank's share of each batch, with its weight in the update."""
+        step, data, learning = batches.step, batches.data, batches.learning
+        hold = copier_for(data) if learning and batches.accumulation > 1 else as_it_is
+        source = examined(step, iter(loader), copier_for(data), divided=learning)
+        shares = ((hold(batch), share_of(data)) for batch in source)
+        number = 0
+        while window := list(islice(shares, batches.accumulation)):
+            for found in self.window(batches, window):
+                yield found
+                number += 1
+                if learning and is_check_due(number):  # validation has no batches in step
+                    self.agree_on_loss(step)
+        if learning:
+            set_microbatch(batches.run.accelerator,
+                           batches.run.config.gradient_accumulation_steps, last=True)
+            weighing.scale_terms(step, None, None)
+
+    def window(self, batches: Pass,
+               window: list[tuple[Batch, Shard]]) -> Iterator[tuple[Batch, Microbatch]]:
+        """Yield the batches of one update, each with the share of this rank."""
+        counting = batches.counting
+        counts = [counting.count(batch) if shard.samples else 0 for batch, shard in window]
+        weigh = self.weigher(
+            batches, counts, len(window) * window[0][1].whole) if batches.learning else None
+        for place, (batch, shard) in enumerate(window):
+            if shard.samples:
+                batches.counted.append(shard.number)
+            whole = Microbatch(known(counts[place]), padding=not shard.samples)
+            yield batch, whole if weigh is None else weigh(place, whole)
+
+    def weigher(self, batches: Pass, counts: list[Count],
+                samples: int) -> Callable[[int, Microbatch], Microbatch]:
+        """Return a function that weighs the batch at a place of a window, before its step."""
+        step, accelerator = batches.step, batches.run.accelerator
+        totals = ddp.total_counts(step, counts)
+        parts = [samples_of(one) for one in counts]
+        scale = self.common_scale(step, parts, samples)
+
+        def weigh(place: int, microbatch: Microbatch) -> Microbatch:
+            terms, last = counts[place], place + 1 == len(counts)
+            weighing.scale_terms(step, terms if isinstance(terms, weighing.Terms) else None, totals)
+            part, weight = parts[place] / scale, sum(parts[:place + 1]) / scale
+            if batches.adds_up:
+                part, weight = self.weight_of_sum(parts[place]), 1 / self.communicator.world_size
+            counts_here = isinstance(part, Tensor) or bool(part)
+            divisor = 1 / part if counts_here else math.inf
+            set_microbatch(accelerator, divisor, last)
+            self.set_weight(step, weight, last)
+            return microbatch._replace(divisor=divisor, last=last, counts=counts_here)
+
+        return weigh
+
+    def common_scale(self, step: Any, counts: list[Any], samples: int) -> Any:
+        """Return the number, common to all processes, that divides the counts of a window."""
+        return samples / self.communicator.world_size
+
+    def weight_of_sum(self, count: Any) -> float:
+        """Return the weight of a part whose loss adds up its samples."""
+        return float(bool(count))
+
+    def set_weight(self, step: Any, weight: float | Tensor, last: bool) -> None:
+        """Set the weight of the wrapped modules' part of an update, and whether it is the last."""
+        ddp.set_weight(step, weight, last)
+
+    def execute(self, step: Any, batch: Batch, microbatch: Microbatch) -> StepOutput:
+        """Run a step; one for padding counts nowhere."""
+        output: StepOutput = (dummy_step if microbatch.padding else run_step)(step, batch)
+        return output
+
+    def agree_on_loss(self, step: Any) -> None:
+        """Let all processes use what one of them learned about the loss from a batch."""
+        facts = getattr(step, "facts", None)
+        if facts is None or not facts.paired:
+            return
+        found = [one for one in self.all_gather(facts.revised) if one is not None]
+        facts.revised = None
+        if found:
+            examination.revise_denominator(step, found[0], divided=step.stage == "train")
+
+    def reduce_row(self, runner: EpochRunner) -> Row:
+        """Return the numbers of a pass, of all processes together."""
+        self.agree_on_loss(runner.step_runner)
+        return reduced_row(runner, self.communicator)
+
+    # A step
+
+    def check_calls_modules(self, step: Any, loss: Tensor) -> None:
+        """Refuse a loss that misses a parameter: other processes would wait for its gradient."""
+        ddp.check_calls_modules(step, loss)
+
+    def before_update(self, step: Any) -> None:
+        """End in all processes if the loss of one was not finite."""
+        ddp.check_finite_gradients(step)
+
+    def after_step(self, batches: Pass) -> None:
+        """Refuse a step whose gradients were not shared."""
+        if batches.learning and batches.run.accelerator.sync_gradients:
+            ddp.check_shared(batches.step)
+
+    def report_non_finite(self, step: Any, what: str, why: str) -> None:
+        """Mark the gradients for which other processes wait: all stop before the update."""
+        ddp.mark_non_finite(step)
+        self.stops.request = Request(
+            f"{what} in process {self.communicator.rank}", True, why=why)
+
+    # Stopping
+
+    @property
+    def stops(self) -> StopCoordinator:
+        """Return what lets all processes stop together."""
+        processes: Any = self.communicator
+        stops: StopCoordinator = processes.stops
+        return stops
+
+    def agreed(self) -> Request | None:
+        """Return the request to stop that any process has, where all pass at the same moment."""
+        return self.stops.agreed()
+
+    def raise_non_finite(self, run: Run, error: NonFiniteLoss) -> None:
+        """Ask all processes to end: a loss that was read late is not finite."""
+        run.request(Request(f"{error} in process {self.communicator.rank}", True, error.step,
+                            why=error.why))
+
+    def request_stop(self, run: Run, request: Request) -> None:
+        """Ask for the end; it comes once all processes agreed on the step."""
+        self.stops.ask(request)
+
+    def poll(self, batches: Pass) -> None:
+        """End the pass before a step, once all processes agreed to."""
+        synchronous = self.is_synchronous(batches.learning)
+        self.end(batches.run, self.stops.poll(synchronous, steps_left(batches)))
+
+    def end_of_data(self, batches: Pass) -> None:
+        """Meet the other processes: a pass that measures ends early in all of them or in none."""
+        if not self.is_synchronous(batches.learning):
+            self.end(batches.run, self.stops.join(True))
+
+    def end(self, run: Run, request: Request | None) -> None:
+        """End a pass on behalf of a request that all processes agreed on."""
+        if request is not None:
+            if not request.diverged:
+                run.apply(request)
+            raise request.as_error()
+
+
+class DDPStrategy(DistributedStrategy):
+    """Train with DistributedDataParallel: each process has the whole net and shares gradients.
+
+    Args:
+        model: what is trained.
+        run: its run.
+    """
+
+    def __init__(self, model: Trainable, communicator: Communicator, *,
+                 find_unused_parameters: bool) -> None:
+        super().__init__(communicator)
+        self.model, self.find_unused_parameters = model, find_unused_parameters
+        self.made: dict[tuple[bool, ...], Mapping[str, Any]] = {}
+
+    def wrapped(self, learning: bool) -> Mapping[str, Any]:
+        """Return the wrapped modules; each waits for the gradients it expected when it was made."""
+        return self.replicas() if learning else {}
+
+    def evaluated(self, net: nn.Module) -> nn.Module:
+        """Return the wrapped net, whose mode is set with the net's own."""
+        found: nn.Module = self.replicas().get("net", net)
+        return found
+
+    def replicas(self) -> Mapping[str, Any]:
+        """Return the wrapped modules, made anew when the user has frozen or thawed something."""
+        learning = tuple(weight.requires_grad for module in self.model.learners()
+                         for weight in module.parameters())
+        if learning not in self.made:
+            self.made.clear()
+            self.made[learning] = ddp.replicas(parts_of(self.model),
+                                               find_unused_parameters=self.find_unused_parameters)
+        return self.made[learning]
+
+    def sync_to_module(self) -> None:
+        """Give every process the main process's buffers, after a training pass."""
+        same_buffers(self.communicator, *self.model.learners())
+
+
+class FSDPStrategy(DistributedStrategy):
+    """Train with FSDP: every process has a part of the weights, gradients and optimizer state.
+
+    Args:
+        model: what is trained.
+        run: its run.
+    """
+
+    divides_net = True
+
+    def __init__(self, model: Trainable, communicator: Communicator, run: Run) -> None:
+        super().__init__(communicator)
+        check_divisible(model.net, {"optimizer": model.optimizer, **model.step_objects})
+        self.shards = FSDPModule(model.net, run, model.optimizer)
+        self.others = [one for one in model.learners() if one is not model.net]
+        self.parts = ddp.replicas({**parts_of(model), "net": None}) | {"net": self.shards.divided}
+
+    def is_synchronous(self, learning: bool) -> bool:
+        """Return True: each process has a part of the net, so all do each step together."""
+        return True
+
+    def wrapped(self, learning: bool) -> Mapping[str, Any]:
+        """Return the divided net and the wrapped modules beside it."""
+        self.shards.check_learning()
+        return self.parts
+
+    def evaluated(self, net: nn.Module) -> nn.Module:
+        """Return the divided net."""
+        divided: nn.Module = self.wrapped(learning=False)["net"]
+        return divided
+
+    def common_scale(self, step: Any, counts: list[Any], samples: int) -> Any:
+        """Return the true total over all processes: FSDP takes a plain mean, without weights."""
+        return ddp.true_scale(step, counts)
+
+    def weight_of_sum(self, count: Any) -> float:
+        """Return the weight of a part whose loss adds up its samples, to undo FSDP's mean."""
+        return float(self.communicator.world_size * bool(count))
+
+    def set_weight(self, step: Any, weight: float | Tensor, last: bool) -> None:
+        """Set the weight of the wrapped modules' part, and whether FSDP then shares gradients."""
+        super().set_weight(step, weight, last)
+        step.net.set_requires_gradient_sync(last)
+
+    def sync_to_module(self) -> None:
+        """Bring the whole net and all buffers up to date."""
+        same_buffers(self.communicator, self.shards.divided, *self.others)
+        self.shards.gather()
+
+    def refresh(self) -> None:
+        """Bring the whole net up to date, if it has learned since."""
+        self.shards.refresh()
+
+    def taking(self) -> AbstractContextManager[None]:
+        """Make the optimizer that of the whole net, to read its state."""
+        return self.shards.taking()
+
+    def putting(self) -> AbstractContextManager[None]:
+        """Make the optimizer that of the whole net, to load its state."""
+        return self.shards.putting()
+
+
+def share_of(data: Batches) -> Shard:
+    """Return this rank's share of the batch that was just read."""
+    share: Shard | None = data.share
+    if share is None:
+        raise RuntimeError("the data of one of several processes was not divided")
+    return share
+
+
+def run_step(step: Step, batch: Batch) -> Any:
+    """Run a step."""
+    return step(batch)
+
+
+def steps_left(batches: Pass) -> tuple[int, int]:
+    """Return the steps left in an accumulation window, now and after one more step."""
+    size, done = batches.accumulation, batches.run.step
+    end = math.inf if batches.run.steps is None else batches.run.steps
+    return int(min(-done % size, end - done)), int(min(-(done + 1) % size, max(end - done - 1, 0)))
+
+
+def measuring_strategy(communicator: Communicator) -> SingleProcess:
+    """Return where something is measured or predicted outside of a run."""
+    return SingleProcess() if communicator.world_size == 1 else DistributedStrategy(communicator)
 
 
 @contextmanager
-def lockstep(model: Any, run: Run, train: Batches, val: Batches | None) -> Iterator[None]:
-    """In one of several processes: check that all were given the same, then share weights and gradients."""
-    if run.together.world == 1:
+def training_strategy(model: Trainable, run: Run, train: Batches,
+                      val: Batches | None) -> Iterator[None]:
+    """Share weights and gradients with the other processes, if all were given the same."""
+    communicator = run.communicator
+    if communicator.world_size == 1:
         yield
         return
     if model.EpochRunner.__call__ is not EpochRunner.__call__:
-        raise bad_type("EpochRunner", received="one with a __call__ of its own", expected="torchkeras' own in several "
-                       "processes, which joins what they counted", fix="Override a StepRunner instead.")
+        raise bad_type("EpochRunner", received="one with a __call__ of its own",
+                       expected="torchkeras' own in several processes, which joins what they "
+                       "counted", fix="Override a StepRunner instead.")
     check_same(model, run, train, val)
-    device.same_weights(run.together, *model.learners())
-    run.notes.append(f"processes: {run.together.world}, which share every batch")
+    same_weights(communicator, *model.learners())
+    run.notes.append(f"processes: {communicator.world_size}, which share every batch")
     check_apart(parts_of(model))
     check_reachable(model, parts_of(model))
-    with (synchronised(model.learners(), run) if run.config.sync_batchnorm else each_its_own(model.learners(), run),
-          whole_windows(model, run), sharded(model, run) if run.config.fsdp else replicated(model, run)):
-        yield
-    run.tools = run.tools._replace(replicas=dict, settle=nothing, shards=Undivided())
+    batchnorm = synchronised if run.config.sync_batchnorm else each_its_own
+    before = run.strategy
+    with (batchnorm(model.learners(), run), whole_windows(model, run),
+          strategy_of(model, run) as strategy):
+        run.use(strategy)
+        try:
+            yield
+        finally:
+            run.use(before)
 
 
 @contextmanager
-def replicated(model: Any, run: Run) -> Iterator[None]:
-    """Every process has the whole net and shares its gradients: DistributedDataParallel."""
-    made: dict[tuple[bool, ...], Mapping[str, Any]] = {}
-
-    def replicas() -> Mapping[str, Any]:
-        """Made anew when the user has frozen or thawed something, since each waits for the gradients it began with."""
-        learning = tuple(weight.requires_grad for module in model.learners() for weight in module.parameters())
-        if learning not in made:
-            made.clear()
-            made[learning] = ddp.replicas(parts_of(model),
-                                                find_unused_parameters=run.config.find_unused_parameters)
-        return made[learning]
-
-    run.tools = run.tools._replace(replicas=replicas,
-                                   settle=lambda: device.same_buffers(run.together, *model.learners()))
-    yield
+def strategy_of(model: Trainable, run: Run) -> Iterator[DistributedStrategy]:
+    """Give the strategy that the configuration asks for."""
+    communicator = run.communicator
+    if not run.config.fsdp:
+        yield DDPStrategy(model, communicator,
+                          find_unused_parameters=run.config.find_unused_parameters)
+        return
+    strategy = FSDPStrategy(model, communicator, run)
+    run.notes.append("fsdp: the weights are divided between the processes")
+    with strategy.shards.learning():
+        yield strategy
 
 
 def parts_of(model: Any) -> dict[str, Any]:
-    """What a step is given that may learn: net, loss, and modules among the objects of the user's own step."""
+    """Return the parts of a step that may learn: net, loss, and modules among step objects."""
     return {"net": model.net, "loss_fn": model.loss_fn, **{
         name: one for name, one in model.step_objects.items() if isinstance(one, nn.Module)}}
 
 
 def check_reachable(model: Any, parts: Mapping[str, Any]) -> None:
-    """Refuse parameters that learn where their gradients would be each process's own: in no module of a step."""
-    shared = {id(weight) for part in parts.values() if isinstance(part, nn.Module) for weight in part.parameters()}
+    """Refuse learning parameters in no module of a step: their gradients would not be shared."""
+    shared = {id(weight) for part in parts.values() if isinstance(part, nn.Module)
+              for weight in part.parameters()}
     found = components_of(model)
     names = {id(weight): f"{name}.{path}" for name, module in found.modules.items()
              for path, weight in module.named_parameters()}
@@ -77,33 +408,44 @@ def check_reachable(model: Any, parts: Mapping[str, Any]) -> None:
              for group in one.param_groups for weight in group["params"]
              if weight.requires_grad and id(weight) not in shared]
     if alone:
-        raise bad_value("KerasModel", received=f"parameters that learn outside of the modules that a step is given: "
-                        f"{', '.join(alone[:5])}", expected="parameters of the net, of a loss that is a module itself, "
+        raise bad_value("KerasModel",
+                        received="parameters that learn outside of the modules that a step is "
+                        f"given: {', '.join(alone[:5])}",
+                        expected="parameters of the net, of a loss that is a module itself, "
                         "or of modules given as step objects, in several processes",
-                        fix="Put them into one of these; a functools.partial of a loss may become a module.")
+                        fix="Put them into one of these; a functools.partial of a loss may become "
+                        "a module.")
 
 
 def check_apart(parts: Mapping[str, Any]) -> None:
-    """Refuse modules that share parameters which learn: their gradients would be added up once for each module."""
+    """Refuse modules that share learning parameters: each would add their gradients again."""
     owners: dict[int, str] = {}
     for name, part in parts.items():
         for weight in part.parameters() if isinstance(part, nn.Module) else ():
             if weight.requires_grad and owners.setdefault(id(weight), name) != name:
-                raise bad_value(name, received=f"a module that shares parameters with {owners[id(weight)]}",
-                                expected="modules that have their parameters for themselves, in several processes",
-                                fix=f"Leave {name} out, and reach it through {owners[id(weight)]}'s forward.")
+                raise bad_value(name,
+                                received="a module that shares parameters with "
+                                f"{owners[id(weight)]}",
+                                expected="modules that have their parameters for themselves, in "
+                                "several processes",
+                                fix=f"Leave {name} out, and reach it through "
+                                f"{owners[id(weight)]}'s forward.")
 
 
 @contextmanager
 def whole_windows(model: Any, run: Run) -> Iterator[None]:
-    """Refuse an update by an optimizer of the user's own step where the gradients are each process's own still."""
+    """Refuse an update by a step object's optimizer before the gradients are shared."""
     def check(optimizer: Any, *_: Any) -> None:
         if not run.accelerator.sync_gradients:
-            raise bad_value("StepRunner", received="a step that updates with an optimizer of its own in the middle of "
-                            "an accumulation window", expected="updates where a window ends: in several processes "
-                            "gradients are shared there", fix="Ask self.accelerator.sync_gradients before its step().")
+            raise bad_value("StepRunner",
+                            received="a step that updates with an optimizer of its own in the "
+                            "middle of an accumulation window",
+                            expected="updates where a window ends: in several processes gradients "
+                            "are shared there",
+                            fix="Ask self.accelerator.sync_gradients before its step().")
 
-    hooks = [one.register_step_pre_hook(check) for one in model.step_objects.values() if isinstance(one, Optimizer)]
+    hooks = [one.register_step_pre_hook(check) for one in model.step_objects.values()
+             if isinstance(one, Optimizer)]
     try:
         yield
     finally:
@@ -111,58 +453,40 @@ def whole_windows(model: Any, run: Run) -> Iterator[None]:
             hook.remove()
 
 
-@contextmanager
-def sharded(model: Any, run: Run) -> Iterator[None]:
-    """Every process has a part of the weights: FSDP."""
-    check_divisible(model.net, {"optimizer": model.optimizer, **model.step_objects})
-    shards = Shards(model.net, run, model.optimizer)
-    others = [one for one in model.learners() if one is not model.net]
-    parts = ddp.replicas({**parts_of(model), "net": None}) | {"net": shards.divided}
-
-    def replicas() -> Mapping[str, Any]:
-        shards.check_learning()
-        return parts
-
-    def settle() -> None:
-        device.same_buffers(run.together, shards.divided, *others)
-        shards.gather()
-
-    run.notes.append("fsdp: the weights are divided between the processes")
-    run.tools = run.tools._replace(replicas=replicas, settle=settle, shards=shards)
-    with shards.learning():
-        yield
-
-
 def check_same(model: Any, run: Run, train: Batches, val: Batches | None) -> None:
     """Refuse a job whose processes were given different things."""
-    weights = {name: tuple(value.shape) for name, value in model.net.state_dict().items() if hasattr(value, "shape")}
+    weights = {name: tuple(value.shape) for name, value in model.net.state_dict().items()
+               if hasattr(value, "shape")}
     own = {"fit": repr(replace(run.config, ckpt_path="")), "net": repr(weights),
-           "metrics_dict": repr(list(model.metrics_dict)), "train_data": facts(train), "val_data": facts(val)}
-    for rank, other in enumerate(run.together.gather(own)[1:], start=1):
-        for argument, value in run.together.from_main(own).items():
+           "metrics_dict": repr(list(model.metrics_dict)), "train_data": facts(train),
+           "val_data": facts(val)}
+    for rank, other in enumerate(run.communicator.all_gather(own)[1:], start=1):
+        for argument, value in run.communicator.broadcast(own).items():
             if other[argument] != value:
-                raise bad_value(argument, received=f"{shortened(other[argument])} in process {rank}",
+                raise bad_value(argument,
+                                received=f"{shortened(other[argument])} in process {rank}",
                                 expected=f"{shortened(value)}, as in process 0",
-                                fix="Every process runs the same script: seed what is random in it before, "
-                                    "for example with torchkeras.seed_everything(0).")
+                                fix="Every process runs the same script: seed what is random in "
+                                "it before, for example with torchkeras.seed_everything(0).")
 
 
 def facts(data: Batches | None) -> str:
-    """What is known of data without reading it."""
+    """Describe data without reading it."""
     if data is None:
         return "no data"
-    known = content(data.source)
-    return f"{data.length} batches, {data.samples} samples" + ("" if known is None else f" ({known})")
+    known = sample_fingerprint(data.source)
+    return f"{data.length} batches, {data.samples} samples" + (
+        "" if known is None else f" ({known})")
 
 
 def shortened(text: str) -> str:
-    """A text that fits into a message."""
+    """Return a text, cut so that it fits into a message."""
     return text if len(text) <= 200 else text[:200] + "..."
 
 
 @contextmanager
 def each_its_own(learners: list[nn.Module], run: Run) -> Iterator[None]:
-    """BatchNorm as it is: every process normalises its own part of a batch."""
+    """Leave BatchNorm as it is: every process normalises its own part of a batch."""
     if any(isinstance(module, BATCH_NORMS) and not isinstance(module, nn.SyncBatchNorm)
            for one in learners for module in one.modules()):
         run.notes.append("BatchNorm: each process normalises its own part of a batch; "
@@ -172,7 +496,7 @@ def each_its_own(learners: list[nn.Module], run: Run) -> Iterator[None]:
 
 @contextmanager
 def synchronised(learners: list[nn.Module], run: Run) -> Iterator[None]:
-    """BatchNorm over the parts of all processes, with the same weights and buffers; afterwards as it was."""
+    """Synchronise BatchNorm over all processes, keeping weights and buffers; undo it on exit."""
     if run.accelerator.device.type == "cpu":
         raise bad_value("sync_batchnorm", received="True on the CPU", expected="False there",
                         fix="torch has SyncBatchNorm for accelerators only.")
@@ -180,7 +504,8 @@ def synchronised(learners: list[nn.Module], run: Run) -> Iterator[None]:
               for name, child in parent.named_children()
               if isinstance(child, BATCH_NORMS) and not isinstance(child, nn.SyncBatchNorm)]
     for parent, name, child in places:
-        setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+        setattr(parent, name,
+                nn.SyncBatchNorm.convert_sync_batchnorm(child))  # type: ignore[no-untyped-call]
     try:
         yield
     finally:

@@ -13,19 +13,19 @@ from typing import Any
 
 import torch
 
+from torchkeras.core.rng import put_random_states, random_states
 from torchkeras.distributed import rendezvous
 from torchkeras.distributed.communicator import sendable
 from torchkeras.distributed.job_folder import JOB, remove, tell_mapped
-from torchkeras.state.rng import put_random_states, random_states
 
 
 def main(folder: Path) -> int:
-    """Do the job; leave its result, or the error that ended it, in the folder."""
+    """Run the job; write its result, or the error that ended it, to the folder."""
     import cloudpickle
 
     rank = int(os.environ["RANK"])
     try:
-        # mapped, so that the processes share one copy of large tensors until they write to them
+        # with mmap, the processes share one copy of large tensors until they write to them
         job = torch.load(folder / JOB, map_location="cpu", weights_only=False, mmap=True)
         tell_mapped(folder, rank)
         torch.set_default_dtype(job["dtype"])
@@ -43,24 +43,24 @@ def main(folder: Path) -> int:
 
 
 def leave(error: BaseException, path: Path) -> None:
-    """Write an error where the caller finds it, with the place in which it arose."""
+    """Write an error to a file for the caller, with its traceback as a note."""
     import cloudpickle
 
     traceback.print_exc()
     where = "".join(traceback.format_exception(error))
     sent: Any = sendable(error, cloudpickle)
     process = f"In process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}"
-    # a mistake of the caller's explains itself
-    sent.add_note(f"{process}." if getattr(error, "user_mistake", False) else f"{process}:\n{where}")
+    short = getattr(error, "user_mistake", False)  # its text says it all
+    sent.add_note(f"{process}." if short else f"{process}:\n{where}")
     torch.save(sent, path, pickle_module=cloudpickle)
 
 
 def follow(caller: int, folder: Path) -> None:
-    """End when the process that started this one is gone, and remove what it left.
+    """Wait for the end of the process that started this one; then remove the folder and exit.
 
     Args:
-        caller: the end of a pipe from that process, which nobody writes to.
-        folder: the job's.
+        caller: the read end of a pipe from that process, to which it writes nothing.
+        folder: the folder of the job.
     """
     while os.read(caller, 1):
         pass
@@ -69,8 +69,8 @@ def follow(caller: int, folder: Path) -> None:
 
 
 def pipe_from_caller() -> int:
-    """Take the pipe that is standard input, which reads as empty from now on."""
-    pipe = os.dup(0)  # no process that this one starts gets it
+    """Return the pipe that is standard input; standard input itself is empty from now on."""
+    pipe = os.dup(0)  # child processes do not inherit it
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
@@ -78,20 +78,20 @@ def pipe_from_caller() -> int:
 
 
 def speak_utf8() -> None:
-    """Write what the caller can read, whatever the language of the system, and end of no letter."""
+    """Write UTF-8, which the caller reads, whatever the locale; no character raises an error."""
     for stream in (sys.stdout, sys.stderr):
         if not stream.isatty():
             stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
 
 
 def hear_break() -> None:
-    """Take Ctrl-Break for Ctrl-C on Windows, which cannot send one process of several that."""
+    """Treat Ctrl-Break as Ctrl-C on Windows, where Ctrl-C cannot be sent to a single process."""
     if hasattr(signal, "SIGBREAK"):
         signal.signal(signal.SIGBREAK, lambda number, frame: signal.raise_signal(signal.SIGINT))
 
 
 def begin(folder: str, paths: str) -> None:
-    """Be the process: modules are looked for where the caller looks for them."""
+    """Run a job in this process, with the caller's ``sys.path``, and exit with its code."""
     threading.Thread(target=follow, args=(pipe_from_caller(), Path(folder)), daemon=True).start()
     speak_utf8()
     hear_break()

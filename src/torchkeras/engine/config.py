@@ -1,4 +1,4 @@
-"""What was asked of one call of ``fit``: checked at birth, never changed."""
+"""Record the arguments of one call of ``fit``, checked once and never changed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from numbers import Integral, Real
-from typing import Any
 
 import numpy as np
 
-from torchkeras.core.errors import bad_type, bad_value, kind_of, one_of, positive_number, switch, text, whole_number
+from torchkeras.core.errors import (
+    bad_type,
+    bad_value,
+    check_bool,
+    check_str,
+    kind_of,
+    one_of,
+    positive_number,
+    whole_number,
+)
 from torchkeras.core.interval import parse
 
 PRECISIONS = ("no", "fp16", "bf16")
@@ -18,7 +26,7 @@ PRECISIONS = ("no", "fp16", "bf16")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitConfig:
-    """The arguments of ``fit`` that are not data, in one frozen record."""
+    """The arguments of ``fit`` that are not data."""
 
     epochs: int = 10
     ckpt_path: str | None = "checkpoint"
@@ -46,9 +54,10 @@ class FitConfig:
     keep: int = 2
 
     def __post_init__(self) -> None:
-        text("monitor", self.monitor, "val_loss")
-        for name in ("cpu", "sync_batchnorm", "find_unused_parameters", "fsdp", "resume", "restore_best"):
-            switch(name, getattr(self, name))
+        check_str("monitor", self.monitor, "val_loss")
+        for name in ("cpu", "sync_batchnorm", "find_unused_parameters", "fsdp", "resume",
+                     "restore_best"):
+            check_bool(name, getattr(self, name))
         whole_number("epochs", self.epochs, least=1)
         whole_number("patience", self.patience, least=1, optional=True)
         check_min_delta(self.min_delta)
@@ -63,19 +72,21 @@ class FitConfig:
         one_of("speed", self.speed, ("exact", "fast"))
         one_of("mixed_precision", self.mixed_precision, PRECISIONS)
         if self.fsdp and self.mixed_precision == "fp16":
-            raise bad_value("mixed_precision", received="'fp16' with fsdp=True", expected="'no' or 'bf16' there",
-                            fix="'bf16' needs no scaling of the loss, which with divided gradients was never tried on "
-                                "several accelerators.")
+            raise bad_value("mixed_precision", received="'fp16' with fsdp=True",
+                            expected="'no' or 'bf16' there",
+                            fix="'bf16' needs no scaling of the loss, which with divided gradients "
+                            "was never tried on several accelerators.")
         if self.initial_epoch >= self.epochs:
-            raise bad_value("initial_epoch", received=f"{self.initial_epoch} with epochs={self.epochs}",
-                            expected="fewer finished epochs than epochs", fix="Pass a larger epochs.")
+            raise bad_value("initial_epoch", fix="Pass a larger epochs.",
+                            received=f"{self.initial_epoch} with epochs={self.epochs}",
+                            expected="fewer finished epochs than epochs")
         check_class_weight(self.class_weight)
         whole_number("keep", self.keep, least=1)
         self.check_keeping()
         self.as_plain_numbers()
 
     def as_plain_numbers(self) -> None:
-        """Turn numpy's numbers into Python's, which files of a run's state and other processes take alike."""
+        """Convert numpy's numbers to Python's, for files and other processes."""
         for name in self.__slots__:
             value = getattr(self, name)
             if isinstance(value, np.generic):
@@ -85,44 +96,45 @@ class FitConfig:
             object.__setattr__(self, "class_weight", plain)
 
     def check_keeping(self) -> None:
-        """Refuse to keep the state of a run where that cannot be done."""
+        """Raise if a checkpoint of the run is requested without a path."""
         parse(self.save_every)
         if self.keeps_state and self.ckpt_path is None:
-            raise bad_value("ckpt_path", received="None with resume or save_every", expected="a path",
+            raise bad_value("ckpt_path", received="None with resume or save_every",
+                            expected="a path",
                             fix="The run's state is kept in the folder <ckpt_path>.state.")
 
-    def to_share(self) -> dict[str, Any]:
-        """Return the arguments for logs and reports that others read.
+    def to_share(self) -> dict[str, object]:
+        """Return the arguments for logs and reports.
 
-        Of a path, which may hold a person's name, there is the file's name alone.
+        Of the path, only the file name is returned: folders may contain a person's name.
         """
         path = self.ckpt_path
         return asdict(self) | {"ckpt_path": None if path is None else os.path.basename(path)}
 
     @property
     def keeps_state(self) -> bool:
-        """Whether the state of the run is written."""
+        """Return whether checkpoints of the run are written."""
         return self.resume or self.save_every is not None
 
 
-def check_min_delta(value: Any) -> None:
-    """Refuse what is no finite number of at least 0."""
+def check_min_delta(value: object) -> None:
+    """Raise unless a value is a finite number of at least 0."""
     expected = "a finite number of at least 0"
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
         raise bad_type("min_delta", received=kind_of(value), expected=expected)
     if not 0 <= float(value) < float("inf"):
-        raise bad_value("min_delta", received=value, expected=expected,
-                        fix="It is a size; which way is better says mode." if float(value) < 0 else "")
+        fix = "It is a size; mode says which direction is better." if float(value) < 0 else ""
+        raise bad_value("min_delta", received=value, expected=expected, fix=fix)
 
 
 def check_class_weight(weights: Mapping[int, float] | None) -> None:
-    """Refuse anything but ``{class index: weight of at least 0}``."""
+    """Raise unless class weights are ``{class index: weight of at least 0}``."""
     if weights is None:
         return
     expected = "a dict of class index to weight, such as {0: 1.0, 1: 5.0}"
     if not isinstance(weights, Mapping) or not weights:
-        raise bad_type("class_weight", received=kind_of(weights), expected=expected,
-                       fix="" if isinstance(weights, Mapping) else "Of an array: dict(enumerate(weights)).")
+        fix = "" if isinstance(weights, Mapping) else "For an array: dict(enumerate(weights))."
+        raise bad_type("class_weight", received=kind_of(weights), expected=expected, fix=fix)
     for index, weight in weights.items():
         received = f"{index!r}: {weight!r}"
         if isinstance(index, bool) or not isinstance(index, Integral) or not is_real(weight):
@@ -131,7 +143,9 @@ def check_class_weight(weights: Mapping[int, float] | None) -> None:
             raise bad_value("class_weight", received=received, expected=expected)
 
 
-def is_real(value: Any) -> bool:
-    """Return whether a value is one number: of Python, of numpy, or a tensor or array without dimensions."""
-    return (isinstance(value, Real) and not isinstance(value, bool)) or (
-        getattr(value, "shape", None) == () and hasattr(value, "item") and isinstance(value.item(), Real))
+def is_real(value: object) -> bool:
+    """Tell whether a value is one number: Python's, numpy's, or a 0-d tensor or array."""
+    if isinstance(value, Real):
+        return not isinstance(value, bool)
+    return getattr(value, "shape", None) == () and hasattr(value, "item") and (
+        isinstance(value.item(), Real))

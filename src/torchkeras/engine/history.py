@@ -1,4 +1,4 @@
-"""What happened: one row an epoch."""
+"""Record the numbers of a run, one row for each epoch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MISSING = float("nan")
 
 
 class History(dict[str, list[float]]):
-    """Columns of numbers, one row an epoch: a dict of lists of equal length, so ``pd.DataFrame(history)`` works.
+    """Columns of numbers with one row for each epoch; ``pd.DataFrame(history)`` works.
 
     Example:
         >>> history = History()
@@ -26,36 +26,38 @@ class History(dict[str, list[float]]):
     """
 
     def open(self, epoch: int) -> None:
-        """Begin the row of an epoch; what is not recorded in it stays NaN."""
+        """Add the row of an epoch; columns that are not recorded in it stay NaN."""
         for column in self.values():
             column.append(MISSING)
         self.setdefault("epoch", [epoch])[-1] = epoch
 
     def record(self, numbers: Mapping[str, float]) -> None:
-        """Fill the newest row; a new name becomes a column that is NaN in the rows before."""
+        """Set numbers in the last row; a new name becomes a column, NaN in earlier rows."""
         rows = len(self.get("epoch", ()))
         for name, number in numbers.items():
             self.setdefault(name, [MISSING] * rows)[-1] = number
 
     def discard(self) -> None:
-        """Drop the newest row: its epoch did not come to an end."""
+        """Remove the last row, whose epoch did not finish."""
         for column in self.values():
             column.pop()
 
     def last(self, name: str) -> float | None:
-        """The newest number of a column, or None where there is none."""
+        """Return the last number of a column; None if there is none."""
         column = self.get(name)
         return None if not column or math.isnan(column[-1]) else column[-1]
 
     def to_frame(self, columns: Iterable[str] = ()) -> pd.DataFrame:
-        """Return the table that ``fit`` returns, as a pandas DataFrame; one without rows has these columns."""
+        """Return the table that ``fit`` returns; one without rows has these columns."""
         import pandas as pd
 
         if self.get("epoch"):
             return pd.DataFrame(dict(self))
         names = dict.fromkeys([*columns, *self])
-        return pd.DataFrame({name: pd.Series(dtype="int64" if name == "epoch" else "float64") for name in names})
+        return pd.DataFrame({name: pd.Series(dtype="int64" if name == "epoch" else "float64")
+                             for name in names})
 
     def __missing__(self, name: str) -> list[float]:
         logged = ", ".join(self) or "nothing yet"
-        raise KeyError(f"{name!r} was never logged. Logged: {logged}. {did_you_mean(name, self)}".rstrip())
+        hint = did_you_mean(name, self)
+        raise KeyError(f"{name!r} was never logged. Logged: {logged}. {hint}".rstrip())

@@ -1,4 +1,4 @@
-"""Arguments as JSON can hold them, and back."""
+"""Conversion of arguments to JSON-ready data, and back."""
 
 from __future__ import annotations
 
@@ -10,34 +10,38 @@ from typing import Any
 import torch
 
 from torchkeras.core.errors import bad_type, bad_value
+from torchkeras.core.types import Value
 from torchkeras.functional.plan import Ref
 
 
 def dtype_of(name: str) -> torch.dtype:
-    """``torch.float32`` for "float32"."""
+    """Return the dtype of a name: ``torch.float32`` for "float32"."""
     found = vars(torch).get(name) if isinstance(name, str) else None
     if not isinstance(found, torch.dtype):
-        raise bad_value("config", received=f"the dtype {str(name)[:60]!r}", expected="a dtype such as 'float32'")
+        raise bad_value("config", received=f"the dtype {str(name)[:60]!r}",
+                        expected="a dtype such as 'float32'")
     return found
 
 
-WRITERS: list[tuple[Any, Callable[[Any], Any]]] = [
+ENCODERS: list[tuple[Any, Callable[[Any], Any]]] = [
     (Ref, lambda value: {"ref": value.name, "path": list(value.path)}),
-    ((torch.dtype, torch.memory_format, torch.layout), lambda value: {"torch": str(value).removeprefix("torch.")}),
+    ((torch.dtype, torch.memory_format, torch.layout),
+     lambda value: {"torch": str(value).removeprefix("torch.")}),
     (torch.device, lambda value: {"device": str(value)}),
-    (dict, lambda value: {"dict": [[key, told(item)] for key, item in value.items()]}),
-    (tuple, lambda value: {"tuple": [told(item) for item in value]}),
-    (list, lambda value: {"list": [told(item) for item in value]}),
-    (slice, lambda value: {"slice": [told(item) for item in (value.start, value.stop, value.step)]}),
+    (dict, lambda value: {"dict": [[key, encode(item)] for key, item in value.items()]}),
+    (tuple, lambda value: {"tuple": [encode(item) for item in value]}),
+    (list, lambda value: {"list": [encode(item) for item in value]}),
+    (slice,
+     lambda value: {"slice": [encode(item) for item in (value.start, value.stop, value.step)]}),
     (type(...), lambda value: {"ellipsis": True}),
     (float, lambda value: value if math.isfinite(value) else {"float": str(value)}),
     ((bool, int, str, type(None)), lambda value: value),
 ]
 
 
-def told(value: Any) -> Any:
-    """A value as JSON can hold it."""
-    for kind, write in WRITERS:
+def encode(value: Value) -> Any:
+    """Return a value in a form that JSON can hold."""
+    for kind, write in ENCODERS:
         if isinstance(value, kind):
             return write(value)
     raise bad_type("get_config", received=f"an argument of type {type(value).__name__}",
@@ -45,33 +49,35 @@ def told(value: Any) -> Any:
                    fix="Give the layer a get_config() that returns its arguments.")
 
 
-READERS: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
-    "torch": lambda name, given: torch_word(name),
+DECODERS: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
+    "torch": lambda name, given: torch_constant(name),
     "device": lambda name, given: torch.device(name),
-    "dict": lambda items, given: {key: meant(item, given) for key, item in items},
-    "tuple": lambda items, given: tuple(meant(item, given) for item in items),
-    "list": lambda items, given: [meant(item, given) for item in items],
-    "slice": lambda items, given: slice(*(meant(item, given) for item in items)),
+    "dict": lambda items, given: {key: decode(item, given) for key, item in items},
+    "tuple": lambda items, given: tuple(decode(item, given) for item in items),
+    "list": lambda items, given: [decode(item, given) for item in items],
+    "slice": lambda items, given: slice(*(decode(item, given) for item in items)),
     "ellipsis": lambda _, given: ...,
     "float": lambda text, given: float(text),
 }
 
 
-def meant(value: Any, given: Mapping[str, Any]) -> Any:
-    """What :func:`told` was given."""
+def decode(value: Value, given: Mapping[str, Any]) -> Any:
+    """Return the value that :func:`encode` was given."""
     if not isinstance(value, Mapping):
         return value
     if "ref" in value:
         return functools.reduce(lambda found, key: found[key], value["path"], given[value["ref"]])
     kind = next(iter(value), "")
-    if kind not in READERS:
-        raise bad_value("config", received=f"a value of kind {kind!r}", expected=", ".join(READERS))
-    return READERS[kind](value[kind], given)
+    if kind not in DECODERS:
+        raise bad_value("config", received=f"a value of kind {kind!r}",
+                        expected=", ".join(DECODERS))
+    return DECODERS[kind](value[kind], given)
 
 
-def torch_word(name: str) -> Any:
-    """A dtype, memory format or layout by its name."""
+def torch_constant(name: str) -> Any:
+    """Return a dtype, memory format or layout by its name."""
     found = vars(torch).get(name)  # getattr would import a part of torch by its name
     if not isinstance(found, (torch.dtype, torch.memory_format, torch.layout)):
-        raise bad_value("config", received=f"torch.{name}", expected="a dtype, memory format or layout")
+        raise bad_value("config", received=f"torch.{name}",
+                        expected="a dtype, memory format or layout")
     return found

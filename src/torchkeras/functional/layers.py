@@ -1,47 +1,52 @@
-"""Layers that Keras has and torch has not, with torch's conventions: channels first, and its initial weights.
+"""Layers of Keras that torch lacks, with torch's conventions: channels first, its initial weights.
 
-Where they differ from Keras's: ``Concatenate`` joins dimension 1, the channels, by default; inputs that are not padded
-stay so (``padding=0``); there are no activations inside.
+They differ from Keras's as follows: ``Concatenate`` joins dimension 1, the channels, by default;
+the default padding is 0, as in torch; no layer has an activation inside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import reduce
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from torchkeras.core.errors import bad_value, whole_number
 
+Size: TypeAlias = int | tuple[int, ...]
+
 
 class _SeparableConv(nn.Module):
-    """Each channel by itself, then all channels at each place."""
+    """A depthwise convolution, then a pointwise one."""
 
     conv: Callable[..., nn.Module]
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1, padding: Any = 0,
-                 dilation: Any = 1, depth_multiplier: int = 1, bias: bool = True) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size = 1,
+                 padding: Size | str = 0, dilation: Size = 1, depth_multiplier: int = 1,
+                 bias: bool = True) -> None:
         super().__init__()
         for argument, value in (("in_channels", in_channels), ("out_channels", out_channels),
                                 ("depth_multiplier", depth_multiplier)):
             whole_number(argument, value, least=1)
-        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
-        self.stride, self.padding, self.dilation = stride, padding, dilation
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size, self.stride = kernel_size, stride
+        self.padding, self.dilation = padding, dilation
         self.depth_multiplier, self.bias = depth_multiplier, bias
         between = in_channels * depth_multiplier
-        self.depthwise = type(self).conv(in_channels, between, kernel_size, stride, padding, dilation,
-                                         groups=in_channels, bias=False)
+        self.depthwise = type(self).conv(in_channels, between, kernel_size, stride, padding,
+                                         dilation, groups=in_channels, bias=False)
         self.pointwise = type(self).conv(between, out_channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve twice."""
-        return self.pointwise(self.depthwise(x))
+        """Convolve each channel, then all channels at each place."""
+        found: Tensor = self.pointwise(self.depthwise(x))
+        return found
 
 
 class SeparableConv1d(_SeparableConv):
-    """Convolve sequences with far fewer weights: each channel by itself, then a kernel of size 1 over all channels.
+    """Convolve sequences with few weights: each channel alone, then all with a kernel of size 1.
 
     Args:
         in_channels: channels of the input, ``(N, in_channels, L)``.
@@ -69,7 +74,7 @@ class SeparableConv1d(_SeparableConv):
 
 
 class SeparableConv2d(_SeparableConv):
-    """Convolve images with far fewer weights: each channel by itself, then a kernel of size 1 over all channels.
+    """Convolve images with few weights: each channel alone, then all with a kernel of size 1.
 
     Args:
         in_channels: channels of the input, ``(N, in_channels, H, W)``.
@@ -94,10 +99,10 @@ class SeparableConv2d(_SeparableConv):
 
 
 class GlobalMaxPool1d(nn.Module):
-    """Keep the largest value of each channel, wherever in the sequence it is: ``(N, C, L)`` becomes ``(N, C)``.
+    """Keep the largest value of each channel over the sequence: ``(N, C, L)`` becomes ``(N, C)``.
 
     Raises:
-        ValueError: the input has not three dimensions.
+        ValueError: the input does not have three dimensions.
 
     Example:
         >>> GlobalMaxPool1d()(torch.tensor([[[1.0, 5.0, 2.0]]]))
@@ -105,15 +110,16 @@ class GlobalMaxPool1d(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """The largest along the last dimension."""
+        """Return the maximum along the last dimension."""
         if x.dim() != 3:
-            raise bad_value("x", received=f"a tensor of {x.dim()} dimensions", expected="(samples, channels, length)",
+            raise bad_value("x", received=f"a tensor of {x.dim()} dimensions",
+                            expected="(samples, channels, length)",
                             fix="Put the channels first: x.transpose(1, 2).")
         return x.amax(dim=-1)
 
 
 class Concatenate(nn.Module):
-    """Join branches: tensors that are alike but in one dimension, one after the other.
+    """Concatenate branches: tensors whose shapes differ in one dimension only.
 
     Args:
         dim: the dimension to join along. Default 1, the channels or features (Keras: the last).
@@ -128,11 +134,11 @@ class Concatenate(nn.Module):
         self.dim = dim
 
     def forward(self, *values: Any) -> Tensor:
-        """Join tensors, given one by one or in one list."""
-        return torch.cat(listed(values), dim=self.dim)
+        """Concatenate tensors, given one by one or in one list."""
+        return torch.cat(as_list(values), dim=self.dim)
 
     def extra_repr(self) -> str:
-        """What the layer is shown with."""
+        """Return the text for ``repr``."""
         return f"dim={self.dim}"
 
 
@@ -145,13 +151,15 @@ class Add(nn.Module):
     """
 
     def forward(self, *values: Any) -> Tensor:
-        """The sum of tensors, given one by one or in one list."""
-        return reduce(torch.add, listed(values))
+        """Return the sum of tensors, given one by one or in one list."""
+        return reduce(torch.add, as_list(values))
 
 
-def listed(values: tuple[Any, ...]) -> list[Tensor]:
-    """Tensors that came one by one, or in one list or tuple."""
-    found = list(values[0]) if len(values) == 1 and isinstance(values[0], (tuple, list)) else list(values)
+def as_list(values: tuple[Any, ...]) -> list[Tensor]:
+    """Return tensors given one by one, or in one list or tuple, as a list."""
+    whole = len(values) == 1 and isinstance(values[0], (tuple, list))
+    found = list(values[0] if whole else values)
     if len(found) < 2:
-        raise bad_value("values", received=f"{len(found)} tensor", expected="two or more", fix="Pass a list: [a, b].")
+        raise bad_value("values", received=f"{len(found)} tensor", expected="two or more",
+                        fix="Pass a list: [a, b].")
     return found

@@ -1,4 +1,4 @@
-"""The graph of a drawn net as a picture: SVG text, made without any other program."""
+"""The graph of a net as a picture: SVG text, made without another program."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from torchkeras.core.errors import bad_type
-from torchkeras.functional.model import FunctionalModel
+from torchkeras.functional.model import FunctionalModel, conversions
 from torchkeras.functional.plan import Node, Ref
 from torchkeras.functional.symbol import leaves
 
@@ -19,10 +19,11 @@ FILLS = {"input": "#dbeafe", "module": "#dcfce7", "tensor": "#f3e8ff", "output":
 
 
 def to_svg(net: FunctionalModel, path: str | os.PathLike[str] | None = None) -> str:
-    """See a drawn net: boxes for layers and functions from top to bottom, arrows for what they take.
+    """Draw a net as SVG: boxes for layers and functions, arrows for the values they take.
 
     Args:
-        net: what :func:`torchkeras.functional.build` gave. A notebook shows it so by itself.
+        net: a net that :func:`torchkeras.functional.build` returned; notebooks show it in this
+            form.
         path: a file to write the picture to, ending in ``.svg``.
 
     Returns:
@@ -38,35 +39,40 @@ def to_svg(net: FunctionalModel, path: str | os.PathLike[str] | None = None) -> 
         '<svg'
     """
     if not isinstance(net, FunctionalModel):
-        raise bad_type("net", received=f"a {type(net).__name__}", expected="a net made by functional.build")
-    boxes = {node.name: lines(net, node) for node in net.plan.nodes} | {"output": ["output"]}
+        raise bad_type("net", received=f"a {type(net).__name__}",
+                       expected="a net made by functional.build")
+    boxes = {node.name: box_lines(net, node) for node in net.plan.nodes} | {"output": ["output"]}
     arrows = [(source, node.name) for node in net.plan.nodes for source in node.sources()]
     arrows += [(one, "output") for one in dict.fromkeys(
         leaf.name for leaf in leaves(net.plan.outputs) if isinstance(leaf, Ref))]
-    chains = routed(arrows, levels(list(boxes), arrows))
-    picture = rendered(boxes, {node.name: node.kind for node in net.plan.nodes}, *chains)
+    chains = route(arrows, levels(list(boxes), arrows))
+    picture = render(boxes, {node.name: node.kind for node in net.plan.nodes}, *chains)
     if path is not None:
         Path(path).expanduser().write_text(picture, encoding="utf-8")
     return picture
 
 
-def lines(net: FunctionalModel, node: Node) -> list[str]:
-    """What stands in a box: the name and kind, then the shapes and the parameters."""
+def box_lines(net: FunctionalModel, node: Node) -> list[str]:
+    """Return the text of a box: name and kind, then shapes and parameters."""
     part = getattr(net, node.target) if node.kind == "module" else None
     count = sum(one.numel() for one in part.parameters()) if part is not None else 0
-    shapes = "  ".join(map(shape_words, node.shapes[:3])) + ("  ..." if len(node.shapes) > 3 else "")
+    more = "  ..." if len(node.shapes) > 3 else ""
+    shapes = "  ".join(map(shape_label, node.shapes[:3])) + more
     again = "shared" if node.name != node.target else f"{count:,} parameters"
-    return [" · ".join(dict.fromkeys([node.name, node.label(part)])), shapes + (f" · {again}" if count else "")]
+    return [
+        " · ".join(dict.fromkeys([node.name, node.label(part)])),
+        shapes + (f" · {again}" if count else "")]
 
 
-def shape_words(shape: Sequence[int]) -> str:
-    """A shape with its batch by name."""
-    sizes = ["batch" if size == -1 else f"{-size}*batch" if size < 0 else str(size) for size in shape]
+def shape_label(shape: Sequence[int]) -> str:
+    """Return a shape as text, with its batch sizes by name."""
+    sizes = [
+        "batch" if size == -1 else f"{-size}*batch" if size < 0 else str(size) for size in shape]
     return "(" + ", ".join(sizes) + ("," if len(sizes) == 1 else "") + ")"
 
 
 def levels(names: list[str], arrows: list[tuple[str, str]]) -> dict[str, int]:
-    """How far down each box is: below all that it takes values from; what takes nothing, just above its first use."""
+    """Return each box's row: below all its sources; without sources, just above its first use."""
     sources, users = defaultdict(list), defaultdict(list)
     for start, end in arrows:
         sources[end].append(start)
@@ -80,8 +86,9 @@ def levels(names: list[str], arrows: list[tuple[str, str]]) -> dict[str, int]:
     return found
 
 
-def routed(arrows: list[tuple[str, str]], level: dict[str, int]) -> tuple[list[list[str]], list[list[str]]]:
-    """The rows of boxes, and each arrow as a way from row to row, by points where it passes others."""
+def route(arrows: list[tuple[str, str]],
+          level: dict[str, int]) -> tuple[list[list[str]], list[list[str]]]:
+    """Return the rows of boxes, and each arrow as a list of points, one for each row it passes."""
     rows: list[list[str]] = [[] for _ in range(max(level.values()) + 1)]
     for name, row in level.items():
         rows[row].append(name)
@@ -91,11 +98,11 @@ def routed(arrows: list[tuple[str, str]], level: dict[str, int]) -> tuple[list[l
         for row, point in enumerate(between, level[start] + 1):
             rows[row].append(point)
         ways.append([start, *between, end])
-    return untangled(rows, ways), ways
+    return reduce_crossings(rows, ways), ways
 
 
-def untangled(rows: list[list[str]], ways: list[list[str]]) -> list[list[str]]:
-    """The rows, each sorted by the mean place of its neighbours above, then below, a few times over."""
+def reduce_crossings(rows: list[list[str]], ways: list[list[str]]) -> list[list[str]]:
+    """Sort each row by the mean position of its neighbours, above and below in turn."""
     above, below = defaultdict(list), defaultdict(list)
     for way in ways:
         for upper, lower in zip(way, way[1:], strict=False):
@@ -103,27 +110,28 @@ def untangled(rows: list[list[str]], ways: list[list[str]]) -> list[list[str]]:
             below[upper].append(lower)
     spot: dict[str, float] = {}
     for row in rows:
-        spot |= spots(row)
+        spot |= relative_positions(row)
     for turn in range(8):
         near = below if turn % 2 else above
         for row in rows[::-1] if turn % 2 else rows:
             row.sort(key=lambda name: mean([spot[one] for one in near[name]], spot[name]))
-            spot |= spots(row)
+            spot |= relative_positions(row)
     return rows
 
 
-def spots(row: list[str]) -> dict[str, float]:
-    """How far right each is in its row, from 0 to 1."""
+def relative_positions(row: list[str]) -> dict[str, float]:
+    """Return the position of each in its row, from 0 (left) to 1."""
     return {name: place / max(len(row) - 1, 1) for place, name in enumerate(row)}
 
 
 def mean(numbers: list[float], otherwise: float) -> float:
-    """The mean, if there is one."""
+    """Return the mean, or ``otherwise`` where there are no numbers."""
     return sum(numbers) / len(numbers) if numbers else otherwise
 
 
-def spread(rows: list[list[str]], ways: list[list[str]], width: dict[str, float]) -> dict[str, float]:
-    """The middle of each box: near the middles of those it is joined to, without overlap."""
+def place_boxes(rows: list[list[str]], ways: list[list[str]],
+                width: dict[str, float]) -> dict[str, float]:
+    """Return the middle of each box: near those it is connected to, without overlap."""
     near = defaultdict(list)
     for way in ways:
         for upper, lower in zip(way, way[1:], strict=False):
@@ -138,16 +146,17 @@ def spread(rows: list[list[str]], ways: list[list[str]], width: dict[str, float]
             left += width[name] + BETWEEN
     for turn in range(12):
         for row in rows[::-1] if turn % 2 else rows:
-            settle_row(row, {name: mean([middle[one] for one in near[name]], middle[name]) for name in row},
-                       width, middle)
+            target = {name: mean([middle[one] for one in near[name]], middle[name]) for name in row}
+            place_row(row, target, width, middle)
     return middle
 
 
-def settle_row(row: list[str], wish: dict[str, float], width: dict[str, float], middle: dict[str, float]) -> None:
-    """Each box as near to its wish as the others let it: overlapping ones move apart, alike to both sides."""
-    groups: list[tuple[int, float, float]] = []  # boxes side by side: how many, how wide, and their left edge
+def place_row(row: list[str], target: dict[str, float], width: dict[str, float],
+              middle: dict[str, float]) -> None:
+    """Place each box as near its target as possible; overlapping ones move apart evenly."""
+    groups: list[tuple[int, float, float]] = []  # touching boxes: count, total width, left edge
     for name in row:
-        count, size, left = 1, width[name] + BETWEEN, wish[name] - width[name] / 2
+        count, size, left = 1, width[name] + BETWEEN, target[name] - width[name] / 2
         while groups and groups[-1][2] + groups[-1][1] > left:
             more, wider, start = groups.pop()
             share = more / (more + count)
@@ -161,28 +170,33 @@ def settle_row(row: list[str], wish: dict[str, float], width: dict[str, float], 
             left += width[name] + BETWEEN
 
 
-def rendered(boxes: dict[str, list[str]], kinds: dict[str, str], rows: list[list[str]], ways: list[list[str]]) -> str:
-    """The picture."""
+def render(boxes: dict[str, list[str]], kinds: dict[str, str], rows: list[list[str]],
+           ways: list[list[str]]) -> str:
+    """Return the picture as SVG text."""
     width = {name: max(len(line) for line in boxes[name]) * LETTER + 20 if name in boxes else 2.0
              for row in rows for name in row}
-    middle = spread(rows, ways, width)
+    middle = place_boxes(rows, ways, width)
     left = min(middle[name] - width[name] / 2 for name in middle) - MARGIN
     right = max(middle[name] + width[name] / 2 for name in middle) + MARGIN
     top = {name: MARGIN + place * (HEIGHT + GAP) for place, row in enumerate(rows) for name in row}
     height = 2 * MARGIN + len(rows) * (HEIGHT + GAP) - GAP
-    drawn = [arrow([(middle[name] - left, top[name], name in boxes) for name in way]) for way in ways]
-    drawn += [box(boxes[name], kinds.get(name, "output"), middle[name] - left, top[name], width[name])
-              for name in boxes]
+    drawn = [
+        arrow([(middle[name] - left, top[name], name in boxes) for name in way]) for way in ways]
+    drawn += [
+        box(boxes[name], kinds.get(name, "output"), middle[name] - left, top[name], width[name])
+        for name in boxes]
     size = f'width="{right - left:.0f}" height="{height}" viewBox="0 0 {right - left:.0f} {height}"'
-    head = ('<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
-            'orient="auto"><path d="M0 0 8 4 0 8z" fill="#64748b"/></marker></defs>'
-            '<rect width="100%" height="100%" fill="#ffffff"/>')
-    return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="monospace" font-size="11">', head,
-                      *drawn, "</svg>"]) + "\n"
+    head = (
+        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
+        'markerHeight="7" orient="auto"><path d="M0 0 8 4 0 8z" fill="#64748b"/></marker></defs>'
+        '<rect width="100%" height="100%" fill="#ffffff"/>')
+    return "\n".join([
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="monospace" font-size="11">',
+        head, *drawn, "</svg>"]) + "\n"
 
 
 def arrow(way: list[tuple[float, float, bool]]) -> str:
-    """A line from the foot of a box to the head of another, straight down past the boxes of other rows."""
+    """Return an arrow from box to box, straight down past the boxes of other rows."""
     x, y, _ = way[0]
     path, y = f"M{x:.1f} {y + HEIGHT}", y + HEIGHT
     for to_x, to_y, last in way[1:]:
@@ -194,12 +208,15 @@ def arrow(way: list[tuple[float, float, bool]]) -> str:
 
 
 def box(texts: list[str], kind: str, middle: float, top: float, width: float) -> str:
-    """A box with its lines."""
-    rounded = f'<rect x="{middle - width / 2:.1f}" y="{top}" width="{width:.1f}" height="{HEIGHT}" rx="6" '
-    rounded += f'fill="{FILLS.get(kind, "#fef9c3")}" stroke="#94a3b8"/>'
+    """Return a box with its lines of text."""
+    rounded = f'<rect x="{middle - width / 2:.1f}" y="{top}" width="{width:.1f}" '
+    rounded += f'height="{HEIGHT}" rx="6" fill="{FILLS.get(kind, "#fef9c3")}" stroke="#94a3b8"/>'
     shown = [text for text in texts if text]
     first = top + HEIGHT / 2 + 4 - 8 * (len(shown) - 1)
     return rounded + "".join(
         f'<text x="{middle:.1f}" y="{first + 16 * number:.1f}" text-anchor="middle"'
         f'{"" if number else " font-weight=" + chr(34) + "bold" + chr(34)}>{escape(text)}</text>'
         for number, text in enumerate(shown))
+
+
+conversions.to_svg = to_svg

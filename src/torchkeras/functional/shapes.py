@@ -1,50 +1,53 @@
-"""Shapes without numbers: functions and modules on fake tensors, which leave weights, buffers and attributes alone."""
+"""Shapes without values: run functions and modules on fake tensors; weights stay unchanged."""
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from torchkeras.core.types import Leaf, Tree
 from torchkeras.functional.symbol import BATCH, BatchSize, Symbol, map_values
 
-plain_call = nn.Module.__call__
+original_call = nn.Module.__call__
 
 
 @functools.cache
 def fake_mode() -> Any:
-    """Where tensors have shapes and no values; made once, as torch needs a second for it."""
+    """Return the mode of fake tensors; made once, as torch needs a second for it."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
-def compute(func: Any, args: Any, kwargs: Any) -> Any:
-    """Shapes and dtypes of a function's result."""
-    with quiet(), fake_mode(), torch.no_grad():
-        return func(*values(args), **values(kwargs))
+def fake_result(func: Callable[..., Any], args: Tree, kwargs: Tree) -> Tree:
+    """Return a function's result as fake tensors."""
+    with silenced_logger(), fake_mode(), torch.no_grad():
+        return func(*fake_values(args), **fake_values(kwargs))
 
 
-def run_module(module: nn.Module, args: Any, kwargs: Any) -> Any:
-    """A module's result on fake tensors; the module is left as it was."""
+def run_module(module: nn.Module, args: Tree, kwargs: Tree) -> Tree:
+    """Return a module's result on fake tensors; leave the module as it was."""
     home = next((one.device for one in (*module.parameters(), *module.buffers())), None)
-    with quiet(), fake_mode() as mode, torch.no_grad(), untouched(module):
+    with silenced_logger(), fake_mode() as mode, torch.no_grad(), restored_attributes(module):
         for one in module.modules():
             for held in (one._parameters, one._buffers):
-                held.update({name: mode.from_tensor(tensor) for name, tensor in held.items() if tensor is not None})
-        args, kwargs = (map_values(lambda one: one.to(home) if home and isinstance(one, Tensor) else one, tree)
+                held.update({
+                    name: mode.from_tensor(tensor) for name, tensor in held.items()
+                    if tensor is not None})
+        args, kwargs = (map_values(lambda one: on_device(one, home), tree)
                         for tree in (args, kwargs))
-        return plain_call(module, *args, **kwargs)
+        return original_call(module, *args, **kwargs)
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Fake tensors log an error beside the one that they raise."""
+def silenced_logger() -> Iterator[None]:
+    """Silence the logger of fake tensors, which logs each error that it raises."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before, logger.disabled = logger.disabled, True
     try:
@@ -54,8 +57,8 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def untouched(module: nn.Module) -> Iterator[None]:
-    """Put back what a module keeps in its attributes, which would be a fake tensor."""
+def restored_attributes(module: nn.Module) -> Iterator[None]:
+    """Restore a module's attributes at exit, which could hold fake tensors."""
     kept = [(held, dict(held)) for one in module.modules()
             for held in (vars(one), one._parameters, one._buffers, one._modules)]
     try:
@@ -66,11 +69,12 @@ def untouched(module: nn.Module) -> Iterator[None]:
             held.update(before)
 
 
-def settle(module: nn.Module, args: Any, kwargs: Any) -> None:
-    """Let lazy layers take their sizes from zeros; two samples, so that sizes from the batch show themselves later."""
-    home = next((one.device for one in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+def initialize_lazy(module: nn.Module, args: Tree, kwargs: Tree) -> None:
+    """Initialize lazy layers with zeros: two samples, so that sizes from the batch show later."""
+    home = next((one.device for one in (*module.parameters(), *module.buffers())),
+                torch.device("cpu"))
 
-    def zeros(value: Any) -> Any:
+    def zeros(value: Leaf) -> Leaf:
         if not isinstance(value, (Tensor, BatchSize)):
             return value
         if isinstance(value, BatchSize):
@@ -84,13 +88,24 @@ def settle(module: nn.Module, args: Any, kwargs: Any) -> None:
     try:
         module.eval()
         with torch.no_grad():
-            plain_call(module, *map_values(zeros, args), **map_values(zeros, kwargs))
+            original_call(module, *map_values(zeros, args), **map_values(zeros, kwargs))
     finally:
         for one, training in modes:
             one.training = training
 
 
-def values(tree: Any) -> Any:
-    """The fake tensors and plain ints that stand for symbolic values."""
-    return map_values(lambda one: one.value if isinstance(one, Symbol) else int(one) if isinstance(one, BatchSize)
-                      else one, tree)
+def fake_values(tree: Tree) -> Tree:
+    """Return the fake tensors and ints that stand for symbolic values."""
+    return map_values(fake_value, tree)
+
+
+def fake_value(leaf: Leaf) -> Leaf:
+    """Return the fake tensor or int that stands for a symbolic value; other values unchanged."""
+    if isinstance(leaf, Symbol):
+        return leaf.value
+    return int(leaf) if isinstance(leaf, BatchSize) else leaf
+
+
+def on_device(leaf: Leaf, device: torch.device | None) -> Leaf:
+    """Return a tensor on a device, if one is given; other values unchanged."""
+    return leaf.to(device) if device and isinstance(leaf, Tensor) else leaf

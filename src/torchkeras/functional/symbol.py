@@ -1,4 +1,4 @@
-"""A value that is not there yet: what layers and torch functions take and give while a net is drawn."""
+"""Symbolic values: what layers and torch functions take and return while a net is drawn."""
 
 from __future__ import annotations
 
@@ -6,29 +6,34 @@ import itertools
 import linecache
 import operator
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from torchkeras.core.errors import bad_type, bad_value
+from torchkeras.core.types import Leaf, Tree
 
-BATCH = 10_007  # samples in a symbolic value: a prime, so that its multiples in a shape come from the batch
-HOMES = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
-READ = {"__bool__", "item", "__float__", "__int__", "__index__", "__complex__", "tolist", "numpy", "__array__",
-        "__contains__", "__len__", "__deepcopy__", "__reduce_ex__", "backward", "data_ptr", "storage",
-        "untyped_storage"}
-numbers = itertools.count()
+# samples in a symbolic value: a prime, so that its multiples in a shape come from the batch
+BATCH = 10_007
+LIBRARY_DIRS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+VALUE_READS = {
+    "__bool__", "item", "__float__", "__int__", "__index__", "__complex__", "tolist", "numpy",
+    "__array__", "__contains__", "__len__", "__deepcopy__", "__reduce_ex__", "backward", "data_ptr",
+    "storage", "untyped_storage"}
+Recorder = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+step_numbers = itertools.count()
 
 
 @dataclass(eq=False)
-class Step:
-    """One thing that was drawn, and what it takes: values are :class:`Symbol` or :class:`BatchSize` in the arguments.
+class GraphStep:
+    """One recorded operation and its arguments, in which values are Symbol or BatchSize.
 
-    ``target`` is the name of an input, a module, or the dotted name of a function, method or attribute.
+    ``target`` is the name of an input, a module, or the dotted name of a function, method or
+    attribute.
     """
 
     kind: str
@@ -36,32 +41,34 @@ class Step:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     where: str = ""
-    number: int = field(default_factory=lambda: next(numbers))
+    number: int = field(default_factory=lambda: next(step_numbers))
 
 
 class Symbol(Tensor):
-    """A tensor with a shape and a dtype and no values; what is done to it is recorded.
+    """A tensor with a shape and a dtype and no values; operations on it are recorded.
 
-    ``step`` is what gave it, ``path`` its place in what the step gave, ``value`` a fake tensor of its shape.
+    ``step`` is the operation that returned it, ``path`` its place in that result, ``value`` a fake
+    tensor of its shape.
     """
 
     value: Tensor
-    step: Step
+    step: GraphStep
     path: tuple[Any, ...]
+    recorder: ClassVar[Recorder]  # set by drawing.py, which imports this module
 
     @staticmethod
-    def __new__(cls, value: Tensor, step: Step, path: tuple[Any, ...] = ()) -> Symbol:
-        """A tensor without memory."""
-        return torch.Tensor._make_wrapper_subclass(cls, value.shape, dtype=value.dtype, device=value.device)
+    def __new__(cls, value: Tensor, step: GraphStep, path: tuple[Any, ...] = ()) -> Symbol:
+        """Create a tensor without memory."""
+        return torch.Tensor._make_wrapper_subclass(cls, value.shape, dtype=value.dtype,
+                                                   device=value.device)
 
-    def __init__(self, value: Tensor, step: Step, path: tuple[Any, ...] = ()) -> None:
+    def __init__(self, value: Tensor, step: GraphStep, path: tuple[Any, ...] = ()) -> None:
         self.value, self.step, self.path = value, step, path
 
     @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        from torchkeras.functional.drawing import record_function
-
-        return record_function(func, args, kwargs or {})
+    def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (),
+                           kwargs: Any = None) -> Tree:
+        return cls.recorder(func, args, kwargs or {})
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (),  # type: ignore[override]
@@ -76,7 +83,7 @@ class Symbol(Tensor):
     __imul__ = Tensor.__mul__
     __itruediv__ = Tensor.__truediv__
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+    def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]
         kind = str(self.value.dtype).removeprefix("torch.")
         return f"<symbolic {shape_text(self.value.shape)} {kind}>"
 
@@ -85,13 +92,13 @@ class Symbol(Tensor):
 
 
 class BatchSize(int):
-    """A size that depends on the number of samples: ``x.shape[0]`` while drawing, another number in each batch."""
+    """A size that depends on the batch size, such as ``x.shape[0]`` while drawing."""
 
-    step: Step
+    step: GraphStep
     path: tuple[Any, ...]
 
-    def __new__(cls, value: int, step: Step, path: tuple[Any, ...] = ()) -> BatchSize:
-        """An int that knows where it comes from."""
+    def __new__(cls, value: int, step: GraphStep, path: tuple[Any, ...] = ()) -> BatchSize:
+        """Create an int that knows the step it comes from."""
         self = super().__new__(cls, value)
         self.step, self.path = step, path
         return self
@@ -103,29 +110,31 @@ class BatchSize(int):
 
 
 def _recorded(name: str, swap: bool) -> Callable[[BatchSize, Any], Any]:
-    """The arithmetic of a BatchSize: the result is worked out anew in each batch."""
+    """Return an arithmetic method of BatchSize; its result is recomputed in each batch."""
     function = getattr(operator, name)
 
-    def method(self: BatchSize, other: Any) -> Any:
+    def method(self: BatchSize, other: object) -> Any:
         if not isinstance(other, int):
             return NotImplemented
         args = (other, self) if swap else (self, other)
         size = function(*map(int, args))
         if abs(size) >= 1 << 63:
-            raise bad_value("the batch size", received=f"{name} to more than 64 bits", expected="sizes of tensors",
-                            fix=drawn_at())
-        return BatchSize(size, Step("function", f"operator.{name}", args, where=place()))
+            raise bad_value("the batch size", received=f"{name} to more than 64 bits",
+                            expected="sizes of tensors", fix=drawn_at())
+        return BatchSize(size, GraphStep("function", f"operator.{name}", args, where=user_line()))
 
     return method
 
 
 def _refused(name: str) -> Callable[..., Any]:
-    """What would need the number of samples now."""
+    """Return a method that refuses: it would need the number of samples now."""
 
-    def method(self: BatchSize, *others: Any) -> Any:
-        raise bad_value("the batch size", received=f"{name.strip('_')} of a number that each batch has its own of",
-                        expected="a net drawn for any number of samples",
-                        fix=f"Put the code into the forward of an nn.Module and draw that. {drawn_at()}")
+    def method(self: BatchSize, *others: object) -> Any:
+        raise bad_value(
+            "the batch size",
+            received=f"{name.strip('_')} of the number of samples, which differs between batches",
+            expected="a net drawn for any number of samples",
+            fix=f"Put the code into the forward of an nn.Module and draw that. {drawn_at()}")
 
     return method
 
@@ -133,13 +142,13 @@ def _refused(name: str) -> Callable[..., Any]:
 for _name in ("add", "sub", "mul", "floordiv", "mod"):
     setattr(BatchSize, f"__{_name}__", _recorded(_name, swap=False))
     setattr(BatchSize, f"__r{_name}__", _recorded(_name, swap=True))
-for _name in ("__lt__", "__le__", "__gt__", "__ge__", "__truediv__", "__rtruediv__", "__pow__", "__rpow__",
-              "__float__", "__bool__"):
+for _name in ("__lt__", "__le__", "__gt__", "__ge__", "__truediv__", "__rtruediv__", "__pow__",
+              "__rpow__", "__float__", "__bool__"):
     setattr(BatchSize, _name, _refused(_name))
 
 
-def map_values(function: Callable[[Any], Any], tree: Any) -> Any:
-    """The same tuples, lists, dicts and slices with the function applied to what they hold."""
+def map_values(function: Callable[[Leaf], Leaf], tree: Tree) -> Tree:
+    """Apply a function to every leaf of nested tuples, lists, dicts and slices."""
     if isinstance(tree, dict):
         return type(tree)((key, map_values(function, item)) for key, item in tree.items())
     if isinstance(tree, (tuple, list)):
@@ -150,8 +159,8 @@ def map_values(function: Callable[[Any], Any], tree: Any) -> Any:
     return function(tree)
 
 
-def leaves(tree: Any) -> Iterator[Any]:
-    """What tuples, lists, dicts and slices hold, first to last."""
+def leaves(tree: Tree) -> Iterator[Leaf]:
+    """Yield the leaves of nested tuples, lists, dicts and slices, first to last."""
     if isinstance(tree, dict):
         tree = list(tree.values())
     elif isinstance(tree, slice):
@@ -163,33 +172,33 @@ def leaves(tree: Any) -> Iterator[Any]:
         yield tree
 
 
-def symbols(tree: Any) -> Iterator[Any]:
-    """Every value of the drawing: tensors, and sizes that depend on the batch."""
+def symbolic_leaves(tree: Tree) -> Iterator[Any]:
+    """Return the symbolic leaves: tensors, and sizes that depend on the batch."""
     return (leaf for leaf in leaves(tree) if isinstance(leaf, (Symbol, BatchSize)))
 
 
 def size_text(size: int) -> str:
-    """A size as it is told: those that depend on the batch by name."""
+    """Return a size as text; those that depend on the batch by name."""
     if size == 0 or size % BATCH:
         return str(int(size))
     return "batch" if size == BATCH else f"{int(size) // BATCH}*batch"
 
 
-def shape_text(shape: Any) -> str:
-    """A shape as it is told."""
+def shape_text(shape: Sequence[int]) -> str:
+    """Return a shape as text."""
     return "(" + ", ".join(map(size_text, shape)) + ("," if len(shape) == 1 else "") + ")"
 
 
-def place() -> str:
-    """The line, outside torch and this package, that is drawing now."""
+def user_line() -> str:
+    """Return "path:line" of the running user code, outside torch and this package."""
     frame: Any = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(HOMES):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(LIBRARY_DIRS):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def drawn_at(where: str = "") -> str:
-    """Where something was drawn, with the text of the line."""
-    path, _, number = (where or place()).rpartition(":")
+    """Return a sentence that says where something was drawn, with the source line."""
+    path, _, number = (where or user_line()).rpartition(":")
     source = linecache.getline(path, int(number)).strip()
     return f"Drawn at {Path(path).name}:{number}" + (f": {source}" if source else "") + "."

@@ -1,4 +1,4 @@
-"""The part of ``Model`` that goes batch by batch."""
+"""The methods of ``Model`` that take single batches."""
 
 from __future__ import annotations
 
@@ -8,34 +8,38 @@ from typing import Any
 from torch import Tensor
 
 from torchkeras.core.tracebacks import short_traceback
-from torchkeras.keras.base import Held, compiled_of
+from torchkeras.core.types import Data
+from torchkeras.keras.base import BaseModel, compiled_of
 from torchkeras.keras.batchwise import predictions
 from torchkeras.keras.callbacks import check_rate
 from torchkeras.keras.compiled import in_keras_order
 
 
-class OnBatches(Held):
-    """What a loop of your own calls for each batch, and the learning rate that it may change in between."""
+class BatchMethods(BaseModel):
+    """Methods for your own training loop: single batches, and the learning rate."""
 
     @short_traceback
-    def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None,
-                       class_weight: Mapping[int, float] | None = None, return_dict: bool = False) -> Any:
-        """Learn from one batch, in a loop of your own, on the device where the net is.
+    def train_on_batch(self, x: Data, y: Data = None, sample_weight: Data = None,
+                       class_weight: Mapping[int, float] | None = None,
+                       return_dict: bool = False) -> Any:
+        """Train on one batch, on the net's device.
 
         Args:
             x: the batch's features: an array, or a list or dict of several inputs.
             y: its labels.
-            sample_weight: one weight a sample.
+            sample_weight: one weight for each sample.
             class_weight: ``{class: weight}``.
-            return_dict: give a dict in place of a list.
+            return_dict: return a dict instead of a list.
 
         Returns:
-            The loss and the metrics of all batches since ``reset_metrics``, in the order of ``metrics_names``; the
-            loss alone where there are no metrics. Training and testing are counted apart.
+            The loss and the metrics of all batches since ``reset_metrics``, in the order of
+            ``metrics_names``; the loss alone where there are no metrics. Training and testing are
+            counted apart.
 
         Raises:
             RuntimeError: the model was not compiled.
-            ValueError: the batch does not fit the net and the loss, or its loss is not finite; nothing was updated.
+            ValueError: the batch does not fit the net and the loss, or its loss is not finite; then
+                nothing is updated.
 
         Example:
             >>> import torch
@@ -46,20 +50,22 @@ class OnBatches(Held):
         """
         compiled = compiled_of(self)
         check_rate(compiled.engine.optimizer)
-        return in_keras_order(compiled.batchwise.train(x, y, sample_weight, class_weight), return_dict)
+        return in_keras_order(compiled.batchwise.train(x, y, sample_weight, class_weight),
+                              return_dict)
 
     @short_traceback
-    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
-        """Measure one batch in evaluation mode; arguments and result are those of :meth:`train_on_batch`.
+    def test_on_batch(self, x: Data, y: Data = None, sample_weight: Data = None,
+                      return_dict: bool = False) -> Any:
+        """Measure one batch in evaluation mode; arguments and result as in :meth:`train_on_batch`.
 
         Args:
             x: the batch's features.
             y: its labels.
-            sample_weight: one weight a sample.
-            return_dict: give a dict in place of a list.
+            sample_weight: one weight for each sample.
+            return_dict: return a dict instead of a list.
 
         Returns:
-            The numbers of all batches that were tested since ``reset_metrics``.
+            The numbers of all batches tested since ``reset_metrics``.
 
         Raises:
             RuntimeError: the model was not compiled.
@@ -76,8 +82,8 @@ class OnBatches(Held):
         return in_keras_order(compiled_of(self).batchwise.test(x, y, sample_weight), return_dict)
 
     @short_traceback
-    def predict_on_batch(self, x: Any) -> Any:
-        """Run the net on one batch in evaluation mode, on the device where it is.
+    def predict_on_batch(self, x: Data) -> Any:
+        """Run the net on one batch in evaluation mode, on its device.
 
         Args:
             x: the batch's features.
@@ -95,7 +101,7 @@ class OnBatches(Held):
 
     @short_traceback
     def reset_metrics(self) -> None:
-        """Begin to count anew what :meth:`train_on_batch` and :meth:`test_on_batch` give, as an epoch begins.
+        """Reset the numbers that :meth:`train_on_batch` and :meth:`test_on_batch` return.
 
         Raises:
             RuntimeError: the model was not compiled.
@@ -104,17 +110,17 @@ class OnBatches(Held):
 
     @property
     def metrics_names(self) -> list[str]:
-        """The names of what :meth:`train_on_batch` and ``evaluate`` give, in their order; none before ``compile``."""
+        """Return the names of the numbers of ``evaluate`` in order; none before ``compile``."""
         return [] if self.compilation is None else ["loss", *self.compilation.engine.metrics_dict]
 
     @property
     def optimizer(self) -> Any:
-        """The torch optimizer itself: its rates are in ``param_groups``, or at :attr:`learning_rate`."""
+        """Return the torch optimizer; for its rate see :attr:`learning_rate`."""
         return None if self.compilation is None else self.compilation.engine.optimizer
 
     @property
     def learning_rate(self) -> Any:
-        """The rate of the optimizer's first group; setting it sets that of all groups, between any two batches."""
+        """Return the rate of the optimizer's first group; setting it sets all groups."""
         return None if self.optimizer is None else float(self.optimizer.param_groups[0]["lr"])
 
     @learning_rate.setter

@@ -1,4 +1,4 @@
-"""One batch at a time, for loops that users write themselves."""
+"""Run single batches, for loops that users write themselves."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from torch import nn
 
 from torchkeras.checks import preflight
 from torchkeras.core import modes
+from torchkeras.core.device import device_of
 from torchkeras.core.errors import bad_value
 from torchkeras.core.stop import NonFiniteLoss
-from torchkeras.core.types import Stage
+from torchkeras.core.types import Batch, Data, Stage
 from torchkeras.data import batch as batches
 from torchkeras.data import outputs
 from torchkeras.data.arrays import ArrayDataset, wide_dtype
 from torchkeras.engine.config import FitConfig
-from torchkeras.engine.device import device_of
 from torchkeras.engine.epoch import EpochRunner
-from torchkeras.engine.lr_schedule import interval_of
 from torchkeras.engine.monitor import Monitor
-from torchkeras.engine.run import Run, Tools
+from torchkeras.engine.run import Run, TrainingObjects
 from torchkeras.engine.step import StepRunner
-from torchkeras.keras.data import features_only, together
+from torchkeras.keras.data import combined, features_only
 from torchkeras.keras.epochs import keras_names
 from torchkeras.kerasmodel import KerasModel
 from torchkeras.state.components import modules_of
 from torchkeras.training.predicting import Predictor
+from torchkeras.training.schedules import interval_of
 from torchkeras.weighting import examination
 
 
 class Batchwise:
-    """Steps outside of any run, and what they have added up to since the last reset.
+    """Runs steps outside of any run and adds up their numbers until reset.
 
     Args:
-        model: whose net, loss, metrics and optimizer.
+        model: gives net, loss, metrics and optimizer.
     """
 
     def __init__(self, model: KerasModel) -> None:
@@ -45,8 +45,9 @@ class Batchwise:
         self.runners: dict[str, EpochRunner] = {}
         self.rehearsed = False
 
-    def train(self, x: Any, y: Any, sample_weight: Any, class_weight: Mapping[int, float] | None) -> dict[str, float]:
-        """One update; the numbers of training so far."""
+    def train(self, x: Data, y: Data, sample_weight: Data,
+              class_weight: Mapping[int, float] | None) -> dict[str, float]:
+        """Train on a batch; return the numbers of training so far."""
         model = self.model
         if not self.rehearsed:
             preflight.check_learning(model)
@@ -54,31 +55,34 @@ class Batchwise:
         step = runner.step_runner
         step.config, step.rehearsing = FitConfig(class_weight=class_weight), not self.rehearsed
         model.optimizer.zero_grad()
-        with modes.training(model.net), torch.enable_grad():
-            row = self.counted(runner, together(x, y, sample_weight))
+        with modes.train_mode(model.net), torch.enable_grad():
+            row = self.run_step(runner, combined(x, y, sample_weight))
         self.rehearsed = True
         return row
 
-    def test(self, x: Any, y: Any, sample_weight: Any) -> dict[str, float]:
-        """One batch measured; the numbers of all that were."""
-        with modes.evaluating(*modules_of(self.model)), torch.no_grad():
-            return self.counted(self.runner("val"), together(x, y, sample_weight))
+    def test(self, x: Data, y: Data, sample_weight: Data) -> dict[str, float]:
+        """Measure a batch; return the numbers of testing so far."""
+        with modes.eval_mode(*modules_of(self.model)), torch.no_grad():
+            return self.run_step(self.runner("val"), combined(x, y, sample_weight))
 
-    def counted(self, runner: EpochRunner, data: Any) -> dict[str, float]:
-        """The step of a batch, and the numbers so far."""
+    def run_step(self, runner: EpochRunner, data: Data) -> dict[str, float]:
+        """Run the step on a batch; return the numbers so far."""
         batch, step = on_device_of(self.model.net, data), runner.step_runner
-        if examination.needed(step, divided=False):
-            examination.accept(step, examination.look(step, batch), divided=False)
+        if examination.needs_examination(step, divided=False):
+            examination.record_denominator(
+                step, examination.find_denominator(step, batch), divided=False)
         try:
             losses, runner.last = step(batch)
         except NonFiniteLoss as error:
-            raise bad_value("x", received=f"a batch at which {error} ({error.why})", expected="a finite loss",
-                            fix="Nothing was updated. Lower the learning rate, or look at the batch.") from error
+            raise bad_value("x", received=f"a batch at which {error} ({error.why})",
+                            expected="a finite loss",
+                            fix="Nothing was updated. Lower the learning rate, "
+                            "or check the batch.") from error
         runner.losses.add(losses, step.weight(batch))
         return keras_names(runner.row(), runner.stage)
 
     def runner(self, stage: Stage) -> EpochRunner:
-        """What adds up the numbers of a stage."""
+        """Return the epoch runner that adds up the numbers of a stage."""
         if stage not in self.runners:
             model, training = self.model, stage == "train"
             metrics = copy.deepcopy(model.metrics_dict)
@@ -87,34 +91,37 @@ class Batchwise:
                 if device is not None and isinstance(part, nn.Module):
                     part.to(device)
             scheduler = model.lr_scheduler
-            each_step = training and scheduler is not None and interval_of(scheduler, "auto") == "step"
-            step = StepRunner(model.net, model.loss_fn, by_itself(device), stage, metrics,
-                              model.optimizer if training else None, scheduler if each_step else None)
+            each_step = (training and scheduler is not None
+                         and interval_of(scheduler, "auto") == "step")
+            step = StepRunner(model.net, model.loss_fn, local_accelerator(device), stage, metrics,
+                              model.optimizer if training else None,
+                              scheduler if each_step else None)
             step.looking, step.argument = True, "x"
             self.runners[stage] = EpochRunner(step)
         return self.runners[stage]
 
     def reset(self) -> None:
-        """Begin to add up anew."""
+        """Forget the numbers so far."""
         self.runners = {}
 
 
-def predictions(model: KerasModel, x: Any) -> Any:
-    """Return what ``predict`` gives for one batch, as numpy arrays."""
+def predictions(model: KerasModel, x: Data) -> Any:
+    """Return the predictions for one batch, as numpy arrays."""
     batch = on_device_of(model.net, features_only(x))
-    device: Any = by_itself(device_of(model.net))
-    run = Run(config=FitConfig(), accelerator=device, monitor=Monitor("val_loss", "min"), tools=Tools({"val": {}}))
+    device: Any = local_accelerator(device_of(model.net))
+    run = Run(config=FitConfig(), accelerator=device, monitor=Monitor("val_loss", "min"),
+              tools=TrainingObjects({"val": {}}))
     return outputs.to_numpy(Predictor(model, run)(batch).preds)
 
 
-def by_itself(device: torch.device | None) -> Any:
-    """Return all that a step asks of an Accelerator in one process and without mixed precision."""
+def local_accelerator(device: torch.device | None) -> Any:
+    """Return an Accelerator for a step, for one process without mixed precision."""
     return SimpleNamespace(mixed_precision="no", gradient_accumulation_steps=1, sync_gradients=True,
                            device=device or torch.device("cpu"))
 
 
-def on_device_of(net: nn.Module, data: Any) -> Any:
-    """A batch of arrays as tensors where the net is."""
+def on_device_of(net: nn.Module, data: Data) -> Batch:
+    """Convert a batch of arrays to tensors on the net's device."""
     batch = ArrayDataset(data, name="x", dtype=wide_dtype(net)).tree
     device = device_of(net)
     return batch if device is None else batches.to_device(batch, device)

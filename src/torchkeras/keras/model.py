@@ -1,4 +1,4 @@
-"""Model: compile, fit, evaluate, predict in the words of Keras, or in those of this library's first versions."""
+"""Model: compile, fit, evaluate, predict as in Keras, or as in this library's first versions."""
 
 from __future__ import annotations
 
@@ -10,40 +10,44 @@ from torch import nn
 from torchkeras.core.errors import bad_type, bad_value, whole_number
 from torchkeras.core.screen import Plain
 from torchkeras.core.tracebacks import short_traceback
+from torchkeras.core.types import Data, LossLike, MetricsLike, OptimizerLike, SchedulerLike
 from torchkeras.display.epochlines import StepLines, numbers
 from torchkeras.keras import compiled
-from torchkeras.keras.base import Held, compiled_of, net_of, share_files
-from torchkeras.keras.batch_api import OnBatches
-from torchkeras.keras.data import features_only, share_to_hold_out, together
+from torchkeras.keras.base import BaseModel, compiled_of, net_of, share_files
+from torchkeras.keras.batch_api import BatchMethods
+from torchkeras.keras.data import combined, features_only, held_out_share
 from torchkeras.keras.epochs import FitHistory, keras_names
 
 
-class Model(OnBatches):
-    """Train any net with the calls that Keras users know; the numbers are those of :class:`KerasModel`.
+class Model(BatchMethods):
+    """Train any net with the calls that Keras users know; numbers are as in :class:`KerasModel`.
 
-    Wrap a net (``Model(net)``), subclass and write ``forward``, or draw (``Model(inputs=..., outputs=...)``).
-    Afterwards the net has the weights of the last epoch, as in Keras; ``fit(..., patience=5, monitor="val_loss")`` or
-    ``ckpt_path=...`` brings the best ones back.
+    Wrap a net (``Model(net)``), subclass and write ``forward``, or draw (``Model(inputs=...,
+    outputs=...)``). Afterwards the net has the weights of the last epoch, as in Keras; ``fit(...,
+    patience=5, monitor="val_loss")`` or ``ckpt_path=...`` brings the best ones back.
 
     Args:
         net: the module to train. A subclass with a ``forward`` of its own needs none.
-        outputs: what was drawn from ``inputs``, see :class:`torchkeras.Input`; ``Model(inputs, outputs)`` is the same.
+        outputs: what was drawn from ``inputs``, see :class:`torchkeras.Input`; ``Model(inputs,
+            outputs)`` works too.
         inputs: what ``Input`` gave: one, or a list or dict.
-        names: layers of a drawn net by the names they shall have.
+        names: names for layers of a drawn net, as a dict of name to layer.
 
     Attributes:
         history: what the last ``fit`` in Keras's words returned.
-        stop_training: a callback that sets it to True ends the epoch and the run.
+        stop_training: set to True by a callback, it ends the epoch and the run.
 
     Raises:
-        TypeError: there is no net, or it is none.
+        TypeError: there is no net, or it is not an ``nn.Module``.
 
     Example:
         >>> import torch
         >>> x = torch.randn(100, 3)
         >>> model = Model(nn.Sequential(nn.Linear(3, 1), nn.Sigmoid()))
-        >>> model.compile(optimizer="nadam", loss="binary_crossentropy", metrics=["accuracy", "AUC"])
-        >>> past = model.fit(x, x[:, 0] > 0, batch_size=10, epochs=2, validation_split=0.2, verbose=0)
+        >>> model.compile(optimizer="nadam", loss="binary_crossentropy",
+        ...               metrics=["accuracy", "AUC"])
+        >>> past = model.fit(x, x[:, 0] > 0, batch_size=10, epochs=2, validation_split=0.2,
+        ...                  verbose=0)
         >>> list(past.history)
         ['loss', 'accuracy', 'AUC', 'val_loss', 'val_accuracy', 'val_AUC']
     """
@@ -58,9 +62,11 @@ class Model(OnBatches):
             net = build(net if inputs is None else inputs, outputs, names)
         if net is not None and not isinstance(net, nn.Module):
             raise bad_type("net", received=f"the class {net.__name__}" if isinstance(net, type)
-                           else f"a {type(net).__name__}", expected="an nn.Module, or inputs=... and outputs=...")
-        if net is None and type(self).forward is Held.forward:
-            raise bad_type("net", received="none", expected="an nn.Module, inputs=... and outputs=..., or a subclass "
+                           else f"a {type(net).__name__}",
+                           expected="an nn.Module, or inputs=... and outputs=...")
+        if net is None and type(self).forward is BaseModel.forward:
+            raise bad_type("net", received="none",
+                           expected="an nn.Module, inputs=... and outputs=..., or a subclass "
                            "with a forward of its own")
         if net is not None:
             self.net = net
@@ -68,100 +74,120 @@ class Model(OnBatches):
         self.stop_training = False
 
     @short_traceback
-    def compile(self, optimizer: Any = None, loss: Any = None,
-                metrics: Any = None, loss_weights: Any = None, *, loss_func: Any = None, metrics_dict: Any = None,
-                from_logits: bool = False, lr_scheduler: Any = None, **torch_options: Any) -> None:
-        """Say how the net is to be trained; called without any of it, this is torch's ``nn.Module.compile``.
+    def compile(self, optimizer: OptimizerLike = None,
+                loss: LossLike | Sequence[LossLike] | Mapping[str, LossLike] = None,
+                metrics: MetricsLike = None,
+                loss_weights: Sequence[float] | Mapping[str, float] | None = None, *,
+                loss_func: LossLike = None, metrics_dict: MetricsLike = None,
+                from_logits: bool = False, lr_scheduler: SchedulerLike = None,
+                **torch_options: Any) -> None:
+        """Set optimizer, loss and metrics; without any of them, this is ``nn.Module.compile``.
 
-        In Keras's words: ``compile(optimizer="nadam", loss="binary_crossentropy", metrics=["accuracy", "AUC"])``. In
-        the older ones: ``compile(loss_func=..., optimizer=..., metrics_dict={"mae": fn})``. Functions are called with
-        ``(preds, labels)``; those whose arguments are named ``(y_true, y_pred)``, as scikit-learn's are, in that order.
+        As in Keras: ``compile(optimizer="nadam", loss="binary_crossentropy", metrics=["accuracy",
+        "AUC"])``. As in older versions: ``compile(loss_func=..., optimizer=...,
+        metrics_dict={"mae": fn})``. Functions are called with ``(preds, labels)``; those whose
+        arguments are named ``(y_true, y_pred)``, as scikit-learn's are, in that order.
 
         Args:
-            optimizer: a torch optimizer, or a name, with torch's own defaults. Default: Adam, lr 3e-4.
-            loss: a name in Keras or in torch, a function or a loss object; for several outputs a list by place or a
-                dict by name, and a single one is that of each. None for a net whose output brings its ``loss``.
-            metrics: a list of names, functions and metric objects, or a dict of them by column; for several outputs a
-                dict of such by output, or a list of lists.
-            loss_weights: for several outputs: how much each loss counts, as a list or dict. Default: 1 each.
-            loss_func: the loss, in the older words.
-            metrics_dict: metrics by column, in the older words.
+            optimizer: a torch optimizer, or a name, with torch's own defaults. Default: Adam, lr
+                3e-4.
+            loss: a name in Keras or in torch, a function or a loss object; for several outputs a
+                list by place or a dict by name, or one loss for all of them. None for a net whose
+                output brings its ``loss``.
+            metrics: a list of names, functions and metric objects, or a dict of them by column; for
+                several outputs a dict of such by output, or a list of lists.
+            loss_weights: for several outputs: the weight of each loss, as a list or dict. Default:
+                1 each.
+            loss_func: the loss, as in older versions.
+            metrics_dict: metrics by column, as in older versions.
             from_logits: True when losses and metrics given by Keras's names take logits.
             lr_scheduler: a torch scheduler on the optimizer.
-            **torch_options: ``mode="max-autotune"``, ``dynamic=True`` and what else torch's compiler takes.
+            **torch_options: options of torch's compiler, such as ``mode="max-autotune"`` or
+                ``dynamic=True``.
 
         Raises:
-            TypeError: an argument is of the wrong kind or not known.
-            ValueError: a name is not known.
+            TypeError: an argument is of the wrong type or unknown.
+            ValueError: a name is unknown.
 
         Example:
             >>> model = Model(nn.Linear(3, 1))
-            >>> model.compile(loss_func=nn.MSELoss(), optimizer="adam", metrics_dict={"mae": nn.L1Loss()})
+            >>> model.compile(loss_func=nn.MSELoss(), optimizer="adam",
+            ...               metrics_dict={"mae": nn.L1Loss()})
             >>> model.metrics_names
             ['loss', 'mae']
         """
         parts = {"optimizer": optimizer, "lr_scheduler": lr_scheduler}
-        older, keras = (loss_func, metrics_dict), (loss, metrics, loss_weights)
-        if all(one is None for one in (*older, *keras, *parts.values())) and not from_logits:
+        legacy, keras = (loss_func, metrics_dict), (loss, metrics, loss_weights)
+        if all(one is None for one in (*legacy, *keras, *parts.values())) and not from_logits:
             nn.Module.compile(net_of(self), **torch_options)
             return
         compiled.check_compile(torch_options)
-        in_older, in_keras = (any(one is not None for one in words) for words in (older, keras))
-        if in_older and in_keras:
-            raise bad_value("compile", received="loss_func or metrics_dict beside loss, metrics or loss_weights",
-                            expected="one way to say it", fix="Use loss=... and metrics=[...].")
-        self.compilation = compiled.compile_older(net_of(self), loss_func, metrics_dict, **parts) if in_older else (
-            compiled.compile_keras(net_of(self), loss, metrics, loss_weights, from_logits, **parts))
+        is_legacy, is_keras = (any(one is not None for one in given) for given in (legacy, keras))
+        if is_legacy and is_keras:
+            raise bad_value("compile", received="loss_func or metrics_dict beside loss, metrics or "
+                                                "loss_weights",
+                            expected="only one of the two ways",
+                            fix="Use loss=... and metrics=[...].")
+        net = net_of(self)
+        self.compilation = (
+            compiled.compile_legacy(net, loss_func, metrics_dict, **parts) if is_legacy else
+            compiled.compile_keras(net, loss, metrics, loss_weights, from_logits, **parts))
         share_files(self, self.compilation.engine)
 
     @short_traceback
-    def fit(self, x: Any = None, y: Any = None, batch_size: int | None = None, epochs: int | None = None,
-            verbose: int | str = "auto", callbacks: Sequence[Any] | None = None,
-            validation_split: float | None = None, validation_data: Any = None, shuffle: bool | None = None,
-            class_weight: Mapping[int, float] | None = None, sample_weight: Any = None, initial_epoch: int = 0,
-            steps_per_epoch: int | None = None, validation_steps: int | None = None, validation_freq: int = 1, *,
-            dl_train: Any = None, dl_val: Any = None, log_step_freq: int | None = None, **options: Any) -> Any:
-        """Train; a second call goes on from the weights and the optimizer as they are.
+    def fit(self, x: Data = None, y: Data = None, batch_size: int | None = None,
+            epochs: int | None = None, verbose: int | str = "auto",
+            callbacks: Sequence[object] | None = None, validation_split: float | None = None,
+            validation_data: Data = None, shuffle: bool | None = None,
+            class_weight: Mapping[int, float] | None = None, sample_weight: Data = None,
+            initial_epoch: int = 0, steps_per_epoch: int | None = None,
+            validation_steps: int | None = None, validation_freq: int = 1, *, dl_train: Data = None,
+            dl_val: Data = None, log_step_freq: int | None = None, **options: Any) -> Any:
+        """Train; a second call continues from the current weights and optimizer.
 
-        In the older words, ``fit(200, dl_train=..., dl_val=..., log_step_freq=20)``, it prints a line for every so
-        many steps and a boxed table an epoch.
+        Called as in older versions, ``fit(200, dl_train=..., dl_val=..., log_step_freq=20)``, it
+        prints a line every ``log_step_freq`` steps and a boxed table each epoch.
 
         Args:
-            x: features: an array or frame, a list or dict of several inputs; or a Dataset, DataLoader or iterable
-                that brings labels along. In the older words, the number of epochs.
+            x: features: an array or frame, a list or dict of several inputs; or a Dataset,
+                DataLoader or iterable that brings labels along. As in older versions, the number of
+                epochs.
             y: labels; for several outputs a list or dict.
-            batch_size: samples a batch, for arrays and Datasets. Default 32.
+            batch_size: samples in a batch, for arrays and Datasets. Default 32.
             epochs: the number of the last epoch. Default 1.
-            verbose: 0 shows nothing, 1 ("auto") the live view of :class:`KerasModel`, 2 one line an epoch.
+            verbose: 0 shows nothing, 1 ("auto") the live view of :class:`KerasModel`, 2 one line an
+                epoch.
             callbacks: objects with Keras's methods, such as ``on_epoch_end(epoch, logs)`` or
-                ``on_train_batch_end(batch, logs)``, which find the model at ``self.model``; and callbacks of this
-                library, which are given :attr:`engine`. Logs of a batch are worked out when they are looked at, which
-                waits for the device.
-            validation_split: the last share of the samples is measured on instead of trained on.
+                ``on_train_batch_end(batch, logs)``, which find the model at ``self.model``; and
+                callbacks of this library, which get :attr:`engine`. Logs of a batch are computed on
+                first access, which waits for the device.
+            validation_split: the share of the samples, from the end, to validate on.
             validation_data: ``(x, y)``, ``(x, y, sample_weight)``, a Dataset or a DataLoader.
             shuffle: a new order each epoch. Default: for arrays and Datasets.
             class_weight: ``{class: weight}`` for the training loss.
-            sample_weight: one weight a sample.
-            initial_epoch: epochs that are behind you.
-            steps_per_epoch: batches an epoch.
+            sample_weight: one weight for each sample.
+            initial_epoch: how many epochs were done before.
+            steps_per_epoch: batches in an epoch.
             validation_steps: the same for ``validation_data``.
-            validation_freq: validate each so many epochs.
-            dl_train: training data, in the older words.
-            dl_val: validation data, in the older words.
-            log_step_freq: steps from one line to the next, in the older words. Default 1.
-            **options: of :meth:`KerasModel.fit`: ``patience``, ``monitor`` and ``ckpt_path`` (any of them brings the
-                best weights back unless ``restore_best=False``), ``mode``, ``min_delta``, ``restore_best``, ``plot``,
-                ``wandb``, ``report``, ``mixed_precision``, ``cpu``, ``gradient_accumulation_steps``,
-                ``clip_grad_norm``, ``clip_grad_value``, ``lr_interval``, ``speed``, ``seed``.
+            validation_freq: validate every ``validation_freq`` epochs.
+            dl_train: training data, as in older versions.
+            dl_val: validation data, as in older versions.
+            log_step_freq: steps from one printed line to the next, as in older versions. Default 1.
+            **options: of :meth:`KerasModel.fit`: ``patience``, ``monitor`` and ``ckpt_path`` (any
+                of them brings the best weights back unless ``restore_best=False``), ``mode``,
+                ``min_delta``, ``restore_best``, ``plot``, ``wandb``, ``report``,
+                ``mixed_precision``, ``cpu``, ``gradient_accumulation_steps``, ``clip_grad_norm``,
+                ``clip_grad_value``, ``lr_interval``, ``speed``, ``seed``.
 
         Returns:
-            A :class:`FitHistory` with ``.history`` and ``.epoch``; in the older words a DataFrame with the columns
-            ``epoch, loss, <metric>, val_loss, val_<metric>``.
+            A :class:`FitHistory` with ``.history`` and ``.epoch``; called as in older versions, a
+            DataFrame with the columns ``epoch, loss, <metric>, val_loss, val_<metric>``.
 
         Raises:
             RuntimeError: the model was not compiled.
-            TypeError: an argument is of the wrong kind or not known.
-            ValueError: an argument cannot be right, or the first batch does not fit the net and the loss.
+            TypeError: an argument is of the wrong type or unknown.
+            ValueError: an argument is invalid, or the first batch does not fit the net and the
+                loss.
 
         Example:
             >>> import torch
@@ -174,42 +200,47 @@ class Model(OnBatches):
             ['epoch', 'loss', 'mae']
         """
         compiled.check_options(options)
-        asked = {"batch_size": batch_size, "shuffle": shuffle, "class_weight": class_weight,
-                 "validation_split": share_to_hold_out(validation_split), "initial_epoch": initial_epoch,
-                 "steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps,
-                 "validation_freq": validation_freq}
+        arguments = {"batch_size": batch_size, "shuffle": shuffle, "class_weight": class_weight,
+                     "validation_split": held_out_share(validation_split),
+                     "initial_epoch": initial_epoch,
+                     "steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps,
+                     "validation_freq": validation_freq}
         level, shown = compiled.verbosity(verbose), []
-        older = dl_train is not None or isinstance(x, int)
-        words = {"y": y, "validation_data": validation_data, "sample_weight": sample_weight} if older else {
+        legacy = dl_train is not None or isinstance(x, int)
+        other_style = {"y": y, "validation_data": validation_data,
+                       "sample_weight": sample_weight} if legacy else {
             "dl_val": dl_val, "log_step_freq": log_step_freq}
-        check_words(older, words, dl_train, x, epochs)
-        if older:
+        check_style(legacy, other_style, dl_train, x, epochs)
+        if legacy:
             whole_number("log_step_freq", log_step_freq, least=1, optional=True)
             level, shown = 0, [StepLines(log_step_freq or 1)] if level else []
             epochs = x if epochs is None else epochs
-        data = dl_train if older else together(x, y, sample_weight)
-        history = compiled.train(self, compiled_of(self), data, dl_val if older else validation_data, verbose=level,
-                                 epochs=1 if epochs is None else epochs, callbacks=callbacks, shown=shown,
-                                 options=options, **asked)
-        return history.to_frame() if older else history
+        data = dl_train if legacy else combined(x, y, sample_weight)
+        history = compiled.train(self, compiled_of(self), data,
+                                 dl_val if legacy else validation_data, verbose=level,
+                                 epochs=1 if epochs is None else epochs, callbacks=callbacks,
+                                 shown=shown, options=options, **arguments)
+        return history.to_frame() if legacy else history
 
     @short_traceback
-    def evaluate(self, x: Any = None, y: Any = None, batch_size: int | None = None, verbose: int | str = 0,
-                 sample_weight: Any = None, steps: int | None = None, return_dict: bool = False) -> Any:
+    def evaluate(self, x: Data = None, y: Data = None, batch_size: int | None = None,
+                 verbose: int | str = 0, sample_weight: Data = None, steps: int | None = None,
+                 return_dict: bool = False) -> Any:
         """Measure loss and metrics on data.
 
         Args:
             x: what :meth:`fit` takes.
             y: labels.
-            batch_size: samples a batch; the result is the same at any.
+            batch_size: samples in a batch; it does not change the result.
             verbose: 1 or 2 prints the numbers.
-            sample_weight: one weight a sample.
+            sample_weight: one weight for each sample.
             steps: the number of batches to take. Default: all.
-            return_dict: give a dict in place of a list.
+            return_dict: return a dict instead of a list.
 
         Returns:
-            The loss and the metrics in the order of ``metrics_names``, or the loss alone where there are no metrics;
-            after ``compile(loss_func=...)`` a dict of ``val_loss`` and ``val_<metric>``.
+            The loss and the metrics in the order of ``metrics_names``, or the loss alone if there
+            are no metrics; after ``compile(loss_func=...)`` a dict of ``val_loss`` and
+            ``val_<metric>``.
 
         Raises:
             RuntimeError: the model was not compiled.
@@ -223,28 +254,33 @@ class Model(OnBatches):
             [4.0, 2.0]
         """
         found = compiled_of(self)
-        row = found.engine.evaluate(together(x, y, sample_weight), batch_size=batch_size, steps=steps)
+        row = found.engine.evaluate(combined(x, y, sample_weight), batch_size=batch_size,
+                                    steps=steps)
         named = keras_names(row, "val")
         if compiled.verbosity(verbose):
             Plain().line(numbers(named))
-        return row if found.older and not return_dict else compiled.in_keras_order(named, return_dict)
+        if found.legacy and not return_dict:
+            return row
+        return compiled.in_keras_order(named, return_dict)
 
     @short_traceback
-    def predict(self, x: Any, batch_size: int | None = None, verbose: int | str = 0, steps: int | None = None) -> Any:
+    def predict(self, x: Data, batch_size: int | None = None, verbose: int | str = 0,
+                steps: int | None = None) -> Any:
         """Run the net over data in evaluation mode: each sample once, in order.
 
         Args:
-            x: features: arrays, of which none is taken for labels; or a Dataset or DataLoader, whose labels are left
-                out.
-            batch_size: samples a batch. Default 32.
-            verbose: taken as Keras has it; nothing is shown.
+            x: features: arrays, of which none is taken for labels; or a Dataset or DataLoader,
+                whose labels are left out.
+            batch_size: samples in a batch. Default 32.
+            verbose: accepted as in Keras; nothing is shown.
             steps: the number of batches to take. Default: all.
 
         Returns:
-            numpy arrays, in the tuples and dicts that the net returns; after ``compile(loss_func=...)`` tensors.
+            numpy arrays, in the tuples and dicts that the net returns; after
+            ``compile(loss_func=...)`` tensors.
 
         Raises:
-            TypeError: the data is of no known kind.
+            TypeError: the data is of an unknown type.
             ValueError: the data is empty.
 
         Example:
@@ -253,17 +289,21 @@ class Model(OnBatches):
             (10, 3)
         """
         compiled.verbosity(verbose)
-        older = self.compilation is not None and self.compilation.older
-        return self.engine.predict(features_only(x), batch_size=batch_size, steps=steps, as_numpy=not older)
+        legacy = self.compilation is not None and self.compilation.legacy
+        return self.engine.predict(features_only(x), batch_size=batch_size, steps=steps,
+                                   as_numpy=not legacy)
 
 
-def check_words(older: bool, strange: Mapping[str, Any], dl_train: Any, x: Any, epochs: int | None) -> None:
-    """Refuse a call of fit that mixes Keras's words with the older ones."""
-    found = [name for name, value in strange.items() if value is not None]
-    if older and dl_train is None:
+def check_style(legacy: bool, other_style: Mapping[str, object], dl_train: Data, x: Data,
+                epochs: int | None) -> None:
+    """Raise for a call of ``fit`` that mixes Keras's arguments with the older ones."""
+    found = [name for name, value in other_style.items() if value is not None]
+    if legacy and dl_train is None:
         found.append("epochs without dl_train")
-    if older and x is not None and (epochs is not None or not isinstance(x, int)):
+    if legacy and x is not None and (epochs is not None or not isinstance(x, int)):
         found.append("x")
     if found:
-        raise bad_type("fit", received=", ".join(found), expected="fit(epochs, dl_train=..., dl_val=..., "
-                       "log_step_freq=...)" if older else "fit(x, y, epochs=..., validation_data=..., ...)")
+        expected = "fit(x, y, epochs=..., validation_data=..., ...)"
+        if legacy:
+            expected = "fit(epochs, dl_train=..., dl_val=..., log_step_freq=...)"
+        raise bad_type("fit", received=", ".join(found), expected=expected)

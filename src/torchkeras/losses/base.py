@@ -1,4 +1,4 @@
-"""What every loss here is: a number for each sample or value, and how these become one."""
+"""The base of the losses: a number for each sample or element, and their reduction."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ EPSILON = 1e-7  # Keras's keras.config.epsilon()
 
 
 class Loss(nn.Module):
-    """Subclass this for a loss of your own that goes with sample weights: write ``values``, the rest is here.
+    """Subclass this for a loss of your own that supports sample weights: write ``values``.
 
     Args:
         reduction: "mean", "sum", or "none" for the losses as they are.
 
     Attributes:
-        reduction: as given; it may be set anew at any time.
-        task: "binary" (each prediction is a yes or a no) or "classes" (a score for each class); None for neither.
-        from_logits: whether predictions are logits or probabilities; it counts for a task only.
+        reduction: as given; it may be changed at any time.
+        task: "binary" (each prediction is a binary decision) or "classes" (a score for each class);
+            None for neither.
+        from_logits: whether predictions are logits or probabilities; unused without a task.
 
     Raises:
         ValueError: ``reduction`` is none of the three.
@@ -45,57 +46,62 @@ class Loss(nn.Module):
         self.reduction = reduction
 
     def forward(self, preds: Tensor, labels: Tensor) -> Tensor:
-        """The losses of a batch, reduced."""
-        return reduced(self.values(preds, labels), self.reduction)
+        """Return the reduced loss of a batch."""
+        return reduce_losses(self.values(preds, labels), self.reduction)
 
     def values(self, preds: Tensor, labels: Tensor) -> Tensor:
-        """The losses that are not reduced yet; the first dimension counts the samples."""
+        """Return the losses before reduction; the first dimension is the batch."""
         raise NotImplementedError
 
     @property
     def family(self) -> str | None:
-        """What makes probabilities of the predictions: "sigmoid", "softmax", or nothing ("given", "shares")."""
+        """Return how predictions become probabilities: sigmoid, softmax, given or shares."""
         return None if self.task is None else FAMILIES[self.task, self.from_logits]
 
 
 class ElementLoss(Loss):
-    """A loss of each number; a sample's is the mean over its last dimension, so "none" gives one dimension less.
+    """A loss of each element; a sample's is the mean over its last dimension.
 
-    Predictions and labels pair as in Keras: ``(N, 1)`` goes with ``(N,)``, and ``(N,)`` with ``(N,)`` reads as
-    ``(N, 1)``.
+    So the reduction "none" returns one dimension less than the predictions have.
+
+    Predictions and labels pair as in Keras: ``(N, 1)`` goes with ``(N,)``, and ``(N,)`` with
+    ``(N,)`` reads as ``(N, 1)``.
     """
 
     def forward(self, preds: Tensor, labels: Tensor) -> Tensor:
-        """The losses of a batch, reduced."""
-        elements = self.elements(*in_rows(preds, labels))
-        return elements.mean() if self.reduction == "mean" else reduced(elements.mean(-1), self.reduction)
+        """Return the reduced loss of a batch."""
+        elements = self.elements(*paired_rows(preds, labels))
+        if self.reduction == "mean":
+            return elements.mean()
+        return reduce_losses(elements.mean(-1), self.reduction)
 
     def elements(self, preds: Tensor, labels: Tensor) -> Tensor:
-        """The loss of each number."""
+        """Return the loss of each number."""
         raise NotImplementedError
 
 
-def reduced(losses: Tensor, reduction: str) -> Tensor:
-    """One number of many, or all of them."""
+def reduce_losses(losses: Tensor, reduction: str) -> Tensor:
+    """Return losses reduced to one number, or as they are."""
     if reduction == "mean":
         return losses.mean()
     return losses.sum() if reduction == "sum" else losses
 
 
-def like(preds: Tensor, labels: Tensor) -> Tensor:
-    """Labels with the shape and type of the predictions, one to one."""
+def labels_like(preds: Tensor, labels: Tensor) -> Tensor:
+    """Return labels in the shape and dtype of the predictions; refuse shapes that do not fit."""
     check_tensors(preds, labels)
     if preds.shape != labels.shape and layout(preds) != layout(labels):
-        raise mismatch(preds, labels, "one label a prediction, such as (N, 1) with labels (N,)")
+        raise shape_error(preds, labels, "one label a prediction, such as (N, 1) with labels (N,)")
     return labels.reshape(preds.shape).to(preds.dtype)
 
 
-def in_rows(preds: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Predictions and labels of one shape and type, with at least two dimensions."""
+def paired_rows(preds: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return predictions and labels in one shape and dtype, with at least two dimensions."""
     check_tensors(preds, labels)
     if preds.shape != labels.shape:
         if layout(preds) != layout(labels):
-            raise mismatch(preds, labels, "one label a prediction, such as (N, 1) with labels (N,)")
+            raise shape_error(preds, labels,
+                              "one label a prediction, such as (N, 1) with labels (N,)")
         shape = min(preds.shape, labels.shape, key=len)
         preds, labels = preds.reshape(shape), labels.reshape(shape)
     if preds.dim() < 2:
@@ -103,21 +109,23 @@ def in_rows(preds: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return preds, labels.to(preds.dtype)
 
 
-def vectors(preds: Tensor, labels: Tensor) -> None:
-    """Refuse what are no vectors of one shape."""
+def check_vectors(preds: Tensor, labels: Tensor) -> None:
+    """Refuse what is not a pair of vectors of one shape."""
     check_tensors(preds, labels)
     if preds.shape != labels.shape or preds.dim() < 2:
-        raise mismatch(preds, labels, "vectors of one shape, (N, ..., D)")
+        raise shape_error(preds, labels, "vectors of one shape, (N, ..., D)")
 
 
 def check_tensors(preds: Tensor, labels: Tensor) -> None:
-    """Refuse what is no tensor."""
+    """Refuse what is not a tensor."""
     for argument, given in (("preds", preds), ("labels", labels)):
         if not isinstance(given, Tensor):
             raise bad_type(argument, received=type(given).__name__, expected="a tensor")
 
 
-def mismatch(preds: Tensor, labels: Tensor, expected: str, fix: str = "") -> ValueError:
-    """The error for predictions and labels that do not belong together."""
-    return bad_value("labels", received=f"shape {tuple(labels.shape)} for predictions of shape {tuple(preds.shape)}",
-                     expected=expected, fix=fix)
+def shape_error(preds: Tensor, labels: Tensor, expected: str, fix: str = "") -> ValueError:
+    """Return the error for predictions and labels whose shapes do not fit."""
+    return bad_value(
+        "labels",
+        received=f"shape {tuple(labels.shape)} for predictions of shape {tuple(preds.shape)}",
+        expected=expected, fix=fix)

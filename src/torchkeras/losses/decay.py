@@ -1,4 +1,4 @@
-"""Which parameters ``weight_decay`` is for."""
+"""Parameter groups with and without ``weight_decay``."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from torchkeras.losses.penalties import is_bias
 from torchkeras.losses.robust import check_number
 
 KINDS = ("biases", "norms", "embeddings")
-# others are known by a name that ends in Norm, Norm1d and the like
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d,
-         nn.InstanceNorm3d, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+# others are recognised by a class name that ends in Norm, Norm1d and the like
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm1d,
+         nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def decay_groups(model: nn.Module, weight_decay: float,
                  no_decay: Iterable[str] = ("biases", "norms")) -> list[dict[str, Any]]:
-    """Let an optimizer shrink the weights that multiply, and leave biases and the scales of norms alone.
+    """Return parameter groups in which ``weight_decay`` spares biases and norm layers.
 
     Args:
         model: the net.
-        weight_decay: the decay of what is decayed.
-        no_decay: what is not: any of "biases", "norms" (weights and biases of normalisation layers, whatever library
-            they come from) and "embeddings". A parameter that several layers share is left alone if one of them asks.
+        weight_decay: the decay of the other parameters.
+        no_decay: what is excluded: any of "biases", "norms" (weights and biases of normalisation
+            layers, of any library) and "embeddings". A parameter that several layers share is
+            excluded if one of them asks for it.
 
     Returns:
-        Two groups for any torch optimizer, the decayed parameters first; each parameter is in one of them, in the
-        order of ``model.parameters()``.
+        Two groups for any torch optimizer, the decayed parameters first; each parameter is in one
+        of them, in the order of ``model.parameters()``.
 
     Raises:
-        TypeError: ``model`` is no module, or ``weight_decay`` no number.
+        TypeError: ``model`` is not a module, or ``weight_decay`` is not a number.
         ValueError: ``weight_decay`` is negative, or a word of ``no_decay`` is unknown.
 
     Example:
@@ -49,15 +50,19 @@ def decay_groups(model: nn.Module, weight_decay: float,
     spared_kinds = {no_decay} if isinstance(no_decay, str) else set(no_decay)
     for kind in spared_kinds:
         one_of("no_decay", kind, KINDS)
-    spared = {id(weight) for module in model.modules() for name, weight in module.named_parameters(recurse=False)
-              if kinds_of(module, name) & spared_kinds}
+    spared = {
+        id(weight) for module in model.modules()
+        for name, weight in module.named_parameters(recurse=False)
+        if kinds_of(module, name) & spared_kinds}
     weights = list(model.parameters())
-    return [{"params": [one for one in weights if id(one) not in spared], "weight_decay": float(weight_decay)},
+    return [{
+        "params": [one for one in weights if id(one) not in spared],
+        "weight_decay": float(weight_decay)},
             {"params": [one for one in weights if id(one) in spared], "weight_decay": 0.0}]
 
 
 def kinds_of(module: nn.Module, name: str) -> set[str]:
-    """What a parameter of a module is, of those that may be left alone."""
+    """Return the kinds of ``no_decay`` that a module's parameter belongs to."""
     kind = type(module).__name__
     found = {"biases"} if is_bias(name) else set()
     if isinstance(module, NORMS) or re.search(r"Norm(\dd)?$", kind):

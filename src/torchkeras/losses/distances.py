@@ -1,4 +1,4 @@
-"""Losses of numbers and vectors, with Keras's names and values, called in torch's order: ``loss(preds, labels)``."""
+"""Losses of numbers and vectors, with Keras's names and values: ``loss(preds, labels)``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchkeras.core.errors import positive_number, whole_number
-from torchkeras.losses.base import EPSILON, ElementLoss, Loss, vectors
+from torchkeras.losses.base import EPSILON, ElementLoss, Loss, check_vectors
 
 
 class MeanSquaredError(ElementLoss):
@@ -25,7 +25,7 @@ class MeanSquaredError(ElementLoss):
     """
 
     def elements(self, preds: Tensor, labels: Tensor) -> Tensor:
-        """Squared differences."""
+        """Return squared differences."""
         return F.mse_loss(preds, labels, reduction="none")
 
 
@@ -45,14 +45,15 @@ class MeanAbsoluteError(ElementLoss):
     """
 
     def elements(self, preds: Tensor, labels: Tensor) -> Tensor:
-        """Absolute differences."""
+        """Return absolute differences."""
         return F.l1_loss(preds, labels, reduction="none")
 
 
 class MeanAbsolutePercentageError(ElementLoss):
     """Fit numbers of very different size: the mean error in percent of the label, as in Keras.
 
-    A label of 0 is divided by 1e-7. The metric ``MAPE`` gives a share of 1 instead of percent.
+    Labels below 1e-7 in size divide by 1e-7. The metric ``MAPE`` returns a fraction instead of
+    percent.
 
     Args:
         reduction: "mean" over all samples, "sum", or "none".
@@ -62,24 +63,26 @@ class MeanAbsolutePercentageError(ElementLoss):
 
     Example:
         >>> import torch
-        >>> round(MeanAbsolutePercentageError()(torch.tensor([1.1, 2.0]), torch.tensor([1.0, 4.0])).item(), 2)
+        >>> loss_fn = MeanAbsolutePercentageError()
+        >>> round(loss_fn(torch.tensor([1.1, 2.0]), torch.tensor([1.0, 4.0])).item(), 2)
         30.0
     """
 
     def elements(self, preds: Tensor, labels: Tensor) -> Tensor:
-        """Percent of each label."""
+        """Return differences in percent of each label."""
         return 100 * (preds - labels).abs() / labels.abs().clamp(min=EPSILON)
 
 
 class Huber(ElementLoss):
-    """Fit numbers with a few outliers: squared up to ``delta``, straight from there on, as in Keras.
+    """Fit numbers with a few outliers: squared up to ``delta``, linear beyond, as in Keras.
 
     Args:
-        delta: the error at which the parabola goes over into a line.
+        delta: the error at which the loss becomes linear.
         reduction: "mean" over all samples, "sum", or "none".
 
     Raises:
-        ValueError: ``delta`` is not above 0, the reduction is unknown, or predictions and labels differ in shape.
+        ValueError: ``delta`` is not above 0, the reduction is unknown, or predictions and labels
+            differ in shape.
 
     Example:
         >>> import torch
@@ -93,12 +96,12 @@ class Huber(ElementLoss):
         self.delta = float(delta)
 
     def elements(self, preds: Tensor, labels: Tensor) -> Tensor:
-        """Halved squares, then lines."""
+        """Return halved squares up to ``delta``, linear values beyond."""
         return F.huber_loss(preds, labels, reduction="none", delta=self.delta)
 
 
 class CosineSimilarity(Loss):
-    """Fit directions, whatever the lengths: minus the cosine between prediction and label, as in Keras.
+    """Fit directions: minus the cosine between prediction and label, as in Keras.
 
     From -1 for the same direction to 1 for the opposite one; 0 where either vector is zero.
 
@@ -107,7 +110,8 @@ class CosineSimilarity(Loss):
         axis: the dimension of the vectors.
 
     Raises:
-        ValueError: the reduction is unknown, or predictions and labels are not both ``(N, ..., D)``.
+        ValueError: the reduction is unknown, or predictions and labels are not both
+            ``(N, ..., D)``.
 
     Example:
         >>> import torch
@@ -121,7 +125,8 @@ class CosineSimilarity(Loss):
         self.axis = axis
 
     def values(self, preds: Tensor, labels: Tensor) -> Tensor:
-        """Minus the cosine of each pair."""
-        vectors(preds, labels)
-        given, truth = (F.normalize(one, dim=self.axis, eps=EPSILON) for one in (preds, labels.to(preds.dtype)))
+        """Return minus the cosine of each pair."""
+        check_vectors(preds, labels)
+        given, truth = (F.normalize(one, dim=self.axis, eps=EPSILON)
+                        for one in (preds, labels.to(preds.dtype)))
         return -(given * truth).sum(self.axis)

@@ -1,4 +1,4 @@
-"""Losses of probabilities, with Keras's names and values, called in torch's order: ``loss(preds, labels)``."""
+"""Losses of probabilities, with Keras's names and values: ``loss(preds, labels)``."""
 
 from __future__ import annotations
 
@@ -6,17 +6,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchkeras.core.errors import bad_value, whole_number
-from torchkeras.losses.base import EPSILON, ElementLoss, Loss, check_tensors, mismatch, vectors
+from torchkeras.losses.base import (
+    EPSILON,
+    ElementLoss,
+    Loss,
+    check_tensors,
+    check_vectors,
+    shape_error,
+)
 
 
 class BinaryCrossentropy(ElementLoss):
-    """Learn yes or no, or several of them a sample, with Keras's ``binary_crossentropy``.
+    """Learn binary labels, one or several per sample, with Keras's ``binary_crossentropy``.
 
-    Probabilities are clipped to 1e-7 from 0 and 1 on, which keeps the loss finite (about 16 at most) and leaves what is
-    beyond without a gradient; from logits nothing is clipped.
+    Probabilities are clipped to 1e-7 and 1 - 1e-7, which keeps the loss finite (about 16 at most),
+    without a gradient beyond these limits; logits are not clipped.
 
     Args:
-        from_logits: True when the net puts out logits, False when it puts out probabilities.
+        from_logits: True when the net outputs logits, False when it outputs probabilities.
         reduction: "mean" over all samples, "sum", or "none".
 
     Raises:
@@ -36,7 +43,7 @@ class BinaryCrossentropy(ElementLoss):
         self.from_logits = bool(from_logits)
 
     def elements(self, preds: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy of each answer."""
+        """Return the cross entropy of each prediction."""
         if self.from_logits:
             return F.binary_cross_entropy_with_logits(preds, labels, reduction="none")
         return F.binary_cross_entropy(preds.clamp(EPSILON, 1 - EPSILON), labels, reduction="none")
@@ -45,10 +52,11 @@ class BinaryCrossentropy(ElementLoss):
 class CategoricalCrossentropy(Loss):
     """Learn one of several classes from one-hot labels, or from shares of classes, as in Keras.
 
-    Probabilities are divided by their sum, then clipped to 1e-7 from 0 and 1 on; from logits nothing is clipped.
+    Probabilities are divided by their sum, then clipped to 1e-7 and 1 - 1e-7; logits are not
+    clipped.
 
     Args:
-        from_logits: True when the net puts out logits, False when it puts out probabilities.
+        from_logits: True when the net outputs logits, False when it outputs probabilities.
         reduction: "mean" over all samples, "sum", or "none".
         axis: the dimension of the classes: the last, as in Keras; 1 for ``(N, C, H, W)``.
 
@@ -70,12 +78,14 @@ class CategoricalCrossentropy(Loss):
         self.from_logits, self.axis = bool(from_logits), axis
 
     def values(self, preds: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy of each sample."""
+        """Return the cross entropy of each sample."""
         check_tensors(preds, labels)
         if preds.shape != labels.shape or preds.dim() < 2:
-            raise mismatch(preds, labels, "one-hot labels of the shape of the predictions, such as (N, C)",
-                           "For class numbers, use sparse_categorical_crossentropy.")
-        return -(labels.to(preds.dtype) * log_shares(preds, self.from_logits, self.axis)).sum(self.axis)
+            raise shape_error(preds, labels,
+                              "one-hot labels of the shape of the predictions, such as (N, C)",
+                              "For class numbers, use sparse_categorical_crossentropy.")
+        scores = log_probabilities(preds, self.from_logits, self.axis)
+        return -(labels.to(preds.dtype) * scores).sum(self.axis)
 
 
 class SparseCategoricalCrossentropy(Loss):
@@ -84,12 +94,13 @@ class SparseCategoricalCrossentropy(Loss):
     The same values as ``CategoricalCrossentropy`` of the one-hot labels.
 
     Args:
-        from_logits: True when the net puts out logits, False when it puts out probabilities.
+        from_logits: True when the net outputs logits, False when it outputs probabilities.
         reduction: "mean" over all labels, "sum", or "none".
         axis: the dimension of the classes: the last, as in Keras; 1 for ``(N, C, H, W)``.
 
     Raises:
-        ValueError: the reduction is unknown, shapes do not belong together, or a label is no class of the net.
+        ValueError: the reduction is unknown, shapes do not fit, or a label is not a class of the
+            net.
 
     Example:
         >>> import torch
@@ -106,14 +117,16 @@ class SparseCategoricalCrossentropy(Loss):
         self.from_logits, self.axis = bool(from_logits), axis
 
     def values(self, preds: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy of each label."""
+        """Return the cross entropy of each label."""
         check_tensors(preds, labels)
         if labels.dim() == preds.dim() > 1 and labels.shape[self.axis] == 1:
             labels = labels.squeeze(self.axis)
         if preds.dim() < 2 or labels.shape != preds.select(self.axis, 0).shape:
-            raise mismatch(preds, labels, f"class numbers, one for the scores along dimension {self.axis}",
-                           "For channels first, (N, C, ...), use axis=1; for one-hot labels, categorical_crossentropy.")
-        index, scores = labels.long(), log_shares(preds, self.from_logits, self.axis)
+            raise shape_error(
+                preds, labels, f"class numbers, one for the scores along dimension {self.axis}",
+                "For channels first, (N, C, ...), use axis=1; for one-hot labels, "
+                "categorical_crossentropy.")
+        index, scores = labels.long(), log_probabilities(preds, self.from_logits, self.axis)
         try:
             return -scores.gather(self.axis, index.unsqueeze(self.axis)).squeeze(self.axis)
         except RuntimeError:  # an accelerator ends the program instead
@@ -130,7 +143,8 @@ class KLDivergence(Loss):
         reduction: "mean" over all samples, "sum", or "none".
 
     Raises:
-        ValueError: the reduction is unknown, or predictions and labels are not both ``(N, ..., C)``.
+        ValueError: the reduction is unknown, or predictions and labels are not both
+            ``(N, ..., C)``.
 
     Example:
         >>> import torch
@@ -141,22 +155,24 @@ class KLDivergence(Loss):
     task, from_logits, axis = "classes", False, -1
 
     def values(self, preds: Tensor, labels: Tensor) -> Tensor:
-        """The divergence of each sample."""
-        vectors(preds, labels)
+        """Return the divergence of each sample."""
+        check_vectors(preds, labels)
         truth, guess = (one.clamp(EPSILON, 1) for one in (labels.to(preds.dtype), preds))
         return (truth * (truth / guess).log()).sum(-1)
 
 
-def log_shares(preds: Tensor, from_logits: bool, axis: int) -> Tensor:
-    """The logarithm of the probability of each class."""
+def log_probabilities(preds: Tensor, from_logits: bool, axis: int) -> Tensor:
+    """Return the logarithm of the probability of each class."""
     if from_logits:
         return preds.log_softmax(axis)
     return (preds / preds.sum(axis, keepdim=True)).clamp(EPSILON, 1 - EPSILON).log()
 
 
 def check_classes(labels: Tensor, classes: int) -> None:
-    """Refuse labels that are no class."""
+    """Refuse labels that are not class numbers of the net."""
     wrong = labels[(labels < 0) | (labels >= classes)]
     if wrong.numel():
-        raise bad_value("labels", received=f"the class {int(wrong[0])} for scores of {classes} classes",
-                        expected=f"classes from 0 to {classes - 1}", fix="Count classes from 0, or widen the net.")
+        raise bad_value("labels",
+                        received=f"the class {int(wrong[0])} for scores of {classes} classes",
+                        expected=f"classes from 0 to {classes - 1}",
+                        fix="Count classes from 0, or widen the net.")

@@ -9,20 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from torchkeras.core.errors import bad_type
+from torchkeras.core.types import Labels, Preds
 from torchkeras.losses.robust import check_number
 
 
 class Penalty:
     """Something that depends on weights alone; subclass it and write ``value``.
 
-    Called without arguments it is a scalar with a gradient. It can be added to a number that is a loss already, to
-    another penalty, or to a loss function, which gives a loss function.
+    Called without arguments it returns a scalar with a gradient. It can be added to the value of a
+    loss, to another penalty, or to a loss function, which gives a loss function.
 
     Args:
-        model: the net whose weights are looked at anew each time.
+        model: the net, whose weights are read anew at each call.
 
     Raises:
-        TypeError: ``model`` is no module.
+        TypeError: ``model`` is not a module.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -31,18 +32,19 @@ class Penalty:
         self.model = model
 
     def value(self) -> Tensor:
-        """The penalty."""
+        """Return the penalty."""
         raise NotImplementedError
 
     def __call__(self) -> Tensor:
-        """The penalty as a scalar with a gradient."""
-        # Gradients of torch.func are those of copies, and would not reach the weights of this net.
+        """Return the penalty as a scalar with a gradient."""
+        # torch.func differentiates copies of the weights, so no gradient would reach this net.
         if torch._C._functorch.peek_interpreter_stack() is not None:
-            raise RuntimeError("a penalty on weights was called in a function that torch.func differentiates; "
-                               "add it up there from the weights that the function is given")
+            raise RuntimeError(
+                "a penalty on weights was called in a function that torch.func differentiates; "
+                "add it up there from the weights that the function is given")
         return self.value()
 
-    def __add__(self, other: Any) -> Any:
+    def __add__(self, other: object) -> Any:
         if isinstance(other, (Tensor, int, float)):
             return self() + other
         if isinstance(other, Penalty):
@@ -60,7 +62,7 @@ class Penalties(Penalty):
         self.penalties = penalties
 
     def value(self) -> Tensor:
-        """Their sum."""
+        """Return their sum."""
         return torch.stack([penalty() for penalty in self.penalties]).sum()
 
 
@@ -74,7 +76,7 @@ class L1Loss(Penalty):
         beta: how much the weights count.
 
     Raises:
-        TypeError: ``model`` is no module, or ``beta`` no number.
+        TypeError: ``model`` is not a module, or ``beta`` is not a number.
         ValueError: ``beta`` is negative.
 
     Example:
@@ -91,21 +93,22 @@ class L1Loss(Penalty):
         self.beta = beta
 
     def value(self) -> Tensor:
-        """Beta times the sum of absolute weights."""
-        return self.beta * total([weight.abs().sum() for weight in weights_of(self.model)])
+        """Return beta times the sum of absolute weights."""
+        return self.beta * sum_of([weight.abs().sum() for weight in weights_of(self.model)])
 
 
 class L2Loss(Penalty):
     """Keep weights small: 0.5 x alpha x the sum of w^2 over the weights of a net.
 
-    Biases and frozen weights are left out. The gradient is alpha x w, as that of ``weight_decay=alpha`` in SGD.
+    Biases and frozen weights are left out. The gradient is alpha x w, as that of
+    ``weight_decay=alpha`` in SGD.
 
     Args:
         model: the net.
         alpha: how much the weights count.
 
     Raises:
-        TypeError: ``model`` is no module, or ``alpha`` no number.
+        TypeError: ``model`` is not a module, or ``alpha`` is not a number.
         ValueError: ``alpha`` is negative.
 
     Example:
@@ -124,14 +127,15 @@ class L2Loss(Penalty):
         self.alpha = alpha
 
     def value(self) -> Tensor:
-        """Half of alpha times the sum of squares."""
-        return 0.5 * self.alpha * total([weight.square().sum() for weight in weights_of(self.model)])
+        """Return half of alpha times the sum of squared weights."""
+        squares = [weight.square().sum() for weight in weights_of(self.model)]
+        return 0.5 * self.alpha * sum_of(squares)
 
 
 class PenalizedLoss(nn.Module):
-    """A loss with a penalty added, for wherever a loss can be given; made by ``loss_fn + L2Loss(net, alpha)``.
+    """A loss with a penalty added; made by ``loss_fn + L2Loss(net, alpha)``.
 
-    The penalty is added once to the loss of a batch; where samples are weighed, it weighs what they do on average.
+    The penalty is added once to the loss of a batch; with sample weights, its weight is their mean.
 
     Args:
         loss_fn: any loss ``(preds, labels) -> scalar``.
@@ -149,43 +153,49 @@ class PenalizedLoss(nn.Module):
 
     def __init__(self, loss_fn: Callable[..., Any], penalty: Penalty) -> None:
         super().__init__()
-        inner, penalty = (loss_fn.module, loss_fn.penalty + penalty) if isinstance(loss_fn, PenalizedLoss) else (
-            loss_fn, penalty)
-        self.module, self.penalty = inner, penalty  # the net is no part of the loss, so it hides in the penalty
+        inner = loss_fn
+        if isinstance(loss_fn, PenalizedLoss):
+            inner, penalty = loss_fn.module, loss_fn.penalty + penalty
+        # the net must not become a submodule of the loss: Penalty is no module
+        self.module, self.penalty = inner, penalty
 
-    def forward(self, preds: Any, labels: Any) -> Tensor:
-        """The loss and the penalty."""
+    def forward(self, preds: Preds, labels: Labels) -> Tensor:
+        """Return the loss plus the penalty."""
         loss: Tensor = self.module(preds, labels)
         return loss + self.penalty()
 
     @property
     def reduction(self) -> str:
-        """That of the loss."""
+        """Return the reduction of the loss."""
         found: str = self.module.reduction  # type: ignore[attr-defined]
         return found
 
     @property
     def ignore_index(self) -> int:
-        """That of the loss; -100 is torch's own."""
+        """Return the ``ignore_index`` of the loss; -100 is torch's default."""
         found: int = getattr(self.module, "ignore_index", -100)
         return found
 
     @property
     def weight(self) -> Tensor | None:
-        """The class weights of the loss."""
+        """Return the class weights of the loss."""
         return getattr(self.module, "weight", None)
 
 
 def weights_of(model: nn.Module) -> list[Tensor]:
-    """The parameters that learn, but for biases; each once."""
-    return [weight for name, weight in model.named_parameters() if weight.requires_grad and not is_bias(name)]
+    """Return the trainable parameters without biases, each once."""
+    return [
+        weight for name, weight in model.named_parameters()
+        if weight.requires_grad and not is_bias(name)]
 
 
 def is_bias(name: str) -> bool:
-    """Whether this is the name of a bias, such as ``0.bias``, ``in_proj_bias`` or ``bias_ih_l0``."""
+    """Tell whether this is the name of a bias: ``0.bias``, ``in_proj_bias``, ``bias_ih_l0``."""
     return "bias" in name.rsplit(".", 1)[-1]
 
 
-def total(terms: list[Tensor]) -> Tensor:
-    """A sum of scalars, 0 where there is none."""
-    return torch.stack([one.to(terms[0].device) for one in terms]).sum() if terms else torch.zeros(())
+def sum_of(terms: list[Tensor]) -> Tensor:
+    """Return the sum of scalars, 0 where there is none."""
+    if not terms:
+        return torch.zeros(())
+    return torch.stack([one.to(terms[0].device) for one in terms]).sum()

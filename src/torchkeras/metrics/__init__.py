@@ -1,7 +1,17 @@
-"""Small exact metrics, the same at every batch size.
+"""Small metrics, exact at every batch size.
 
-Each has ``update(preds, labels)``, ``compute()`` and ``reset()``; calling it counts a batch and gives the number of
-that batch. Before the first sample ``compute()`` is NaN. Absent classes never make one.
+A metric has ``update(preds, labels)``, ``compute()`` and ``reset()``; calling it adds a batch and
+returns the value of that batch. Before the first sample ``compute()`` is NaN. Absent classes never
+make one.
+
+base.py has ``Metric``: batches add to its state (``count``), and ``value`` turns a state into a
+number; states of several ranks are reduced by addition and concatenation. task.py says how a loss
+reads labels and predictions; with it reading.py and shapes.py turn a batch into classes or binary
+pairs. yesno.py and answers.py count binary decisions, for classification.py (Accuracy, TopK),
+categorical.py (Keras's names) and decisions.py (Precision, Recall, F1). ranking.py (AUC, AUCPR, KS)
+and function.py (any function) keep all predictions; structure.py pairs nested ones. The others are
+regression.py, regions.py (IOU) and lossmetric.py. buffered.py lets costly metrics take several
+batches at a time.
 """
 
 from torchkeras.metrics.base import Metric
@@ -22,7 +32,8 @@ from torchkeras.metrics.regions import IOU
 from torchkeras.metrics.regression import MAE, MAPE, MSE, R2, RMSE
 from torchkeras.metrics.task import Task
 
-__all__ = ["AUC", "AUCPR", "AUCROC", "F1", "IOU", "KS", "MAE", "MAPE", "MSE", "R2", "RMSE", "Accuracy",
-           "AccuracyByShape", "BinaryAccuracy", "CategoricalAccuracy", "FunctionMetric", "MeanLoss", "Metric",
-           "Precision", "Recall", "SparseCategoricalAccuracy", "SparseTopKCategoricalAccuracy", "Task",
-           "TopK", "TopKCategoricalAccuracy"]
+__all__ = [
+    "AUC", "AUCPR", "AUCROC", "F1", "IOU", "KS", "MAE", "MAPE", "MSE", "R2", "RMSE", "Accuracy",
+    "AccuracyByShape", "BinaryAccuracy", "CategoricalAccuracy", "FunctionMetric", "MeanLoss",
+    "Metric", "Precision", "Recall", "SparseCategoricalAccuracy", "SparseTopKCategoricalAccuracy",
+    "Task", "TopK", "TopKCategoricalAccuracy"]

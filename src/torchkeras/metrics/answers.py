@@ -1,8 +1,9 @@
-"""Answers of yes and no where it is not known whether predictions are logits or probabilities.
+"""Binary decisions, also where it is unknown whether predictions are logits or probabilities.
 
-A loss of unknown make does not tell. One batch cannot tell either: a few logits may all lie between 0 and 1. So both
-readings are counted, with how many predictions are no probabilities, and these add up over batches and processes: if
-there are none in the whole pass, all of them are probabilities. Where the loss tells, only its reading is counted.
+A custom loss does not say. One batch cannot decide it either: a few logits may all lie between 0
+and 1. So both readings are counted, and with them how many predictions are no probabilities. All of
+these add up over batches and ranks: if every prediction of the whole pass lies between 0 and 1, all
+are probabilities. Where the loss says which they are, only that reading is counted.
 """
 
 from __future__ import annotations
@@ -10,74 +11,78 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchkeras.metrics.base import Metric, State
+from torchkeras.metrics.base import Metric, MetricState
 from torchkeras.metrics.reading import Classes
-from torchkeras.metrics.shapes import precise
+from torchkeras.metrics.shapes import at_least_float32
 from torchkeras.metrics.task import Task
-from torchkeras.metrics.yesno import Cut, settled, table
+from torchkeras.metrics.yesno import Threshold, count_answers, resolve_answers
 
 CLOSE = 1e-3  # how far the probabilities of a row may be from adding up to 1
 
 
-class Answers(Metric):
-    """Counts answers of yes and no by label."""
+class BinaryCounts(Metric):
+    """The base of metrics that count binary decisions by label."""
 
     task: Task
 
     def set_up(self, threshold: float, task: Task) -> None:
-        """Declare what is counted."""
+        """Declare the counts."""
         self.task = task
-        self.cut = Cut(threshold, task.from_logits is not False)
+        self.cut = Threshold(threshold, task.from_logits is not False)
         self.add_sum("answers", (4, 3))
         if task.from_logits is None:
-            self.cut_of_probabilities = Cut(threshold, from_logits=False)
+            self.cut_of_probabilities = Threshold(threshold, from_logits=False)
             self.add_sum("answers_by_probability", (4, 3))
             self.add_sum("outside")
 
     def leave_out(self, marks: tuple[float, ...]) -> None:
-        """Leave out the labels that the loss leaves out, if it did not say itself which these are."""
+        """Exclude the labels that the loss excludes, unless its ``ignore_index`` names them."""
         if self.follows_loss:
-            self.task = self.task.told(marks)
+            self.task = self.task.with_marks(marks)
 
     def count_single(self, scores: Tensor, truth: Tensor) -> dict[str, Tensor | int]:
-        """Return answers of one score a label."""
+        """Return decision counts for one score per label."""
         left_out = self.task.no_answers
-        added: dict[str, Tensor | int] = {"answers": table(self.cut(scores), truth, left_out)}
+        added: dict[str, Tensor | int] = {
+            "answers": count_answers(self.cut(scores), truth, left_out)}
         if self.task.from_logits is None:
-            added["answers_by_probability"] = table(self.cut_of_probabilities(scores), truth, left_out)
-            added["outside"] = outside(scores)
+            added["answers_by_probability"] = count_answers(
+                self.cut_of_probabilities(scores), truth, left_out)
+            added["outside"] = count_outside(scores)
         return added
 
     def count_two(self, found: Classes) -> dict[str, Tensor | int]:
-        """Return answers of the scores of two classes, of which the second is yes."""
+        """Return decision counts for scores of two classes, of which the second is positive."""
         truth = found.numbers()
-        added: dict[str, Tensor | int] = {"answers": table(self.cut.of_two(found), truth)}
+        added: dict[str, Tensor | int] = {"answers": count_answers(self.cut.of_two(found), truth)}
         if self.task.from_logits is None:
-            added["answers_by_probability"] = table(self.cut_of_probabilities.of_two(found), truth)
-            added["outside"] = outside_rows(found)
+            added["answers_by_probability"] = count_answers(
+                self.cut_of_probabilities.of_two(found), truth)
+            added["outside"] = count_outside_rows(found)
         return added
 
-    def settled(self, state: State) -> tuple[Tensor, Tensor]:
-        """Return the answers to labels of yes, and to labels of no, in the reading that fits the whole pass."""
+    def resolve(self, state: MetricState) -> tuple[Tensor, Tensor]:
+        """Return the decisions at positive and at negative labels, read as fits the whole pass."""
         unknown = self.task.from_logits is None
-        reading = "answers_by_probability" if unknown and are_probabilities(state, self.task) else "answers"
-        return settled(state[reading], self.task)
+        by_probability = unknown and are_probabilities(state, self.task)
+        reading = "answers_by_probability" if by_probability else "answers"
+        return resolve_answers(state[reading], self.task)
 
 
-def are_probabilities(state: State, task: Task) -> bool:
-    """Return whether predictions are probabilities: as the task says, or since no prediction is anything else."""
+def are_probabilities(state: MetricState, task: Task) -> bool:
+    """Return whether predictions are probabilities: by the task, else if all lie in 0 to 1."""
     return task.from_logits is False if task.from_logits is not None else not int(state["outside"])
 
 
-def outside(scores: Tensor) -> Tensor:
-    """Return how many single scores are no probabilities; NaN is nothing."""
+def count_outside(scores: Tensor) -> Tensor:
+    """Return how many single scores are no probabilities; NaN does not count."""
     return ((scores < 0) | (scores > 1)).count_nonzero()
 
 
-def outside_rows(found: Classes) -> Tensor:
-    """Return how many rows of scores are no probabilities of classes; a row with NaN is nothing."""
+def count_outside_rows(found: Classes) -> Tensor:
+    """Return how many rows of scores are no class probabilities; rows with NaN do not count."""
     scores, axis = found.scores, found.axis
     # each of a row is rounded by at most half an eps of it, which for bfloat16 is more
     close = max(CLOSE, torch.finfo(scores.dtype).eps) if scores.is_floating_point() else CLOSE
     beyond = ((scores < 0) | (scores > 1)).any(axis)
-    return (beyond | ((precise(scores).sum(axis) - 1).abs() > close)).count_nonzero()
+    return (beyond | ((at_least_float32(scores).sum(axis) - 1).abs() > close)).count_nonzero()

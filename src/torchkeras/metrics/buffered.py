@@ -1,4 +1,4 @@
-"""Several batches at a time for metrics whose every update costs much, where the numbers stay the same."""
+"""Buffering for metrics with a costly update: several batches at a time, the same values."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchkeras.core.types import Labels, Preds
 from torchkeras.metrics.base import Metric
 
-BATCHES, ROOM = 64, 1 << 20  # batches that wait at most, and bytes
-FEWEST = 16  # where there is not room for so many, a copy of each costs more than it saves
+BATCHES, ROOM = 64, 1 << 20  # limits of a buffer: batches, and bytes
+FEWEST = 16  # where fewer batches fit, copying them costs more than it saves
 
 
 class Buffered(nn.Module):
-    """A count of whole numbers that takes in the batches of several steps with one update.
+    """A metric of integer counts that takes in the batches of several steps with one update.
 
-    Each sample counts for itself; so the sums are the same at any split. Metrics that look at a batch as a whole
-    (whether its scores are probabilities, say) are not among those. The first batch of each kind is counted at once:
-    what a metric refuses by shape or type, it refuses with the batch that came.
+    Each sample is counted independently, so the sums are the same for any split into batches.
+    Metrics that look at a batch as a whole (to see whether its scores are probabilities, for
+    example) do not qualify. The first batch of each shape and dtype is counted at once: a metric
+    that refuses it raises in the step that the batch came in.
 
     Args:
-        metric: one of those for which :func:`adds_up` holds.
+        metric: one for which :func:`is_countable_torchmetric` or :func:`is_countable` holds.
     """
 
     def __init__(self, metric: Any) -> None:
@@ -32,11 +34,11 @@ class Buffered(nn.Module):
         self.higher_is_better = metric.higher_is_better
         self.cheap = getattr(metric, "cheap", False)
         self.waiting: list[tuple[Tensor, Tensor]] = []
-        self.kind: tuple[Any, ...] | None = None  # of the last batch
-        self.most = 0  # batches of that kind that may wait
+        self.signature: tuple[Any, ...] | None = None  # of the last batch
+        self.capacity = 0  # batches of that signature that fit into the buffer
 
     def __getattr__(self, name: str) -> Any:
-        """Give what a metric of ours has counted, or else what it is, to whoever asks it by name."""
+        """Return an attribute of the wrapped metric, its state after a flush."""
         modules = vars(self).get("_modules", {})
         metric = modules.get("metric")
         if name in modules or not isinstance(metric, Metric):
@@ -45,79 +47,83 @@ class Buffered(nn.Module):
             self.flush()
         return getattr(metric, name)
 
-    def update(self, preds: Any, labels: Any) -> None:
-        """Let a batch wait, or count at once what cannot."""
-        kind = alike(preds, labels) if isinstance(preds, Tensor) and isinstance(labels, Tensor) else None
-        if kind is None or kind != self.kind or not self.most:
+    def update(self, preds: Preds, labels: Labels) -> None:
+        """Buffer a batch, or count it at once where it cannot be buffered."""
+        tensors = isinstance(preds, Tensor) and isinstance(labels, Tensor)
+        kind = batch_signature(preds, labels) if tensors else None
+        if kind is None or kind != self.signature or not self.capacity:
             self.flush()
             self.metric.update(preds, labels)
-            self.kind, self.most = kind, 0 if kind is None else room_for(preds, labels)
+            self.signature, self.capacity = kind, 0 if kind is None else max_waiting(preds, labels)
             return
-        # a net may write into its output again
-        self.waiting.append((copied(preds), copied(labels)))
-        if len(self.waiting) >= self.most:
+        # copies: a net may write into its output again
+        self.waiting.append((detached_copy(preds), detached_copy(labels)))
+        if len(self.waiting) >= self.capacity:
             self.flush()
 
     def leave_out(self, marks: tuple[float, ...]) -> None:
-        """Tell a metric of ours which labels the loss leaves out, from the next batch on."""
+        """Pass on which labels the loss excludes, from the next batch on."""
         if isinstance(self.metric, Metric):
             self.flush()
             self.metric.leave_out(marks)
 
     def flush(self) -> None:
-        """Count what waits."""
+        """Count the buffered batches."""
         if self.waiting:
             preds, labels = zip(*self.waiting, strict=True)
             self.waiting = []
             self.metric.update(torch.cat(preds), torch.cat(labels))
 
     def compute(self) -> Any:
-        """The number so far."""
+        """Count the buffered batches and return the value."""
         self.flush()
         return self.metric.compute()
 
     def reset(self) -> None:
-        """Forget all that was counted."""
+        """Reset the metric and drop buffered batches."""
         self.waiting = []
         self.metric.reset()
 
-    def forward(self, preds: Any, labels: Any) -> Any:
-        """Count one batch and give its own number."""
+    def forward(self, preds: Preds, labels: Labels) -> Any:
+        """Count one batch and return its own value."""
         self.flush()
         return self.metric(preds, labels)
 
 
-def room_for(preds: Tensor, labels: Tensor) -> int:
-    """How many batches like this one may wait: none without a row for each sample, or where each is large."""
+def max_waiting(preds: Tensor, labels: Tensor) -> int:
+    """Return how many batches like this one may be buffered; 0 for large ones."""
     if not preds.dim() or not labels.dim() or len(preds) != len(labels):
         return 0
     fitting = min(BATCHES, ROOM // max(preds.nbytes + labels.nbytes, 1))
     return fitting if fitting >= FEWEST else 0
 
 
-def copied(tensor: Tensor) -> Tensor:
-    """A copy that leads to no gradient."""
+def detached_copy(tensor: Tensor) -> Tensor:
+    """Return a detached copy."""
     return (tensor.detach() if tensor.requires_grad else tensor).clone()
 
 
-def alike(preds: Tensor, labels: Tensor) -> tuple[Any, ...]:
-    """What batches must have in common to be put together."""
+def batch_signature(preds: Tensor, labels: Tensor) -> tuple[Any, ...]:
+    """Return what batches must have in common to be concatenated."""
     return preds.shape, labels.shape, preds.dtype, labels.dtype, preds.device, labels.device
 
 
-def adds_up(metric: Any) -> bool:
-    """Whether this is a metric of torchmetrics that adds up whole numbers of each sample: the multiclass ones."""
-    counts = [one for one in type(metric).__mro__ if one.__module__ == "torchmetrics.classification.stat_scores"]
+def is_countable_torchmetric(metric: Any) -> bool:
+    """Tell whether a torchmetrics metric adds up integer counts of single samples."""
+    counts = [
+        one for one in type(metric).__mro__
+        if one.__module__ == "torchmetrics.classification.stat_scores"]
     return (any(one.__name__ == "MulticlassStatScores" for one in counts)
-            and type(metric).__module__.startswith("torchmetrics.")
-            and all(isinstance(start, Tensor) and not start.is_floating_point() for start in metric._defaults.values()))
+            and type(metric).__module__.startswith("torchmetrics.") and all(
+                isinstance(start, Tensor) and not start.is_floating_point()
+                for start in metric._defaults.values()))
 
 
-def counts_apart(metric: Any) -> bool:
-    """Whether this is a metric of ours that adds up whole numbers of each sample; a user's own kinds are not known.
+def is_countable(metric: object) -> bool:
+    """Tell whether a metric of this package adds up integer counts of single samples.
 
-    Those that ask whether predictions are probabilities add up the scores of a row, whose rounding may depend on how
-    many rows there are.
+    Users' own subclasses are not known. Metrics that ask whether predictions are probabilities add
+    up the scores of a row, whose rounding may depend on the number of rows.
     """
     return (isinstance(metric, Metric) and type(metric).__module__.startswith("torchkeras.metrics.")
             and bool(metric.sums) and not metric.lists and "outside" not in metric.sums
@@ -126,19 +132,21 @@ def counts_apart(metric: Any) -> bool:
 
 
 def buffered(metrics: Mapping[str, Any], own: bool = True) -> dict[str, Any]:
-    """Metrics, of which those that may take in several batches at a time do.
+    """Wrap each metric that may take in several batches at a time in :class:`Buffered`.
 
     Args:
         metrics: the metrics.
-        own: whether ours do too: not where a compiled step counts for them.
+        own: whether to wrap this package's metrics too; not where a compiled step updates them.
     """
-    return {name: Buffered(metric) if adds_up(metric) or (own and counts_apart(metric)) else metric
-            for name, metric in metrics.items()}
+    def fits(metric: Any) -> bool:
+        return is_countable_torchmetric(metric) or (own and is_countable(metric))
+
+    return {name: Buffered(metric) if fits(metric) else metric for name, metric in metrics.items()}
 
 
 @contextmanager
-def settled(metrics: Iterable[Any]) -> Iterator[None]:
-    """Let no batch wait in these metrics when the work with them ends, however it ends."""
+def flushed(metrics: Iterable[Any]) -> Iterator[None]:
+    """Count all buffered batches of these metrics at exit, also after an exception."""
     waiting = [one for one in metrics if isinstance(one, Buffered)]
     try:
         yield

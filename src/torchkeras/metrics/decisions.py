@@ -1,4 +1,4 @@
-"""What the net says yes to, and what of it is right: Precision, Recall, F1."""
+"""Precision, Recall and F1."""
 
 from __future__ import annotations
 
@@ -6,79 +6,84 @@ import torch
 from torch import Tensor
 
 from torchkeras.core.errors import bad_value, one_of
-from torchkeras.metrics.answers import Answers
-from torchkeras.metrics.base import State
+from torchkeras.metrics.answers import BinaryCounts
+from torchkeras.metrics.base import MetricState
 from torchkeras.metrics.reading import Classes, as_classes
 from torchkeras.metrics.shapes import paired
-from torchkeras.metrics.task import Task, asked
+from torchkeras.metrics.task import Task, task_from_arguments
 from torchkeras.metrics.yesno import ANY, YES
 
 AVERAGES = ("auto", "macro", "micro")
 
 
-class Decisions(Answers):
-    """Counts what a classifier said yes to, and what was right of it; for several classes, of each of them."""
+class Decisions(BinaryCounts):
+    """The base of metrics from true positives, predicted positives and positives, of each class."""
 
     higher_is_better = True
     cheap = True
 
     def __init__(self, threshold: float = 0.5, from_logits: bool = True, *, average: str = "auto",
-                 one_hot: bool | None = False, axis: int | None = None, ignore_index: int | None = None,
-                 task: Task | None = None) -> None:
+                 one_hot: bool | None = False, axis: int | None = None,
+                 ignore_index: int | None = None, task: Task | None = None) -> None:
         super().__init__()
         one_of("average", average, AVERAGES)
         self.average = average
-        self.set_up(threshold, asked(task, from_logits, axis, ignore_index, one_hot))
-        self.add_sum("classes")  # becomes (3, C) with the first batch: a scalar zero goes with every shape
-        # Version 5.0 counted these, and a run that it saved may go on here.
+        self.set_up(threshold, task_from_arguments(task, from_logits, axis, ignore_index, one_hot))
+        self.add_sum("classes")  # becomes (3, C + 1) with the first batch: a scalar zero broadcasts
+        # States of version 5.0, which a resumed run may load.
         self.add_sum("counts", (3,))
         self.add_sum("seen")
 
     def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
-        """Return answers by label; for several classes: right yes, said yes and true yes of each."""
+        """Return decision counts by label, or for each class (see ``of_classes``)."""
         found = as_classes(preds, labels, self.task)
         if found is None:
             if self.average != "auto":
-                raise bad_value("average", received=f"{self.average!r} for predictions of shape {tuple(preds.shape)} "
-                                f"and labels of shape {tuple(labels.shape)}", expected="scores of several classes",
-                                fix="For a yes or a no each, leave the average out.")
+                raise bad_value(
+                    "average",
+                    received=f"{self.average!r} for predictions of shape {tuple(preds.shape)} "
+                    f"and labels of shape {tuple(labels.shape)}",
+                    expected="scores of several classes",
+                    fix="For binary predictions, leave the average out.")
             return self.count_single(*paired(preds, labels))
         if found.size == 2 and self.average == "auto":
             return self.count_two(found)
         return {"classes": self.of_classes(found)}
 
     def of_classes(self, found: Classes) -> Tensor:
-        """Return right yes, said yes and true yes, ``(3, C + 1)``; labels that are no class come last."""
+        """Return true positives, predicted positives and positives of each class, and of none."""
         if self.cut.threshold != 0.5:
-            raise bad_value("threshold", received=f"{self.cut.threshold} with scores of {found.size} classes",
-                            expected="0.5: the highest score is the answer")
+            raise bad_value("threshold",
+                            received=f"{self.cut.threshold} with scores of {found.size} classes",
+                            expected="0.5: the highest score decides")
         best, answers = found.scores.max(found.axis)
         truth, nothing = found.numbers(), found.size
         known = truth >= 0
         said = torch.where(known & (best == best).reshape(-1), answers.reshape(-1), nothing + 1)
         truth = torch.where(known, truth.clamp(max=nothing), nothing + 1)
         right = torch.where(said == truth, truth, nothing + 1)
-        # Three times C + 2 bins, of which the last takes what is left out; bincount would wait for the device.
+        # Three times C + 2 bins, the last for excluded labels; bincount would wait for the device.
         cells = torch.stack([right, said, truth])
         bins = torch.zeros(3, nothing + 2, dtype=torch.int64, device=cells.device)
         return bins.scatter_add(1, cells, torch.ones_like(cells))[:, :-1]
 
-    def value(self, state: State) -> Tensor:
+    def value(self, state: MetricState) -> Tensor:
         """Return the metric's ratio; 0/0 is 0, and NaN only where nothing was seen."""
         classes = state["classes"]
         if classes.dim() == 2:
             return self.of_counts(classes)
-        yes, no = self.settled(state)
+        yes, no = self.resolve(state)
         right, said, true = torch.stack([yes[YES], yes[YES] + no[YES], yes[ANY]]) + state["counts"]
-        return torch.where(yes[ANY] + no[ANY] + state["seen"] > 0, self.share(right, said, true), torch.nan)
+        return torch.where(yes[ANY] + no[ANY] + state["seen"] > 0, self.share(right, said, true),
+                           torch.nan)
 
     def of_counts(self, classes: Tensor) -> Tensor:
-        """Return the average over classes; of two, where nothing else is asked for, the number of the second."""
+        """Return the average over classes; with ``average="auto"``, of two the second's value."""
         right, said, true = classes[:, :-1]
         if int(classes[2, -1]):
             raise bad_value("labels", received=f"{int(classes[2, -1])} labels that are no class",
                             expected=f"classes from 0 to {len(right) - 1}",
-                            fix="A value that means 'not known' goes into the metric's ignore_index.")
+                            fix="Pass a value that means 'unknown' as the metric's ignore_index.")
         if not int(true.sum()):
             return torch.tensor(torch.nan)
         if self.average == "micro":
@@ -91,32 +96,35 @@ class Decisions(Answers):
         return part.double() / whole.clamp(min=1)
 
     def ratio(self, right: Tensor, said: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what is divided by what."""
+        """Return numerator and denominator."""
         raise NotImplementedError
 
 
 class Precision(Decisions):
-    """See how much of what the net calls positive is so: right yes / said yes; 0 when it never says yes.
+    """See how many predicted positives are positive: true / predicted positives; 0 without any.
 
-    Predictions of the shape of the labels are yes or no each. Of scores of two classes, the second class is the
-    positive one. Of more classes, the highest score is the answer, and the number is the mean over the classes: those
-    that occur neither in labels nor in answers are left out, as in scikit-learn and torchmetrics. Which labels are left
-    out, and how one-hot ones are read, is told at :class:`Accuracy`.
+    Predictions of the shape of the labels are binary. Of scores of two classes, the second class is
+    the positive one. Of more classes, the highest score is the predicted class, and the value is
+    the mean over the classes: those that occur neither in labels nor in predictions are excluded,
+    as in scikit-learn and torchmetrics. See :class:`Accuracy` for which labels are excluded, and
+    how one-hot ones are read.
 
     Args:
-        threshold: the probability above which a prediction is positive; labels are positive from 0.5 on.
+        threshold: the probability above which a prediction is positive; labels are positive from
+            0.5 on.
         from_logits: True when the net's outputs are logits, False when they are probabilities.
-        average: for scores of classes: "macro", the mean over classes; "micro", all classes counted as one; "auto", the
-            second of two classes, and "macro" for more.
-        one_hot: what labels of the shape of the predictions are, where there are several columns: False: a yes or a
-            no each; True: one-hot or mixed; None: such labels are refused.
-        axis: the dimension of the classes, where the shapes do not tell: 1 or -1.
-        ignore_index: one more label that means "not known", such as 255 or 0.
-        task: what a loss says of all this, in place of the other arguments but for threshold and average.
+        average: for scores of classes: "macro", the mean over classes; "micro", all classes counted
+            as one; "auto", the second of two classes, and "macro" for more.
+        one_hot: what labels of the shape of the predictions are, where there are several columns:
+            False: one binary label each; True: one-hot or mixed; None: such labels are refused.
+        axis: the class dimension, where the shapes do not determine it: 1 or -1.
+        ignore_index: one more label to exclude, such as 255 or 0.
+        task: all of this as a loss defines it, in place of the arguments except threshold and
+            average.
 
     Raises:
-        ValueError: ``threshold`` is not between 0 and 1, ``average`` is unknown, shapes do not belong together, or (in
-            ``compute``) a label is no class, or neither a yes nor a no.
+        ValueError: ``threshold`` is not between 0 and 1, ``average`` is unknown, shapes do not fit,
+            or (in ``compute``) a label is no class, or neither positive nor negative.
 
     Example:
         >>> metric = Precision(from_logits=False)
@@ -128,23 +136,25 @@ class Precision(Decisions):
     """
 
     def ratio(self, right: Tensor, said: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-        """Return right yes and said yes."""
+        """Return true positives and predicted positives."""
         return right, said
 
 
 class Recall(Decisions):
-    """See how much of what is positive the net finds: right yes / true yes; 0 when nothing is positive.
+    """See how many positives the net finds: true positives / positives; 0 without any.
 
-    What is a yes, what is left out and how classes are averaged is told at :class:`Precision`.
+    See :class:`Precision` for what counts as positive, what is excluded, and the averages.
 
     Args:
-        threshold: the probability above which a prediction is positive; labels are positive from 0.5 on.
+        threshold: the probability above which a prediction is positive; labels are positive from
+            0.5 on.
         from_logits: True when the net's outputs are logits, False when they are probabilities.
         average: for scores of classes: "macro", "micro", or "auto".
         one_hot: what labels of the shape of the predictions are, where there are several columns.
-        axis: the dimension of the classes, where the shapes do not tell: 1 or -1.
-        ignore_index: one more label that means "not known", such as 255 or 0.
-        task: what a loss says of all this, in place of the other arguments but for threshold and average.
+        axis: the class dimension, where the shapes do not determine it: 1 or -1.
+        ignore_index: one more label to exclude, such as 255 or 0.
+        task: all of this as a loss defines it, in place of the arguments except threshold and
+            average.
 
     Raises:
         ValueError: as at :class:`Precision`.
@@ -157,24 +167,26 @@ class Recall(Decisions):
     """
 
     def ratio(self, right: Tensor, said: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-        """Return right yes and true yes."""
+        """Return true positives and positives."""
         return right, true
 
 
 class F1(Decisions):
-    """See precision and recall in one number, their harmonic mean; 0 when there is nothing to find and nothing found.
+    """See the harmonic mean of precision and recall; 0 without positives and predicted positives.
 
-    F1 = 2 x right yes / (said yes + true yes). What is a yes, what is left out and how classes are averaged is told at
-    :class:`Precision`.
+    F1 = 2 x true positives / (predicted positives + positives). See :class:`Precision` for what
+    counts as positive, what is excluded, and the averages.
 
     Args:
-        threshold: the probability above which a prediction is positive; labels are positive from 0.5 on.
+        threshold: the probability above which a prediction is positive; labels are positive from
+            0.5 on.
         from_logits: True when the net's outputs are logits, False when they are probabilities.
         average: for scores of classes: "macro", "micro", or "auto".
         one_hot: what labels of the shape of the predictions are, where there are several columns.
-        axis: the dimension of the classes, where the shapes do not tell: 1 or -1.
-        ignore_index: one more label that means "not known", such as 255 or 0.
-        task: what a loss says of all this, in place of the other arguments but for threshold and average.
+        axis: the class dimension, where the shapes do not determine it: 1 or -1.
+        ignore_index: one more label to exclude, such as 255 or 0.
+        task: all of this as a loss defines it, in place of the arguments except threshold and
+            average.
 
     Raises:
         ValueError: as at :class:`Precision`.
@@ -187,5 +199,5 @@ class F1(Decisions):
     """
 
     def ratio(self, right: Tensor, said: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-        """Return twice right yes, and said yes with true yes."""
+        """Return twice the true positives, and predicted positives plus positives."""
         return 2 * right, said + true

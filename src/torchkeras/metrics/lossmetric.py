@@ -10,20 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from torchkeras.core.errors import bad_type
-from torchkeras.metrics.base import Metric, State
+from torchkeras.core.types import LossFn
+from torchkeras.metrics.base import Metric, MetricState
 from torchkeras.metrics.shapes import wide
 
 
 class MeanLoss(Metric):
-    """Watch a loss that you do not train with, exact at any batch size: the mean of its numbers over all samples.
+    """Watch a loss that you do not train with, exact at any batch size: its mean over all samples.
 
-    What torch's cross entropy leaves out (``ignore_index``) is left out, and class weights divide as they do there. So
-    are numbers whose label is NaN.
+    Labels that torch's cross entropy excludes (``ignore_index``) are excluded, and class weights
+    divide as they do there. Losses whose label is NaN are excluded, too.
 
     Args:
-        loss_fn: a loss with a ``reduction``, such as those of ``torchkeras.losses``; with "none" each of its numbers
-            must count alike.
-        negate: give minus the mean, of which more is better, as for a similarity.
+        loss_fn: a loss with a ``reduction``, such as those of ``torchkeras.losses``; with "none"
+            each of its numbers must have equal weight.
+        negate: return minus the mean, of which more is better, as for a similarity.
 
     Raises:
         TypeError: the loss has no ``reduction``.
@@ -38,33 +39,34 @@ class MeanLoss(Metric):
     cheap = True
     loss_fn: Callable[..., Any]
 
-    def __init__(self, loss_fn: Any, negate: bool = False) -> None:
+    def __init__(self, loss_fn: LossFn, negate: bool = False) -> None:
         super().__init__()
         if not callable(loss_fn) or isinstance(loss_fn, type) or not hasattr(loss_fn, "reduction"):
-            raise bad_type("loss_fn", received=repr(loss_fn), expected="a loss object with a reduction",
+            raise bad_type("loss_fn", received=repr(loss_fn),
+                           expected="a loss object with a reduction",
                            fix="A plain function can be a metric as it is.")
-        single = copy.copy(loss_fn)
+        single: Any = copy.copy(loss_fn)
         single.reduction = "none"
-        self.__dict__["loss_fn"] = single  # no submodule: weights of a loss belong to no one who holds the metric
+        self.__dict__["loss_fn"] = single  # not a submodule: its weights are not the metric's
         self.higher_is_better, self.sign = negate, -1 if negate else 1
         self.add_sum("total", dtype=torch.float64)
         self.add_sum("seen")
 
     def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
-        """Return losses added up, and how many."""
+        """Return the sum of losses, and the number that its mean divides by."""
         losses: Tensor = self.loss_fn(preds, labels)
         known = known_losses(losses, labels)
         if known is not None:
             return {"total": wide(torch.where(known, losses, 0)).sum(), "seen": known.sum()}
-        return {"total": wide(losses).sum(), "seen": counted_labels(self.loss_fn, losses, labels)}
+        return {"total": wide(losses).sum(), "seen": mean_denominator(self.loss_fn, losses, labels)}
 
-    def value(self, state: State) -> Tensor:
+    def value(self, state: MetricState) -> Tensor:
         """Return the mean."""
         return self.sign * state["total"].double() / state["seen"]
 
 
 def known_losses(losses: Tensor, labels: Tensor) -> Tensor | None:
-    """Return which losses have a label that is not NaN; None where all have, or where it cannot be told."""
+    """Return which losses have a label that is not NaN; None if all or if it is unknown."""
     if not labels.is_floating_point() or not losses.dim():
         return None
     known = labels == labels
@@ -75,9 +77,11 @@ def known_losses(losses: Tensor, labels: Tensor) -> Tensor | None:
     return None
 
 
-def counted_labels(loss_fn: Any, losses: Tensor, labels: Tensor) -> Tensor | int:
-    """Return what the mean of a loss divides by: its numbers, or what torch's cross entropy divides by."""
+def mean_denominator(loss_fn: object, losses: Tensor, labels: Tensor) -> Tensor | int:
+    """Return what the mean of a loss divides by, as torch's cross entropy does for its own."""
     if not isinstance(loss_fn, (nn.CrossEntropyLoss, nn.NLLLoss)) or labels.is_floating_point():
         return losses.numel()
     used = labels != loss_fn.ignore_index
-    return used.sum() if loss_fn.weight is None else (wide(loss_fn.weight)[labels * used] * used).sum()
+    if loss_fn.weight is None:
+        return used.sum()
+    return (wide(loss_fn.weight)[labels * used] * used).sum()

@@ -1,4 +1,4 @@
-"""How well predicted regions cover the true ones: IOU."""
+"""IOU: how well predicted regions cover the true ones."""
 
 from __future__ import annotations
 
@@ -6,32 +6,35 @@ import torch
 from torch import Tensor
 
 from torchkeras.core.errors import bad_value, whole_number
-from torchkeras.metrics.base import Metric, State
-from torchkeras.metrics.reading import Classes, as_classes, known_numbers
-from torchkeras.metrics.shapes import mismatch, paired
+from torchkeras.metrics.base import Metric, MetricState
+from torchkeras.metrics.reading import Classes, as_classes, mask_left_out
+from torchkeras.metrics.shapes import paired, shape_error
 from torchkeras.metrics.task import Task
-from torchkeras.metrics.yesno import Cut
+from torchkeras.metrics.yesno import Threshold
 
 
 class IOU(Metric):
-    """See how well a segmentation covers the truth: intersection over union, averaged over the classes that occur.
+    """See how well a segmentation covers the truth: the mean intersection over union.
 
-    A class in neither predictions nor labels has no union and is left out of the mean. Places whose label is no class
-    (NaN, negative, ``num_classes`` and above, ``ignore_index``) are left out too; when nothing else is there, the value
-    is 0. A prediction that is NaN is that of no class, so its place lies in the union of the true class only.
+    A class in neither predictions nor labels has no union and is excluded from the mean. Positions
+    whose label is no class (NaN, negative, ``num_classes`` and above, ``ignore_index``) are
+    excluded too; when there are no others, the value is 0. A prediction that is NaN has no class,
+    so its position counts for the union of the true class only.
 
-    Intersection over union is the index of Jaccard (1901).
+    Intersection over union is the Jaccard index (1901).
 
     Args:
         num_classes: the number of classes, the background included.
-        threshold: with two classes and one score a place, the probability above which it is class 1.
+        threshold: with two classes and one score per position, the probability above which it is
+            class 1.
         from_logits: whether such a score is a logit or a probability.
-        axis: the dimension of the classes, where the shapes do not tell: 1 or -1.
-        ignore_index: one more label that means "not known", such as 0.
+        axis: the class dimension, where the shapes do not determine it: 1 or -1.
+        ignore_index: one more label to exclude, such as 0.
 
     Raises:
-        ValueError: ``num_classes`` is below 2, or shapes are neither scores ``(N, C, ...)`` or ``(N, ..., C)`` with
-            labels ``(N, ...)``, nor class numbers (or, for two classes, single scores) one to one with labels.
+        ValueError: ``num_classes`` is below 2, or shapes are neither scores ``(N, C, ...)`` or
+            ``(N, ..., C)`` with labels ``(N, ...)``, nor class numbers (or, for two classes, single
+            scores) one to one with labels.
 
     Example:
         >>> metric = IOU(num_classes=3)
@@ -43,48 +46,51 @@ class IOU(Metric):
     higher_is_better = True
     cheap = True
 
-    def __init__(self, num_classes: int, threshold: float = 0.5, from_logits: bool = True, *, axis: int | None = None,
-                 ignore_index: int | None = None) -> None:
+    def __init__(self, num_classes: int, threshold: float = 0.5, from_logits: bool = True, *,
+                 axis: int | None = None, ignore_index: int | None = None) -> None:
         super().__init__()
         whole_number("num_classes", num_classes, least=2)
-        self.num_classes, self.cut = num_classes, Cut(threshold, from_logits)
+        self.num_classes, self.cut = num_classes, Threshold(threshold, from_logits)
         self.task = Task(one_hot=False, axis=axis, ignore_index=ignore_index)
         self.add_sum("confusion", (num_classes, num_classes))
         self.add_sum("missed", (num_classes,))
         self.add_sum("seen")
 
     def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
-        """Return places by true class (row) and predicted class (column), and those predicted as NaN."""
+        """Return counts by true class (row) and predicted class, and those predicted as NaN."""
         found = as_classes(preds, labels, self.task)
         if found is None:
             scores, truth = paired(preds, labels)
-            found = Classes(scores, 0, known_numbers(truth, self.task.left_out))
+            found = Classes(scores, 0, mask_left_out(truth, self.task.left_out))
             classes, sound = self.decided(scores, preds, labels)
         else:
             classes, sound = self.highest(found)
         truth, size = found.numbers(), self.num_classes
         valid = self.is_class(truth) & (self.is_class(classes) | ~sound)
         classes = torch.where(sound, classes, size)
-        # One bin more takes what is left out; bincount would wait for the device.
+        # One more bin for excluded positions; bincount would wait for the device.
         cells = torch.where(valid, truth * (size + 1) + classes, size * (size + 1))
         bins = torch.zeros(size * (size + 1) + 1, dtype=torch.int64, device=preds.device)
         table = bins.scatter_add(0, cells, torch.ones_like(cells))[:-1].view(size, size + 1)
         return {"confusion": table[:, :-1], "missed": table[:, -1], "seen": truth.numel()}
 
     def highest(self, found: Classes) -> tuple[Tensor, Tensor]:
-        """Return the class with the highest score at every place, and whether the scores are numbers."""
+        """Return the class with the highest score at every position, and whether it is not NaN."""
         if found.size != self.num_classes:
-            raise bad_value("preds", received=f"scores of {found.size} classes, shape {tuple(found.scores.shape)}",
-                            expected=f"num_classes={self.num_classes}")
+            raise bad_value(
+                "preds",
+                received=f"scores of {found.size} classes, shape {tuple(found.scores.shape)}",
+                expected=f"num_classes={self.num_classes}")
         best, classes = found.scores.max(found.axis)
         return classes.reshape(-1), (best == best).reshape(-1)
 
     def decided(self, scores: Tensor, preds: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the class at every place from class numbers or from single scores, and whether it is one."""
+        """Return the class at every position from class numbers or single scores, and if valid."""
         if not scores.is_floating_point():
             return scores.long(), torch.ones_like(scores, dtype=torch.bool)
         if self.num_classes != 2:
-            raise mismatch(preds, labels, f"scores (N, {self.num_classes}, ...) with labels (N, ...)")
+            raise shape_error(preds, labels,
+                              f"scores (N, {self.num_classes}, ...) with labels (N, ...)")
         yes, no = self.cut(scores)
         return yes.long(), yes | no
 
@@ -92,7 +98,7 @@ class IOU(Metric):
         """Return which numbers are those of a class."""
         return (numbers >= 0) & (numbers < self.num_classes)
 
-    def value(self, state: State) -> Tensor:
+    def value(self, state: MetricState) -> Tensor:
         """Return the mean over classes with a union."""
         confusion = state["confusion"].double()
         overlap = confusion.diagonal()

@@ -1,24 +1,25 @@
-"""How far predicted numbers are from the true ones: MAE, MSE, RMSE, MAPE, R2."""
+"""Regression metrics: MAE, MSE, RMSE, MAPE, R2."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from torchkeras.metrics.base import Metric, State
-from torchkeras.metrics.shapes import layout, mismatch, paired, wide
+from torchkeras.metrics.base import Metric, MetricState
+from torchkeras.metrics.shapes import layout, paired, shape_error, wide
 
 IGNORED = -100  # torch's default for ignore_index
-SMALLEST = torch.finfo(torch.float64).eps  # what a label of 0 is divided by in MAPE, as scikit-learn does
+# what a label of 0 is divided by in MAPE, as scikit-learn does
+SMALLEST = torch.finfo(torch.float64).eps
 
 
 class ErrorMetric(Metric):
-    """A metric of numbers; those whose label is NaN are left out, by name also those that the loss leaves out."""
+    """A regression metric that excludes NaN labels, and by name those that the loss excludes."""
 
     marks: tuple[float, ...] = ()
 
     def leave_out(self, marks: tuple[float, ...]) -> None:
-        """Leave out the labels that the loss leaves out."""
+        """Exclude the labels that the loss excludes, if the metric was given by name."""
         if self.follows_loss:
             self.marks = tuple(float(one) for one in marks if one == one)
 
@@ -26,7 +27,7 @@ class ErrorMetric(Metric):
         """Return which labels count; None where all do."""
         known = labels == labels if labels.is_floating_point() else None
         for mark in self.marks:
-            # in whole numbers -100 may be taken to be left out by a loss that was not seen to do so
+            # integer labels of -100 count: the loss was assumed, not seen, to exclude them
             if known is not None or mark != IGNORED:
                 other = wide(labels) != mark
                 known = other if known is None else known & other
@@ -34,7 +35,7 @@ class ErrorMetric(Metric):
 
 
 class MeanError(ErrorMetric):
-    """A mean over all predicted numbers of some error of each; those whose label is NaN are left out."""
+    """The mean of an error over all predicted numbers; those whose label is NaN are excluded."""
 
     higher_is_better = False
     cheap = True
@@ -45,7 +46,7 @@ class MeanError(ErrorMetric):
         self.add_sum("seen")
 
     def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
-        """Errors added up, and how many."""
+        """Return the sum of errors, and their number."""
         numbers, truth = paired(preds, labels)
         errors = self.errors(wide(numbers), wide(truth))
         known = self.known(truth)
@@ -54,16 +55,16 @@ class MeanError(ErrorMetric):
         return {"total": torch.where(known, errors, 0).sum(), "seen": known.count_nonzero()}
 
     def errors(self, preds: Tensor, labels: Tensor) -> Tensor:
-        """The error of each number."""
+        """Return the error of each number."""
         raise NotImplementedError
 
-    def value(self, state: State) -> Tensor:
-        """The mean."""
+    def value(self, state: MetricState) -> Tensor:
+        """Return the mean."""
         return state["total"].double() / state["seen"]
 
 
 class MAE(MeanError):
-    """See by how much predictions are off, in the unit of the labels: the mean of |prediction - label|.
+    """See the mean error in the unit of the labels: the mean of |prediction - label|.
 
     Numbers whose label is NaN are left out.
 
@@ -78,7 +79,7 @@ class MAE(MeanError):
     """
 
     def errors(self, preds: Tensor, labels: Tensor) -> Tensor:
-        """Absolute differences."""
+        """Return absolute differences."""
         return (preds - labels).abs()
 
 
@@ -98,7 +99,7 @@ class MSE(MeanError):
     """
 
     def errors(self, preds: Tensor, labels: Tensor) -> Tensor:
-        """Squared differences."""
+        """Return squared differences."""
         return (preds - labels).square()
 
 
@@ -117,16 +118,16 @@ class RMSE(MSE):
         3.0
     """
 
-    def value(self, state: State) -> Tensor:
-        """The root of the mean."""
+    def value(self, state: MetricState) -> Tensor:
+        """Return the root of the mean."""
         return super().value(state).sqrt()
 
 
 class MAPE(MeanError):
-    """See by what share of the label predictions are off: the mean of |prediction - label| / |label|; 0.1 is 10 %.
+    """See the error relative to the label: the mean of |prediction - label| / |label|; 0.1 is 10 %.
 
-    A label of 0 is divided by 2.2e-16 and makes the mean huge, as in scikit-learn. Numbers whose label is NaN are left
-    out.
+    A label of 0 is divided by 2.2e-16 and makes the mean huge, as in scikit-learn. Numbers whose
+    label is NaN are left out.
 
     Raises:
         ValueError: predictions and labels differ in shape.
@@ -139,20 +140,21 @@ class MAPE(MeanError):
     """
 
     def errors(self, preds: Tensor, labels: Tensor) -> Tensor:
-        """Differences in shares of the label."""
+        """Return differences relative to the label."""
         return (preds - labels).abs() / labels.abs().clamp(min=SMALLEST)
 
 
 class R2(ErrorMetric):
-    """See how much of the labels' variance is explained: 1 is perfect, 0 is no better than always saying their mean.
+    """See how much of the labels' variance is explained: 1 is perfect, 0 as good as their mean.
 
-    R2 = 1 - sum of squared errors / sum of squared distances of the labels from their mean; for several outputs
-    ``(N, D)``, the mean of their R2. Labels that are all equal give 1 when every prediction is right, else 0. Numbers
-    whose label is NaN are left out; so is an output without any label.
+    R2 = 1 - sum of squared errors / sum of squared distances of the labels from their mean; for
+    several outputs ``(N, D)``, the mean of their R2. Labels that are all equal give 1 when every
+    prediction is right, else 0. Numbers whose label is NaN are left out; so is an output without
+    any label.
 
-    Each batch leaves its mean and its spread, and these are joined by the rule of Chan, Golub and LeVeque, "Updating
-    formulae and a pairwise algorithm for computing sample variances", 1979: large labels with a small spread, such as
-    times, lose no digits.
+    The mean and the squared deviations of each batch are combined by the rule of Chan, Golub and
+    LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979:
+    large labels with a small spread, such as times, lose no digits.
 
     Raises:
         ValueError: predictions and labels differ in shape.
@@ -172,9 +174,10 @@ class R2(ErrorMetric):
         self.add_list("moments")
 
     def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
-        """A row ``(1, 4, D)``: samples, mean of labels, their squared distances from it, squared errors."""
+        """Return ``(1, 4, D)``: samples, mean label, squared deviations from it, squared errors."""
         if layout(preds) != layout(labels):
-            raise mismatch(preds, labels, "one prediction a label, such as (N,) or (N, 1) with labels (N,)")
+            raise shape_error(preds, labels,
+                              "one prediction a label, such as (N,) or (N, 1) with labels (N,)")
         rows = layout(labels)[0]
         if rows == 0:
             return {"moments": labels.new_zeros(0)}
@@ -183,15 +186,17 @@ class R2(ErrorMetric):
             truth = truth.where(used.reshape(rows, -1), torch.nan)
         known = truth == truth
         mean = truth.nanmean(0)
-        spread, errors = (truth - mean).square().nansum(0), torch.where(known, numbers - truth, 0).square().sum(0)
+        spread = (truth - mean).square().nansum(0)
+        errors = torch.where(known, numbers - truth, 0).square().sum(0)
         return {"moments": torch.stack([known.sum(0).to(mean), mean, spread, errors])[None]}
 
-    def value(self, state: State) -> Tensor:
-        """All rows joined into one spread and one sum of errors."""
+    def value(self, state: MetricState) -> Tensor:
+        """Combine all rows and return R2."""
         samples, means, spreads, errors = state["moments"].cpu().double().unbind(1)
         means = torch.where(samples > 0, means, 0)  # NaN where a batch has no label
         mean = (samples * means).sum(0) / samples.sum(0)
         spread = (spreads + samples * (means - mean).square()).sum(0)
         rounding = samples.sum(0) * (4 * torch.finfo(state["moments"].dtype).eps * mean).square()
-        unexplained = torch.where(spread > rounding, errors.sum(0) / spread, (errors.sum(0) != 0).double())
+        unexplained = torch.where(spread > rounding,
+                                  errors.sum(0) / spread, (errors.sum(0) != 0).double())
         return (1 - unexplained)[samples.sum(0) > 0].mean()

@@ -1,8 +1,8 @@
-"""Answers of yes and no, counted by what the labels are, so that the whole pass can tell what -1 means.
+"""Counts of binary decisions by kind of label, so that the whole pass tells what -1 means.
 
-Beside labels of 0 a label of -1 means "not known" and is left out; in data without a 0 it means "no", as in
-``torch.nn.SoftMarginLoss``. One batch cannot tell which, so each kind of label has its own counts, and these add up
-over batches and processes.
+Beside labels of 0 a label of -1 means "unknown" and is excluded; in data without a 0 it means
+"negative", as in ``torch.nn.SoftMarginLoss``. One batch cannot tell which, so each kind of label
+has its own counts, and these add up over batches and ranks.
 """
 
 from __future__ import annotations
@@ -14,38 +14,40 @@ from torch import Tensor
 
 from torchkeras.core.errors import bad_value
 from torchkeras.metrics.reading import Classes
-from torchkeras.metrics.shapes import precise
+from torchkeras.metrics.shapes import at_least_float32
 from torchkeras.metrics.task import Task
 
-EDGES = (1.5, 0.5, -0.5, -1.5)  # from these on a label is: no answer, a yes, 0, -1; below all: not known
+EDGES = (1.5, 0.5, -0.5, -1.5)  # a label at or above: invalid, positive, 0, -1; below all: unknown
 OTHER, POSITIVE, ZERO, MINUS = range(4)  # kinds of labels, in the order of the edges
-YES, NO, ANY = range(3)  # kinds of answers; NaN is neither a yes nor a no
-SMALL = 1 << 13  # masks of more values are faster counted one by one
+YES, NO, ANY = range(3)  # kinds of decisions; NaN is neither YES nor NO
+SMALL = 1 << 13  # larger masks are faster to count one by one
 
 
-class Cut:
-    """Where a score becomes a yes: above a probability of ``threshold``, which itself is a no.
+class Threshold:
+    """A decision threshold: positive above a probability of ``threshold``, negative at it.
 
-    A logit is compared with the logit of the threshold, log(t / (1 - t)), so nothing saturates. Whole numbers and
-    bools are taken as decisions already made. Keras, torchmetrics and scikit-learn say no at 0.5, too.
+    A logit is compared with the logit of the threshold, log(t / (1 - t)), so nothing saturates.
+    Integers and bools are taken as decisions already made. In Keras, torchmetrics and scikit-learn,
+    0.5 is negative, too.
     """
 
     def __init__(self, threshold: float, from_logits: bool) -> None:
         if not 0 < threshold < 1:
-            raise bad_value("threshold", received=threshold, expected="a probability between 0 and 1")
+            raise bad_value("threshold", received=threshold,
+                            expected="a probability between 0 and 1")
         self.threshold, self.from_logits = threshold, from_logits
         self.score = math.log(threshold / (1 - threshold)) if from_logits else threshold
 
     def __call__(self, preds: Tensor) -> tuple[Tensor, Tensor]:
-        """Return which predictions say yes, and which say no; NaN says neither."""
+        """Return which predictions are positive, and which are negative; NaN is neither."""
         if not preds.is_floating_point():
             yes = preds > 0.5
             return yes, ~yes
-        scores = precise(preds)
+        scores = at_least_float32(preds)
         return scores > self.score, scores <= self.score
 
     def of_two(self, found: Classes) -> tuple[Tensor, Tensor]:
-        """Return the same for the scores of two classes, of which the second is yes."""
+        """Return the same for the scores of two classes, of which the second is positive."""
         no, yes = found.pair()
         if self.from_logits:
             return (yes - no) > self.score, (yes - no) <= self.score
@@ -53,12 +55,13 @@ class Cut:
         return margin > 0, margin <= 0
 
 
-def table(answers: tuple[Tensor, Tensor], labels: Tensor, left_out: tuple[float, ...] = ()) -> Tensor:
-    """Return how many labels from each edge on (row) met a yes, a no, and any answer (columns).
+def count_answers(answers: tuple[Tensor, Tensor], labels: Tensor,
+                  left_out: tuple[float, ...] = ()) -> Tensor:
+    """Return counts of labels at or above each edge (rows) by decision: yes, no, any (columns).
 
     NaN, ``left_out`` and numbers below -1 reach no edge.
     """
-    labels = floats(labels)
+    labels = as_floats(labels)
     found = torch.stack([labels >= edge for edge in EDGES])
     for mark in left_out:
         found &= labels != mark
@@ -69,9 +72,9 @@ def table(answers: tuple[Tensor, Tensor], labels: Tensor, left_out: tuple[float,
     return torch.stack([mask.count_nonzero() for mask in masks.flatten(0, 1)]).view(masks.shape[:2])
 
 
-def coded(labels: Tensor, left_out: tuple[float, ...] = ()) -> Tensor:
-    """Return labels as 1 (yes), 0 and -1 in int8; 2 is no answer, -2 is not known."""
-    labels = floats(labels)
+def encode_labels(labels: Tensor, left_out: tuple[float, ...] = ()) -> Tensor:
+    """Return labels as 1, 0 and -1 in int8; 2 marks an invalid label, -2 an unknown one."""
+    labels = as_floats(labels)
     other, positive, zero, minus = ((labels >= edge).view(torch.int8) for edge in EDGES)
     codes = other + positive + zero + minus - 2
     for mark in left_out:
@@ -79,31 +82,33 @@ def coded(labels: Tensor, left_out: tuple[float, ...] = ()) -> Tensor:
     return codes
 
 
-def floats(labels: Tensor) -> Tensor:
-    """Return labels as floats: of an unsigned type, some would equal a negative number."""
+def as_floats(labels: Tensor) -> Tensor:
+    """Return labels as floats: of an unsigned dtype, some would equal a negative number."""
     return labels if labels.is_floating_point() else labels.float()
 
 
-def negatives(counts: Tensor, signed: bool) -> int:
-    """Return which kind of label means no in all that was counted.
+def negative_kind(counts: Tensor, signed: bool) -> int:
+    """Return which kind of label means negative in all that was counted.
 
     Args:
         counts: labels of each kind.
-        signed: True when the loss takes -1 for no, also beside 0.
+        signed: True when the loss takes -1 for negative, also beside 0.
 
     Raises:
-        ValueError: some labels are neither a yes nor a no.
+        ValueError: some labels are neither positive nor negative.
     """
     if int(counts[OTHER]):
-        raise bad_value("labels", received=f"{int(counts[OTHER])} labels that are neither a yes nor a no",
-                        expected="0 and 1, -1 and 1, or probabilities, one for each prediction",
-                        fix="A value that means 'not known' goes into the metric's ignore_index; class numbers need "
-                            "predictions with a score for each class.")
+        raise bad_value(
+            "labels",
+            received=f"{int(counts[OTHER])} labels that are neither positive nor negative",
+            expected="0 and 1, -1 and 1, or probabilities, one for each prediction",
+            fix="Pass a value that means 'unknown' as the metric's ignore_index; class numbers "
+            "need predictions with a score for each class.")
     minus = int(counts[MINUS]) > 0
     return MINUS if minus and (signed or not int(counts[ZERO])) else ZERO
 
 
-def settled(answers: Tensor, task: Task) -> tuple[Tensor, Tensor]:
-    """Return the answers to labels of yes, and to labels of no, from what :func:`table` counted."""
+def resolve_answers(answers: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+    """Return the decisions at positive and at negative labels from :func:`count_answers`' table."""
     rows = answers.diff(dim=0, prepend=answers.new_zeros(1, 3))
-    return rows[POSITIVE], rows[negatives(rows[:, ANY], task.minus_is_no)]
+    return rows[POSITIVE], rows[negative_kind(rows[:, ANY], task.minus_is_no)]

@@ -1,4 +1,4 @@
-"""Take down numbers, random generators and places in files."""
+"""Record the values of tensors, arrays, random generators and files, to restore them later."""
 
 from __future__ import annotations
 
@@ -15,97 +15,99 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torchkeras.core.types import State
 from torchkeras.state import putting
-from torchkeras.state.generators import put_state, state_of
-from torchkeras.state.reach import of_core
+from torchkeras.state.components import RandomGenerator
+from torchkeras.state.generators import generator_state, set_generator_state
+from torchkeras.state.reach import is_core_module
 
-NUMBERS = 4096  # a larger array is data, unless more are asked for
-GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+NUMBERS = 4096  # a larger array is taken for data, unless there is a budget for it
 BYTES = (bytearray, array.array)
 
 
-class DataKeeper:
-    """Keep what objects hold that refer to no others; each ``kept_...`` returns what is to be looked through next.
+class ValueRecorder:
+    """Record values that refer to no other objects.
 
     Attributes:
-        once: whether there is a thing that cannot be put back.
-        versions: tensors of which there is no copy, and the numbers by which torch counts what is written to them.
-        back: puts everything back.
-        left: how much more there is room for.
-        roomy: whether the object in hand may use that room.
-        iterators: whether losses and nets are kept, not data.
+        one_shot: whether something cannot be restored.
+        versions: tensors without a copy, and torch's version counters of them.
+        undo: calls that restore everything; each returns whether it had changed.
+        budget: how many more numbers and items of large containers may be recorded.
+        uses_budget: whether the object that is being recorded may use the budget.
+        iterators: whether losses and nets are recorded, not data.
     """
 
-    once: bool
+    one_shot: bool
     versions: list[tuple[Tensor, int]]
     iterators: bool
-    roomy: bool
-    back: list[Callable[[], bool]]
-    left: dict[str, int]
+    uses_budget: bool
+    undo: list[Callable[[], bool]]
+    budget: dict[str, int]
 
     def fits(self, what: str, size: int, least: int) -> bool:
-        """Tell whether something is kept: it is small, or there is room for it."""
-        if size > least and self.roomy and size <= self.left[what]:
-            self.left[what] -= size
+        """Tell whether a value is recorded: it is small, or within the budget that is left."""
+        if size > least and self.uses_budget and size <= self.budget[what]:
+            self.budget[what] -= size
             return True
         return size <= least
 
-    def kept_once(self, one: Any) -> Iterable[Any]:
-        """Keep account of what cannot be put back."""
-        self.once = True
+    def record_one_shot(self, one: object) -> Iterable[Any]:
+        """Note that something cannot be restored."""
+        self.one_shot = True
         return ()
 
-    def kept_generator(self, one: Any) -> Iterable[Any]:
-        """Take down the state of a random generator."""
-        if not issubclass(type(one), random.SystemRandom):  # that has no state
-            self.back.append(partial(put_generator, one, state_of(one)))
+    def record_generator(self, one: RandomGenerator) -> Iterable[Any]:
+        """Record the state of a random generator."""
+        if not issubclass(type(one), random.SystemRandom):  # it has no state
+            self.undo.append(partial(restore_generator, one, generator_state(one)))
         return ()
 
-    def kept_tensor(self, one: Any, always: bool = False) -> Iterable[Any]:
-        """Take down the numbers of a tensor."""
-        if type(one) not in (Tensor, nn.Parameter) or one.layout != torch.strided or one.is_nested or (
-                one.is_meta or one.is_inference() or putting.is_freed(one)):
+    def record_tensor(self, one: Tensor, always: bool = False) -> Iterable[Any]:
+        """Record the values of a tensor."""
+        if type(one) not in (Tensor, nn.Parameter) or one.layout != torch.strided or (
+                one.is_nested or one.is_meta or one.is_inference() or putting.is_freed(one)):
             return ()
-        if always or self.fits("weights" if type(one) is nn.Parameter else "numbers", one.numel(), NUMBERS):
-            self.back.append(partial(putting.put_numbers, one, one.detach().clone()))
-        elif self.roomy:
+        what = "weights" if type(one) is nn.Parameter else "numbers"
+        if always or self.fits(what, one.numel(), NUMBERS):
+            self.undo.append(partial(putting.restore_tensor, one, one.detach().clone()))
+        elif self.uses_budget:
             self.versions.append((one, one._version))
         return ()
 
-    def kept_array(self, one: Any) -> Iterable[Any]:
-        """Take down an array; one in a file is written by whoever writes it."""
+    def record_array(self, one: np.ndarray[Any, Any]) -> Iterable[Any]:
+        """Record an array; a memory-mapped file is not restored."""
         if type(one) is np.memmap and one.mode in ("r+", "w+") and self.iterators:
-            self.once = True
+            self.one_shot = True
         elif one.flags.writeable and self.fits("numbers", one.size, NUMBERS):
-            self.back.append(partial(putting.put_array, one, one.copy()))
+            self.undo.append(partial(putting.restore_array, one, one.copy()))
             return one.ravel().tolist() if one.dtype == object else ()
         return ()
 
-    def kept_bytes(self, one: Any) -> Iterable[Any]:
-        """Take down an array of bytes or of C's numbers."""
+    def record_bytes(self, one: bytearray | array.array[Any]) -> Iterable[Any]:
+        """Record a bytearray, or an ``array.array`` of numbers."""
         if type(one) in (bytearray, array.array) and self.fits("numbers", len(one), NUMBERS):
-            self.back.append(partial(putting.put_bytes, one, bytes(one)))
+            self.undo.append(partial(putting.restore_bytes, one, bytes(one)))
         return ()
 
-    def kept_file(self, file: Any) -> Iterable[Any]:
-        """Take down how far a file was read; what is written stays written."""
+    def record_file(self, file: Any) -> Iterable[Any]:
+        """Record the position in a file that is read; what is written stays written."""
         if any(file is one for one in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)):
             return ()
-        if not of_core(type(file).__module__):
-            self.once = True
+        if not is_core_module(type(file).__module__):
+            self.one_shot = True
         elif file.closed:
             return ()
         elif type(file) in (io.StringIO, io.BytesIO):
-            self.back.append(partial(putting.put_text, file, file.getvalue(), file.tell()))
+            self.undo.append(partial(putting.restore_text, file, file.getvalue(), file.tell()))
         elif file.writable() or not file.seekable():
-            self.once = True
+            self.one_shot = True
         else:
-            self.back.append(partial(putting.put_place, file, file.tell()))
+            self.undo.append(partial(putting.restore_position, file, file.tell()))
         return ()
 
 
-def put_generator(one: Any, state: Any) -> bool:
-    """Put a random generator back to where it was; return whether it had moved."""
-    moved = pickle.dumps(state_of(one)) != pickle.dumps(state)
-    put_state(one, state)
+def restore_generator(one: RandomGenerator, state: State) -> bool:
+    """Restore a random generator; tell whether it had moved."""
+    moved = pickle.dumps(generator_state(one)) != pickle.dumps(state)
+    set_generator_state(one, state)
     return moved

@@ -1,103 +1,106 @@
-"""Every random generator that a run can draw from: the global ones, and those that its data brings along."""
+"""Read and set the state of all random generators: the global ones, and those of the data."""
 
 from __future__ import annotations
 
-import random
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
-from torchkeras.data.source import holders
-from torchkeras.state.components import vars_of
-from torchkeras.state.rng import put_random_states, random_states
+from torchkeras.core.rng import put_random_states, random_states
+from torchkeras.core.types import Source, State, Value
+from torchkeras.data.source import data_components
+from torchkeras.state.components import GENERATORS, RandomGenerator, attributes_of
 
 
-def own_generators(source: Any) -> list[Any]:
-    """The generators of a DataLoader, its samplers and its Dataset, each once, in a fixed order."""
+def own_generators(source: Source) -> list[Any]:
+    """Return the generators of a DataLoader, its samplers and its Dataset, in a fixed order."""
     found: list[Any] = []
-    kinds = torch.Generator, np.random.Generator, np.random.RandomState, random.Random
-    for holder in holders(source):
+    for holder in data_components(source):
         for value in list(getattr(holder, "__dict__", {}).values()):
-            if isinstance(value, kinds) and not any(value is one for one in found):
+            if isinstance(value, GENERATORS) and not any(value is one for one in found):
                 found.append(value)
     return found
 
 
-FIRST: WeakKeyDictionary[Any, dict[str, int]] = WeakKeyDictionary()  # numbers of samplers, as they were met
+# the counters of samplers and datasets when they were first seen
+INITIAL_COUNTERS: WeakKeyDictionary[Any, dict[str, int]] = WeakKeyDictionary()
 
 
-def counters(source: Any) -> list[Any]:
-    """Return what samplers and datasets of a user's count, such as their epochs; and what a sampler's state is.
+def sampler_counters(source: Source) -> list[Any]:
+    """Return the counters (such as an epoch) or the state of a user's samplers and datasets.
 
     A number that has not changed since the run began is an option, not a counter.
     """
     found: list[Any] = []
-    for holder in holders(source):
+    for holder in data_components(source):
         if holder is source or type(holder).__module__.startswith("torch."):
             continue
         if all(callable(getattr(holder, name, None)) for name in ("state_dict", "load_state_dict")):
             found.append(["state", holder.state_dict()])
             continue
-        first = numbers_at_first(holder)
-        found.append(["numbers", {name: value for name, value in whole_numbers(holder).items()
+        first = initial_counters(holder)
+        found.append(["numbers", {name: value for name, value in int_attributes(holder).items()
                                   if first.get(name, value) != value}])
     return found
 
 
-def whole_numbers(holder: Any) -> dict[str, int]:
-    """Return the attributes that an object may count with."""
-    return {name: value for name, value in vars_of(holder).items() if type(value) is int}
+def int_attributes(holder: object) -> dict[str, int]:
+    """Return the attributes of an object that may be counters."""
+    return {name: value for name, value in attributes_of(holder).items() if type(value) is int}
 
 
-def numbers_at_first(holder: Any) -> dict[str, int]:
-    """Return these attributes as they were when the object was met."""
-    now = whole_numbers(holder)
-    return FIRST.setdefault(holder, now) if can_be_met(holder) else now
+def initial_counters(holder: object) -> dict[str, int]:
+    """Return these attributes as they were when the object was first seen."""
+    now = int_attributes(holder)
+    return INITIAL_COUNTERS.setdefault(holder, now) if is_weakly_hashable(holder) else now
 
 
-def can_be_met(holder: Any) -> bool:
-    """Return whether an object can be a key that does not keep it alive."""
+def is_weakly_hashable(holder: object) -> bool:
+    """Tell whether an object can be a key of a ``WeakKeyDictionary``."""
     return type(holder).__hash__ is not None and hasattr(holder, "__weakref__")
 
 
-def put_counters(source: Any, saved: list[Any]) -> None:
-    """Put back what samplers and datasets count."""
-    own = [one for one in holders(source) if one is not source and not type(one).__module__.startswith("torch.")]
+def set_counters(source: Source, saved: list[Any]) -> None:
+    """Set the counters or the state of a user's samplers and datasets."""
+    own = [one for one in data_components(source)
+           if one is not source and not type(one).__module__.startswith("torch.")]
     for holder, (kind, state) in zip(own, saved, strict=False):
         if kind == "state":
             holder.load_state_dict(state)
         else:
             counted = {name: value for name, value in state.items()
                        if type(value) is int and type(getattr(holder, name, 0)) is int}
-            vars_of(holder).update({**numbers_at_first(holder), **counted})
+            attributes_of(holder).update({**initial_counters(holder), **counted})
 
 
-def drawn(*sources: Any) -> dict[str, Any]:
-    """Where all generators are: as plain values."""
+def rng_state(*sources: Source) -> State:
+    """Return the states of all random generators, as plain values."""
     states = random_states()
     version, key, gauss = states["python"]
     return {"python": [version, np.array(key, dtype=np.uint32), gauss], "numpy": states["numpy"],
             "torch": states["torch"], "cuda": list(states["cuda"]),
-            "own": [[state_of(one) for one in own_generators(source)] for source in sources],
-            "counters": [counters(source) for source in sources]}
+            "own": [[generator_state(one) for one in own_generators(source)] for source in sources],
+            "counters": [sampler_counters(source) for source in sources]}
 
 
-def put_drawn(states: dict[str, Any], *sources: Any) -> None:
-    """Put all generators back to where they were."""
+def set_rng_state(states: State, *sources: Source) -> None:
+    """Set the states of all random generators."""
     version, key, gauss = states["python"]
-    put_random_states({"python": (version, tuple(int(one) for one in key), gauss), "numpy": states["numpy"],
-                       "torch": states["torch"], "cuda": states["cuda"] if torch.cuda.is_available() else []})
+    put_random_states({"python": (version, tuple(int(one) for one in key), gauss),
+                       "numpy": states["numpy"],
+                       "torch": states["torch"], "cuda": states["cuda"]
+                       if torch.cuda.is_available() else []})
     for source, own in zip(sources, states["own"], strict=False):
         for generator, state in zip(own_generators(source), own, strict=False):
-            put_state(generator, state)
+            set_generator_state(generator, state)
     for source, own in zip(sources, states.get("counters", ()), strict=False):
-        put_counters(source, own)
+        set_counters(source, own)
 
 
-def state_of(generator: Any) -> Any:
-    """The state of one generator."""
+def generator_state(generator: RandomGenerator) -> Any:
+    """Return the state of one generator, as plain values."""
     if isinstance(generator, torch.Generator):
         return generator.get_state()
     if isinstance(generator, np.random.Generator):
@@ -108,8 +111,8 @@ def state_of(generator: Any) -> Any:
     return [version, np.array(key, dtype=np.uint32), gauss]
 
 
-def put_state(generator: Any, state: Any) -> None:
-    """Set one generator."""
+def set_generator_state(generator: RandomGenerator, state: Value) -> None:
+    """Set the state of one generator."""
     if isinstance(generator, torch.Generator):
         generator.set_state(state.clone())
     elif isinstance(generator, np.random.Generator):
@@ -118,3 +121,8 @@ def put_state(generator: Any, state: Any) -> None:
         generator.set_state(state)
     else:
         generator.setstate((state[0], tuple(int(one) for one in state[1]), state[2]))
+
+
+# earlier names, until all callers have the new ones
+put_state = set_generator_state
+state_of = generator_state

@@ -1,4 +1,4 @@
-"""What a net holds under the names of the bare net, and how it is put into another, buffers of other shapes too."""
+"""Read the state of a net under the names of the bare net, and load it into another."""
 
 from __future__ import annotations
 
@@ -10,48 +10,50 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from torchkeras.state.wrappers import BareNames, plain
+from torchkeras.state.wrappers import BareNames, unwrap_module
 
-LOADING = ("_load_from_state_dict", "load_state_dict", "set_extra_state", "get_extra_state")
-EXTRA = "_extra_state"  # torch's name for what a module's get_extra_state gives
+LOADING_METHODS = ("_load_from_state_dict", "load_state_dict", "set_extra_state", "get_extra_state")
+EXTRA_STATE = "_extra_state"  # torch's name for what a module's get_extra_state gives
 
 
-def weights_in(module: nn.Module) -> OrderedDict[str, Any]:
-    """Return weights, buffers and extra state under their names in the bare net, with the versions of its modules."""
-    net = plain(module)
+def bare_state_dict(module: nn.Module) -> OrderedDict[str, Any]:
+    """Return a module's ``state_dict`` with the names of the bare net, and its version metadata."""
+    net = unwrap_module(module)
     names, state = BareNames(net), net.state_dict()
     found = OrderedDict((names.bare(name), value) for name, value in state.items())
     if len(found) < len(state):  # a wrapper with weights of its own, of the same name as one inside
         return OrderedDict(state)
-    versions = {names.bare(f"{name}.").removesuffix("."): one for name, one in metadata_of(state).items()}
+    versions = {names.bare(f"{name}.").removesuffix("."): one
+                for name, one in metadata_of(state).items()}
     found._metadata = versions  # type: ignore[attr-defined]  # torch's place for them
     return found
 
 
 def metadata_of(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the versions of the modules that a state dict comes from; nothing where they are unknown."""
+    """Return the module versions in a state dict; nothing where they are unknown."""
     found = getattr(state, "_metadata", None)
     return found if isinstance(found, Mapping) else {}
 
 
-def put_weights(module: nn.Module, saved: Mapping[str, Any], exact: bool = True) -> None:
-    """Put such a state into a net.
+def load_bare_state_dict(module: nn.Module, saved: Mapping[str, Any], exact: bool = True) -> None:
+    """Load such a state into a net, which keeps its own on an error.
 
     Args:
         module: the net.
-        saved: all of its state.
-        exact: buffers get the very shapes and types of the saved ones, and are None where nothing was saved. Else they
-            keep their type.
+        saved: the complete state.
+        exact: whether buffers get the shapes and dtypes of the saved ones, and None where nothing
+            was saved; else they keep their dtype.
     """
-    net = plain(module)
-    names, before = BareNames(net), [(buffers, dict(buffers)) for buffers in (one._buffers for one in net.modules())]
+    net = unwrap_module(module)
+    names, before = BareNames(net), [(buffers, dict(buffers))
+                                     for buffers in (one._buffers for one in net.modules())]
     state = OrderedDict((names.own(name), value) for name, value in saved.items())
     versions = metadata_of(saved) or (metadata_of(net.state_dict()) if exact else {})
     state._metadata = {names.own(f"{name}.").removesuffix("."): one  # type: ignore[attr-defined]
                        for name, one in versions.items()}
     try:
-        make_room(net, state, exact)
-        if not copied_into(net, state):
+        resize_buffers(net, state, exact)
+        if not copy_state_into(net, state):
             net.load_state_dict(state)
     except BaseException:
         for buffers, old in before:
@@ -60,23 +62,26 @@ def put_weights(module: nn.Module, saved: Mapping[str, Any], exact: bool = True)
         raise
 
 
-def copied_into(net: nn.Module, state: Mapping[str, Any]) -> bool:
-    """Put a state into a net by copying, where torch's loading would do just that; else leave it alone.
+def copy_state_into(net: nn.Module, state: Mapping[str, Any]) -> bool:
+    """Copy a state into a net where torch's ``load_state_dict`` would do just that.
 
-    torch looks through all names for each child of a module: 12,000 tensors in one ``nn.Sequential`` take it 9 seconds.
+    torch looks through all names for each child of a module: 12,000 tensors in one
+    ``nn.Sequential`` take it 9 seconds.
 
     Returns:
         Whether it was done.
     """
     own: dict[str, Tensor] = dict(net.named_parameters(remove_duplicate=False))
     own |= {name: value for name, (owner, leaf) in buffers_of(net)
-            if is_saved((owner, leaf)) and (value := owner._buffers[leaf]) is not None}
-    if own.keys() != state.keys() or loads_in_its_own_way(net):
+            if is_persistent((owner, leaf)) and (value := owner._buffers[leaf]) is not None}
+    if own.keys() != state.keys() or has_custom_loading(net):
         return False
     for name, value in own.items():
         new = state[name]
-        if type(value) not in (Tensor, nn.Parameter) or type(new) not in (Tensor, nn.Parameter) or (
-                value.shape != new.shape or value.layout != new.layout or value.is_meta or value.is_quantized):
+        if type(value) not in (Tensor, nn.Parameter) or type(new) not in (Tensor, nn.Parameter):
+            return False
+        if value.shape != new.shape or value.layout != new.layout or (
+                value.is_meta or value.is_quantized):
             return False
     with torch.no_grad():
         for name, value in own.items():
@@ -84,137 +89,148 @@ def copied_into(net: nn.Module, state: Mapping[str, Any]) -> bool:
     return True
 
 
-def loads_in_its_own_way(net: nn.Module) -> bool:
-    """Return whether code of a module, or hooks, may do more than copy when a state is loaded."""
+def has_custom_loading(net: nn.Module) -> bool:
+    """Tell whether code of a module, or hooks, may do more than copy when a state is loaded."""
     modules = list(net.modules())
-    return any(one._load_state_dict_pre_hooks or one._load_state_dict_post_hooks or not vars(one).keys().isdisjoint(
-        LOADING) for one in modules) or any(map(loads_otherwise, {type(one) for one in modules}))
+    hooked = any(one._load_state_dict_pre_hooks or one._load_state_dict_post_hooks
+                 or not vars(one).keys().isdisjoint(LOADING_METHODS) for one in modules)
+    return hooked or any(map(class_has_custom_loading, {type(one) for one in modules}))
 
 
-def loads_otherwise(kind: Any) -> bool:
-    """Return whether a class of modules has code of its own for loading; what torch's layers add is for old files."""
-    if any(getattr(kind, name) is not getattr(nn.Module, name) for name in LOADING[1:]):
+def class_has_custom_loading(kind: type) -> bool:
+    """Tell whether a class of modules has loading code of its own; BatchNorm's is for old files."""
+    if any(getattr(kind, name) is not getattr(nn.Module, name) for name in LOADING_METHODS[1:]):
         return True
-    method = getattr(kind, LOADING[0])
-    return method is not nn.Module._load_from_state_dict and method is not nn.BatchNorm1d._load_from_state_dict
+    method = getattr(kind, LOADING_METHODS[0])
+    return (method is not nn.Module._load_from_state_dict
+            and method is not nn.BatchNorm1d._load_from_state_dict)
 
 
-def make_room(net: nn.Module, state: Mapping[str, Any], exact: bool) -> None:
-    """Give buffers the shapes, and with ``exact`` the types, of those in a state."""
+def resize_buffers(net: nn.Module, state: Mapping[str, Any], exact: bool) -> None:
+    """Give buffers the shapes, and with ``exact`` the dtypes, of those in a state."""
     made: dict[int, Tensor] = {}
-    for name, (owner, leaf) in growing(net).items():
+    for name, (owner, leaf) in resizable_buffers(net).items():
         now, value = owner._buffers[leaf], state.get(name)
         if not isinstance(value, Tensor):
             owner._buffers[leaf] = None if exact and name not in state else now
-        elif now is None or not alike(now, value, exact):
-            dtype = value.dtype if exact or now is None or not both_floating(now, value) else now.dtype
+        elif now is None or not can_hold(now, value, exact):
+            shorter = not exact and now is not None and both_floating(now, value)
+            dtype = now.dtype if now is not None and shorter else value.dtype
             room = torch.empty_like(value, dtype=dtype, device=device_of(net, owner, now))
             owner._buffers[leaf] = room if now is None else made.setdefault(id(now), room)
 
 
-def alike(one: Tensor, other: Tensor, exact: bool = True) -> bool:
-    """Return whether one tensor can take the numbers of another, each in a place of its own."""
-    expanded = any(step == 0 and size > 1 for step, size in zip(one.stride(), one.shape, strict=True)) if (
-        not is_lazy(one) and one.layout == torch.strided) else False
-    return not is_lazy(one) and not expanded and one.shape == other.shape and one.layout == other.layout and (
-        not exact or one.dtype == other.dtype)
+def can_hold(one: Tensor, other: Tensor, exact: bool = True) -> bool:
+    """Tell whether a tensor can take the values of another: equal shape and layout."""
+    if is_lazy(one) or one.shape != other.shape or one.layout != other.layout:
+        return False
+    expanded = one.layout == torch.strided and any(
+        step == 0 and size > 1 for step, size in zip(one.stride(), one.shape, strict=True))
+    return not expanded and (not exact or one.dtype == other.dtype)
 
 
-def place_of(tensor: Tensor) -> tuple[Any, ...]:
-    """Return where the numbers of a tensor are, and how they lie there."""
+def storage_key(tensor: Tensor) -> tuple[Any, ...]:
+    """Return where the values of a tensor lie in memory, and how."""
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
 def both_floating(one: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors hold floating point numbers, of which a net may be made to hold shorter ones."""
+    """Tell whether two tensors are floating point, so that a net may hold a shorter dtype."""
     return one.is_floating_point() and other.is_floating_point()
 
 
 def device_of(net: nn.Module, owner: nn.Module, now: Tensor | None) -> torch.device:
-    """Return where a buffer is, or would be: beside what its module holds, else beside the net."""
+    """Return the device of a buffer, else that of its module, else that of the net."""
     near = (one for module in (owner, net) for one in (*module.parameters(), *module.buffers()))
     return next((one.device for one in ([now] if now is not None else near)), torch.device("cpu"))
 
 
-def growing(net: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+def resizable_buffers(net: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     """Return the saved buffers whose shapes may follow the data, by their names in the net.
 
     Those of torch's own layers follow the arguments of the layers.
     """
-    return {name: place for name, place in buffers_of(net) if is_saved(place)
-            and (not of_torch(place[0]) or has_no_shape(place[0]._buffers[place[1]]))}
+    return {name: place for name, place in buffers_of(net) if is_persistent(place)
+            and (not is_torch_layer(place[0]) or is_uninitialized(place[0]._buffers[place[1]]))}
 
 
-def has_no_shape(value: Any) -> bool:
-    """Return whether a parameter or buffer of a lazy layer has not got its shape yet."""
+def is_uninitialized(value: Tensor | None) -> bool:
+    """Tell whether a parameter or buffer of a lazy layer has no shape yet."""
     return value is not None and is_lazy(value)
 
 
 def buffers_of(net: nn.Module) -> Iterator[tuple[str, tuple[nn.Module, str]]]:
-    """Yield the name of each buffer, one that is None too, with its module and its name there."""
+    """Yield the name of each buffer, also of None, with its module and its name there."""
     for prefix, module in net.named_modules(remove_duplicate=False):
         for leaf in list(module._buffers.keys()):  # a scripted module keeps no dict
             yield f"{prefix}.{leaf}" if prefix else leaf, (module, leaf)
 
 
-def is_saved(place: tuple[nn.Module, str]) -> bool:
-    """Return whether a buffer is in state dicts."""
+def is_persistent(place: tuple[nn.Module, str]) -> bool:
+    """Tell whether a buffer is in the state dict."""
     return place[1] not in place[0]._non_persistent_buffers_set
 
 
-def of_torch(module: nn.Module) -> bool:
-    """Return whether a module is a layer of torch's."""
+def is_torch_layer(module: nn.Module) -> bool:
+    """Tell whether a module is one of torch's layers."""
     return type(module).__module__.startswith("torch.nn.")
 
 
-def growing_names(module: nn.Module) -> set[str]:
+def resizable_buffer_names(module: nn.Module) -> set[str]:
     """Return the names in the bare net of buffers whose shapes may follow the data."""
-    net = plain(module)
-    return set(map(BareNames(net).bare, growing(net)))
+    net = unwrap_module(module)
+    return set(map(BareNames(net).bare, resizable_buffers(net)))
 
 
-def live_names(module: nn.Module) -> set[str]:
-    """Return the names in the bare net of parameters and buffers; all else in a state dict is what code puts there."""
-    net = plain(module)
+def tensor_names(module: nn.Module) -> set[str]:
+    """Return the names in the bare net of all parameters and buffers."""
+    net = unwrap_module(module)
     names = [name for name, _ in net.named_parameters(remove_duplicate=False)]
     return set(map(BareNames(net).bare, names + [name for name, _ in buffers_of(net)]))
 
 
-def hidden_buffers(module: nn.Module) -> dict[str, Tensor | None]:
-    """Return the buffers that are in no state dict, under their names in the bare net."""
-    net = plain(module)
+def non_persistent_buffers(module: nn.Module) -> dict[str, Tensor | None]:
+    """Return the buffers that are in no state dict, with their names in the bare net."""
+    net = unwrap_module(module)
     names = BareNames(net)
-    unsaved = {names.bare(name) for name, place in buffers_of(net) if not is_saved(place)}
-    return {name: buffer for name, buffer in own_buffers(net).items() if name in unsaved}
+    unsaved = {names.bare(name) for name, place in buffers_of(net) if not is_persistent(place)}
+    return {name: buffer for name, buffer in all_buffers(net).items() if name in unsaved}
 
 
-def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
-    """Return all buffers under their names in the bare net."""
-    net = plain(module)
+def all_buffers(module: nn.Module) -> dict[str, Tensor | None]:
+    """Return all buffers, with their names in the bare net."""
+    net = unwrap_module(module)
     names = BareNames(net)
     return {names.bare(name): place[0]._buffers[place[1]] for name, place in buffers_of(net)}
 
 
-def put_buffers(module: nn.Module, saved: Mapping[str, Tensor | None]) -> None:
-    """Put buffers, named as in the bare net, into a net that has some of these names."""
-    net = plain(module)
+def set_buffers(module: nn.Module, saved: Mapping[str, Tensor | None]) -> None:
+    """Set buffers, named as in the bare net, of a net that has some of these names."""
+    net = unwrap_module(module)
     names = BareNames(net)
     for name, (owner, leaf) in buffers_of(net):
         if (bare := names.bare(name)) in saved:
-            put_buffer(owner, leaf, saved[bare], device_of(net, owner, owner._buffers[leaf]))
+            set_buffer(owner, leaf, saved[bare], device_of(net, owner, owner._buffers[leaf]))
 
 
-def put_buffer(owner: nn.Module, leaf: str, value: Tensor | None, device: torch.device) -> None:
-    """Put one buffer in its place: into the tensor that is there if it fits, else as another."""
+def set_buffer(owner: nn.Module, leaf: str, value: Tensor | None, device: torch.device) -> None:
+    """Set one buffer: copy into its tensor if that can hold the value, else replace it."""
     now = owner._buffers[leaf]
-    if value is not None and now is not None and alike(now, value):
+    if value is not None and now is not None and can_hold(now, value):
         with torch.no_grad():
             now.copy_(value)
     else:
         owner._buffers[leaf] = None if value is None else value.detach().to(device, copy=True)
 
 
-def takes_extra(net: nn.Module, name: str) -> bool:
-    """Return whether an extra state can be put back: False for one of a module without ``set_extra_state``."""
+def accepts_extra_state(net: nn.Module, name: str) -> bool:
+    """Tell whether a state can be loaded: not extra state without ``set_extra_state``."""
     path, _, leaf = name.rpartition(".")
-    return leaf != EXTRA or type(net.get_submodule(path)).set_extra_state is not nn.Module.set_extra_state
+    if leaf != EXTRA_STATE:
+        return True
+    return type(net.get_submodule(path)).set_extra_state is not nn.Module.set_extra_state
+
+
+# earlier names, until all callers have the new ones
+put_weights = load_bare_state_dict
+weights_in = bare_state_dict

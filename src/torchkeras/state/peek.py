@@ -1,4 +1,4 @@
-"""Read the first batch of data before its turn, and leave the data as they were."""
+"""Read the first batch of data before its turn, and restore the data."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from torchkeras.core.tree import map_tree
+from torchkeras.core.types import Batch, Leaf, Source
 from torchkeras.data import Batches
 from torchkeras.state.memento import Memento
 
-# a DataLoader with these reads in this process, and starts no workers
-ALONE = {"num_workers": 0, "persistent_workers": False, "prefetch_factor": None, "timeout": 0, "pin_memory": False,
-         "_iterator": None}
+# a DataLoader with these attributes reads in this process
+IN_THIS_PROCESS = {"num_workers": 0, "persistent_workers": False, "prefetch_factor": None,
+                   "timeout": 0, "pin_memory": False, "_iterator": None}
 
 
-class Unread(Exception):
+class CannotPeek(Exception):
     """Data whose first batch cannot be read before its turn; the text says why."""
 
 
-def first_batch(data: Batches) -> Any:
-    """Return a copy of the first batch; the next pass gives the same batches as if nothing had been read.
+def first_batch(data: Batches) -> Batch:
+    """Return a copy of the first batch; the next pass yields the same batches as without this.
 
-    Data that can start again is read here and put back: samplers, datasets, their generators and counters. What can be
-    read only once (a generator) is left alone: what it draws or shares with other data would come out another. The
-    global random state is left to the caller.
+    Data that can be read again is read here and restored: samplers, datasets, their generators and
+    counters. What can be read only once (a generator) is not read, since what it draws or shares
+    with other data would change. The caller restores the global random state.
 
     Args:
         data: the batches.
@@ -36,42 +37,43 @@ def first_batch(data: Batches) -> Any:
         The batch, as it comes from the source.
 
     Raises:
-        Unread: the data can be read only once; or only by workers.
-        Exception: what reading raises.
+        CannotPeek: the data can be read only once, or only by workers.
+        Exception: an error in reading.
     """
     source = data.source
     if isinstance(source, list):
-        return map_tree(copied, source[0])
+        return map_tree(clone_leaf, source[0])
     if isinstance(source, DataLoader):
-        return from_loader(data, source)
+        return first_of_loader(data, source)
     memento = Memento(source)
-    if memento.once or isinstance(source, Iterator):
-        raise Unread(f"a {type(source).__name__} can be read only once")
-    return put_back(memento, source)
+    if memento.one_shot or isinstance(source, Iterator):
+        raise CannotPeek(f"a {type(source).__name__} can be read only once")
+    return read_and_restore(memento, source)
 
 
-def from_loader(data: Batches, loader: DataLoader[Any]) -> Any:
+def first_of_loader(data: Batches, loader: DataLoader[Any]) -> Batch:
     """Return the first batch of a DataLoader, read in this process."""
     if hasattr(loader, "gradient_state"):
-        raise Unread(f"a {type(loader).__name__} of accelerate keeps account of who reads it")
+        raise CannotPeek(f"a {type(loader).__name__} of accelerate keeps account of who reads it")
     alone = copy.copy(loader)
-    alone.__dict__.update(ALONE)  # torch refuses to set them on a finished DataLoader
+    alone.__dict__.update(IN_THIS_PROCESS)  # torch refuses to set them on a finished DataLoader
     memento = Memento(alone)
-    if memento.once or isinstance(loader.dataset, Iterator):
-        raise Unread("its DataLoader holds what can be read only once")
+    if memento.one_shot or isinstance(loader.dataset, Iterator):
+        raise CannotPeek("its DataLoader holds what can be read only once")
     try:
-        return put_back(memento, alone)
+        return read_and_restore(memento, alone)
     except Exception as error:
         if loader.num_workers:
-            raise Unread(f"only its workers can read it ({type(error).__name__}: {error})") from error
+            raise CannotPeek(f"only its workers can read it ({type(error).__name__}: "
+                             f"{error})") from error
         raise
 
 
-def put_back(memento: Memento, source: Any) -> Any:
-    """Return the first batch of a source; then let everything be as it was."""
+def read_and_restore(memento: Memento, source: Source) -> Batch:
+    """Return the first batch of a source, and restore the source."""
     try:
         found = iter(source)
-        batch = map_tree(copied, taken(found))
+        batch = map_tree(clone_leaf, next_batch(found))
         close = getattr(found, "close", None)
         if callable(close) and found is not source:
             close()
@@ -80,16 +82,16 @@ def put_back(memento: Memento, source: Any) -> Any:
         memento.restore()
 
 
-def taken(rest: Iterator[Any]) -> Any:
+def next_batch(rest: Iterator[Batch]) -> Batch:
     """Return the next batch."""
     try:
         return next(rest)
     except StopIteration:
-        raise Unread("it has no batch yet") from None
+        raise CannotPeek("it has no batch yet") from None
 
 
-def copied(leaf: Any) -> Any:
-    """Return a copy of a tensor: a net may write into its features."""
+def clone_leaf(leaf: Leaf) -> Leaf:
+    """Copy a tensor or another value: a net may write into its features."""
     if isinstance(leaf, Tensor):
         return leaf.clone()
     try:

@@ -1,32 +1,35 @@
-"""Give objects back what they held, and tell whether they held something else. Only Python's own methods are called."""
+"""Restore what objects held, and tell whether it had changed, calling only Python's methods."""
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from typing import Any
+from contextvars import ContextVar
+from types import CellType, FunctionType
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-ABSENT = object()  # the value of a name that was not there
+ABSENT = object()  # the value of a name that does not exist
+Slot: TypeAlias = Any  # a member descriptor: what __slots__ puts into a class
 
 
-def same(now: list[Any], values: list[Any]) -> bool:
+def same_objects(now: list[Any], values: list[Any]) -> bool:
     """Tell whether two lists hold the same objects."""
     return len(now) == len(values) and all(map(lambda one, other: one is other, now, values))
 
 
-def in_mapping(mapping: Any) -> tuple[list[Any], list[Any]]:
+def items_of(mapping: dict[Any, Any]) -> tuple[list[Any], list[Any]]:
     """Return the keys and the values of a dict, in order."""
     kind = OrderedDict if issubclass(type(mapping), OrderedDict) else dict
     return list(kind.keys(mapping)), list(kind.values(mapping))
 
 
-def put_mapping(mapping: Any, names: list[Any], values: list[Any]) -> bool:
-    """Give a dict its items back."""
-    now = in_mapping(mapping)
-    if same(now[1], values) and same(now[0], names):
+def restore_mapping(mapping: dict[Any, Any], names: list[Any], values: list[Any]) -> bool:
+    """Restore the items of a dict."""
+    now = items_of(mapping)
+    if same_objects(now[1], values) and same_objects(now[0], names):
         return False
     kind = OrderedDict if issubclass(type(mapping), OrderedDict) else dict
     kind.clear(mapping)
@@ -35,18 +38,18 @@ def put_mapping(mapping: Any, names: list[Any], values: list[Any]) -> bool:
     return True
 
 
-def put_values(container: Any, values: list[Any]) -> bool:
-    """Give a list, deque or set its values back."""
+def restore_values(container: Any, values: list[Any]) -> bool:
+    """Restore the values of a list, deque or set."""
     kind: Any = next(kind for kind in (list, deque, set) if issubclass(type(container), kind))
-    if same(list(kind.__iter__(container)), values):
+    if same_objects(list(kind.__iter__(container)), values):
         return False
     kind.clear(container)
     (set.update if kind is set else kind.extend)(container, values)
     return True
 
 
-def put_names(space: dict[str, Any], names: list[str], values: list[Any]) -> bool:
-    """Give some names in a dict their values back."""
+def restore_names(space: dict[str, Any], names: list[str], values: list[Any]) -> bool:
+    """Restore the values of some names in a dict."""
     changed = False
     for name, value in zip(names, values, strict=True):
         if space.get(name, ABSENT) is value:
@@ -59,8 +62,8 @@ def put_names(space: dict[str, Any], names: list[str], values: list[Any]) -> boo
     return changed
 
 
-def put_class(kind: type, names: list[str], values: list[Any]) -> bool:
-    """Give a class its attributes back."""
+def restore_class(kind: type, names: list[str], values: list[Any]) -> bool:
+    """Restore the attributes of a class."""
     found = dict(zip(names, values, strict=True))
     now = {name: value for name, value in vars(kind).items() if not is_dunder(name)}
     new = now.keys() - found.keys()
@@ -73,12 +76,12 @@ def put_class(kind: type, names: list[str], values: list[Any]) -> bool:
 
 
 def is_dunder(name: str) -> bool:
-    """Tell whether a name is one of Python's own."""
+    """Tell whether a name begins and ends with two underscores."""
     return name.startswith("__") and name.endswith("__")
 
 
-def put_cell(cell: Any, values: list[Any]) -> bool:
-    """Give a variable of a closure its value back."""
+def restore_cell(cell: CellType, values: list[Any]) -> bool:
+    """Restore a variable of a closure."""
     try:
         now = cell.cell_contents
     except ValueError:
@@ -92,8 +95,8 @@ def put_cell(cell: Any, values: list[Any]) -> bool:
     return True
 
 
-def put_context(variable: Any, values: list[Any]) -> bool:
-    """Give a variable of a context its value back; one that had none keeps the new one."""
+def restore_context(variable: ContextVar[Any], values: list[Any]) -> bool:
+    """Restore a context variable; one that had no value keeps the new one."""
     if variable.get(ABSENT) is values[0]:
         return False
     if values[0] is not ABSENT:
@@ -101,17 +104,17 @@ def put_context(variable: Any, values: list[Any]) -> bool:
     return True
 
 
-def in_slot(slot: Any, one: Any) -> Any:
-    """Return what is in a slot of an object."""
+def slot_value(slot: Slot, one: object) -> Any:
+    """Return the value of an object's slot; ABSENT where it has none."""
     try:
         return slot.__get__(one)
     except AttributeError:
         return ABSENT
 
 
-def put_slot(slot: Any, one: Any, values: list[Any]) -> bool:
-    """Give a slot of an object its value back."""
-    if in_slot(slot, one) is values[0]:
+def restore_slot(slot: Slot, one: object, values: list[Any]) -> bool:
+    """Restore the value of an object's slot."""
+    if slot_value(slot, one) is values[0]:
         return False
     if values[0] is not ABSENT:
         slot.__set__(one, values[0])
@@ -120,26 +123,26 @@ def put_slot(slot: Any, one: Any, values: list[Any]) -> bool:
     return True
 
 
-def put_defaults(function: Any, found: tuple[Any, ...], values: list[Any]) -> bool:
-    """Give a function the defaults back that it had."""
-    changed = not same(list(function.__defaults__ or ()), values)
-    function.__defaults__ = found if same(list(found), values) else tuple(values)
+def restore_defaults(function: FunctionType, found: tuple[Any, ...], values: list[Any]) -> bool:
+    """Restore the defaults of a function."""
+    changed = not same_objects(list(function.__defaults__ or ()), values)
+    function.__defaults__ = found if same_objects(list(found), values) else tuple(values)
     return changed
 
 
-def put_bytes(one: Any, values: bytes) -> bool:
-    """Give a bytearray or an ``array.array`` its numbers back."""
+def restore_bytes(one: Any, values: bytes) -> bool:
+    """Restore a bytearray or an ``array.array`` of numbers."""
     if bytes(one) == values:
         return False
     one[:] = type(one)(values) if type(one) is bytearray else type(one)(one.typecode, values)
     return True
 
 
-def put_text(file: Any, value: Any, place: int) -> bool:
-    """Give a file in memory its text back."""
+def restore_text(file: Any, value: str | bytes, place: int) -> bool:
+    """Restore the text and the position of a file in memory."""
     if file.closed:
         return True
-    changed = file.getvalue() != value or file.tell() != place
+    changed: bool = file.getvalue() != value or file.tell() != place
     if file.getvalue() != value:
         file.seek(0)
         file.truncate()
@@ -148,8 +151,8 @@ def put_text(file: Any, value: Any, place: int) -> bool:
     return changed
 
 
-def put_place(file: Any, place: int) -> bool:
-    """Go back to where a file was read."""
+def restore_position(file: IO[Any], place: int) -> bool:
+    """Restore the position in a file."""
     if file.closed:
         return True
     changed = bool(file.tell() != place)
@@ -157,10 +160,11 @@ def put_place(file: Any, place: int) -> bool:
     return changed
 
 
-def put_array(array: Any, values: Any) -> bool:
-    """Give an array its numbers, or the objects in it, back."""
+def restore_array(array: np.ndarray[Any, Any], values: np.ndarray[Any, Any]) -> bool:
+    """Restore the values of an array."""
     if array.dtype == object:
-        if array.shape == values.shape and same(array.ravel().tolist(), values.ravel().tolist()):
+        if array.shape == values.shape and (
+                same_objects(array.ravel().tolist(), values.ravel().tolist())):
             return False
         array[...] = values
         return True
@@ -173,15 +177,15 @@ def put_array(array: Any, values: Any) -> bool:
 
 
 def is_freed(tensor: Tensor) -> bool:
-    """Tell whether the memory of a tensor was given back, as FSDP does with weights between their uses."""
+    """Tell whether a tensor's memory was freed, as FSDP does between uses of the weights."""
     return tensor.numel() > 0 and tensor.untyped_storage().nbytes() == 0
 
 
-def put_numbers(tensor: Tensor, values: Tensor) -> bool:
-    """Give a tensor its numbers back; NaN is not equal to itself and is written again."""
+def restore_tensor(tensor: Tensor, values: Tensor) -> bool:
+    """Restore the values of a tensor; NaN is not equal to itself and is written again."""
     if is_freed(tensor):
         return False
-    if tensor.shape != values.shape or tensor.dtype != values.dtype or tensor.device != values.device:
+    if (tensor.shape, tensor.dtype, tensor.device) != (values.shape, values.dtype, values.device):
         tensor.data = values
         return True
     if torch.equal(tensor, values):

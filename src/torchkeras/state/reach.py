@@ -1,4 +1,4 @@
-"""Say what code reaches: the globals that it names, and whether it is a user's own or of a package."""
+"""Find what code refers to: the globals it names, and whether a module is a user's own."""
 
 from __future__ import annotations
 
@@ -10,44 +10,46 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType
 
-CORE = frozenset({*sys.stdlib_module_names, "torch", "numpy", "torchkeras", "accelerate"}) - {"__main__"}
+CORE = frozenset({*sys.stdlib_module_names, "torch", "numpy", "torchkeras",
+                  "accelerate"}) - {"__main__"}
 INSTALLED = frozenset({"site-packages", "dist-packages"})
 GLOBAL = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "IMPORT_NAME"})
 
 
-def of_core(module: str | None) -> bool:
+def is_core_module(module: str | None) -> bool:
     """Tell whether a module is of torch, numpy, the standard library or this package."""
     return str(module).partition(".")[0] in CORE
 
 
 @functools.lru_cache(maxsize=4096)
-def of_user(module: str | None) -> bool:
-    """Tell whether a module is neither of them nor of any other installed package."""
-    if of_core(module) or module is None:
+def is_user_module(module: str | None) -> bool:
+    """Tell whether a module is a user's own: not core, and not of an installed package."""
+    if is_core_module(module) or module is None:
         return False
     file = vars(sys.modules[module]).get("__file__") if module in sys.modules else None
     if not isinstance(file, str):
         return True
     folders = {sysconfig.get_paths().get(name, "") for name in ("purelib", "platlib")} - {""}
-    return not INSTALLED.intersection(Path(file).parts) and not any(file.startswith(one) for one in folders)
+    installed = INSTALLED.intersection(Path(file).parts)
+    return not installed and not any(file.startswith(one) for one in folders)
 
 
-def nested(code: CodeType) -> Iterator[CodeType]:
+def nested_code(code: CodeType) -> Iterator[CodeType]:
     """Yield the code of a function and of the functions in it."""
     yield code
     for one in code.co_consts:
         if isinstance(one, CodeType):
-            yield from nested(one)
+            yield from nested_code(one)
 
 
 @functools.lru_cache(maxsize=4096)
-def names_of(code: CodeType) -> frozenset[str]:
-    """Return all names in a function that are no local variables: globals and attributes."""
-    return frozenset(name for one in nested(code) for name in one.co_names)
+def names_in_code(code: CodeType) -> frozenset[str]:
+    """Return the globals and attributes that a function names."""
+    return frozenset(name for one in nested_code(code) for name in one.co_names)
 
 
 @functools.lru_cache(maxsize=4096)
-def globals_of(code: CodeType) -> frozenset[str]:
-    """Return the globals that a function reads or binds, and the modules that it imports."""
-    return frozenset(str(step.argval) for one in nested(code) for step in dis.get_instructions(one)
-                     if step.opname in GLOBAL)
+def globals_in_code(code: CodeType) -> frozenset[str]:
+    """Return the globals that a function reads or assigns, and the modules that it imports."""
+    return frozenset(str(step.argval) for one in nested_code(code)
+                     for step in dis.get_instructions(one) if step.opname in GLOBAL)

@@ -1,28 +1,36 @@
-"""``fit`` and ``evaluate`` in several processes that this one starts, with everything back where it belongs."""
+"""Run ``fit`` and ``evaluate`` in several processes, and bring the results back into this one."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from torchkeras.checkpoint.best import UNWRITTEN
-from torchkeras.checkpoint.known_files import files_of
-from torchkeras.checkpoint.run_state import put_parts, states_of
+from torchkeras.checkpoint.known_files import known_files_of
+from torchkeras.checkpoint.run_state import component_states, load_component_states
+from torchkeras.core.rng import put_random_states, random_states
 from torchkeras.core.tracebacks import level_of_caller
+from torchkeras.core.types import State, Value
 from torchkeras.data import Batches
 from torchkeras.distributed import launcher
-from torchkeras.distributed.communicator import Alone
+from torchkeras.engine.callback import Callback
+from torchkeras.engine.checkpointing import NoCheckpoint
 from torchkeras.engine.config import FitConfig
-from torchkeras.engine.run import Keeps, Tools
+from torchkeras.engine.run import Run, TrainingObjects
+from torchkeras.engine.strategy import SingleProcess
 from torchkeras.state.components import components_of
-from torchkeras.state.module_state import hidden_buffers, put_buffers, put_weights, weights_in
-from torchkeras.state.rng import put_random_states, random_states
+from torchkeras.state.module_state import (
+    bare_state_dict,
+    load_bare_state_dict,
+    non_persistent_buffers,
+    set_buffers,
+)
 from torchkeras.training.arguments import warn_of_divergence
 
 if TYPE_CHECKING:
@@ -31,46 +39,53 @@ if TYPE_CHECKING:
     from torchkeras.kerasmodel import KerasModel
 
 
-def fit(model: KerasModel, num_processes: int, config: FitConfig, callbacks: list[Any], train: Batches,
-        val: Batches | None) -> pd.DataFrame:
-    """Train in processes of their own; weights, optimizer, schedule, history and callbacks come back into this one."""
+def fit(model: KerasModel, num_processes: int, config: FitConfig, callbacks: list[Callback],
+        train: Batches, val: Batches | None) -> pd.DataFrame:
+    """Train in new processes; load the results into this process's model and callbacks."""
     launcher.check_count(num_processes, config.cpu)
-    result = start(num_processes, fitted, model, {"callbacks": callbacks, "train_data": train, "val_data": val},
-                   {"config": config})
+    given = {"callbacks": callbacks, "train_data": train, "val_data": val}
+    result = launch(num_processes, fit_in_worker, model, given, {"config": config})
     parts = components_of(model)
-    for module, weights, hidden in zip(parts.modules.values(), result["weights"], result["hidden"], strict=True):
-        put_weights(module, weights)
-        put_buffers(module, hidden)
-    put_parts(parts, result["parts"], list(parts.modules.values()), {})
+    modules = list(parts.modules.values())
+    for module, weights, hidden in zip(modules, result["weights"], result["hidden"], strict=True):
+        load_bare_state_dict(module, weights)
+        set_buffers(module, hidden)
+    load_component_states(parts, result["parts"], modules, {})
     for callback, state in zip(callbacks, result["callbacks"], strict=True):
         vars(callback).update(state)
-    model.run, model.from_scratch = result["run"], True
-    files_of(model).update(result["known_files"])
+    run: Run = result["run"]
+    model.run, model.from_scratch = run, True
+    known_files_of(model).update(result["known_files"])
     put_random_states(result["random"])
-    warn_of_divergence(result["run"], once=True)
-    for note in result["run"].notes:  # what was warned of in the other process was not heard here
+    warn_of_divergence(run, once=True)
+    for note in run.notes:  # warnings of the other process were not seen in this one
         if UNWRITTEN in note:
-            warnings.warn(note.removeprefix("ckpt_path: "), RuntimeWarning, stacklevel=level_of_caller())
-    return result["frame"]
+            warnings.warn(note.removeprefix("ckpt_path: "), RuntimeWarning,
+                          stacklevel=level_of_caller())
+    frame: pd.DataFrame = result["frame"]
+    return frame
 
 
-def fitted(model: KerasModel, config: FitConfig, callbacks: list[Any], train_data: Batches,
-           val_data: Batches | None) -> dict[str, Any]:
-    """In each process: the run, and what is to be brought back of it."""
+def fit_in_worker(model: KerasModel, config: FitConfig, callbacks: list[Callback],
+                  train_data: Batches, val_data: Batches | None) -> State:
+    """Train in one of several processes; return what is to be brought back."""
     frame = model.fit_run(config, callbacks, train_data, val_data)
     run: Any = model.run
     device: Any = SimpleNamespace(device=run.accelerator.device)
-    bare: Any = dataclasses.replace(run, accelerator=device, tools=Tools({}), together=Alone(), keeper=Keeps(),
-                                    running=dict, logs={})
+    bare: Any = dataclasses.replace(
+        run, accelerator=device, tools=TrainingObjects({}), strategy=SingleProcess(),
+        checkpointer=NoCheckpoint(), executor=None, running_metrics=dict, logs={})
     parts = components_of(model)
     modules = parts.modules.values()
-    return {"frame": frame, "run": bare, "weights": [weights_in(module) for module in modules],
-            "hidden": [hidden_buffers(module) for module in modules], "parts": states_of(parts),
-            "callbacks": [kept(one) for one in callbacks], "known_files": files_of(model)}
+    return {"frame": frame, "run": bare, "weights": [bare_state_dict(module) for module in modules],
+            "hidden": [non_persistent_buffers(module) for module in modules],
+            "parts": component_states(parts),
+            "callbacks": [sendable_attributes(one) for one in callbacks],
+            "known_files": known_files_of(model)}
 
 
-def kept(callback: Any) -> dict[str, Any]:
-    """What a callback remembers, without what only its own process can hold."""
+def sendable_attributes(callback: object) -> dict[str, Value]:
+    """Return the attributes of a callback that can be sent to another process."""
     found = {}
     for name, value in getattr(callback, "__dict__", {}).items():
         try:
@@ -81,24 +96,30 @@ def kept(callback: Any) -> dict[str, Any]:
     return found
 
 
-def evaluate(model: KerasModel, num_processes: int, data: Batches, **options: Any) -> dict[str, float]:
-    """Measure in processes of their own."""
+def evaluate(model: KerasModel, num_processes: int, data: Batches,
+             **options: Value) -> dict[str, float]:
+    """Evaluate in new processes; return the metrics of all data."""
     launcher.check_count(num_processes, options["cpu"])
-    return start(num_processes, measured, model, {"data": data}, {"options": options})["numbers"]
+    result = launch(num_processes, evaluate_in_worker, model, {"data": data}, {"options": options})
+    numbers: dict[str, float] = result["numbers"]
+    return numbers
 
 
-def measured(model: KerasModel, data: Batches, options: Mapping[str, Any]) -> dict[str, Any]:
-    """In each process: the numbers of all."""
+def evaluate_in_worker(model: KerasModel, data: Batches, options: Mapping[str, Value]) -> State:
+    """Evaluate in one of several processes; return the metrics of all data."""
     return {"numbers": model.measure(data, **options)}
 
 
-def start(num_processes: int, work: Any, model: KerasModel, given: Mapping[str, Any],
-          options: Mapping[str, Any]) -> dict[str, Any]:
-    """Send a model and data to several processes; what the first one brought back."""
+def launch(num_processes: int, work: Callable[..., State], model: KerasModel,
+           given: Mapping[str, Value], options: Mapping[str, Value]) -> State:
+    """Send a model and data to new processes that call ``work``; return rank 0's result."""
     bare = copy.copy(model)
-    bare.run = None
+    bare.run = None  # type: ignore[assignment]
     parts = {"net": model.net, "loss_fn": model.loss_fn, "metrics_dict": model.metrics_dict,
-             "optimizer": model.optimizer, "lr_scheduler": model.lr_scheduler, "step_objects": model.step_objects}
-    return launcher.run(num_processes, {
-        **parts, **given, "model": bare, "work": work, "arguments": {"model": bare, **given, **options},
+             "optimizer": model.optimizer, "lr_scheduler": model.lr_scheduler,
+             "step_objects": model.step_objects}
+    result: State = launcher.run(num_processes, {
+        **parts, **given, "model": bare, "work": work,
+        "arguments": {"model": bare, **given, **options},
         "dtype": torch.get_default_dtype(), "random": random_states()})
+    return result

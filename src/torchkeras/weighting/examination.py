@@ -1,4 +1,4 @@
-"""Look at the loss of the first batch: what it is a mean over, and whether batches can be divided at all."""
+"""Examine the loss of the first batch: what it is a mean over, and whether it is one."""
 
 from __future__ import annotations
 
@@ -12,169 +12,191 @@ import torch
 from torch import Tensor
 
 from torchkeras.core.errors import bad_value
-from torchkeras.core.modes import evaluating, measured
-from torchkeras.data.samples import parts_of, size
-from torchkeras.distributed.ddp import is_sharded
+from torchkeras.core.modes import eval_mode, with_gradients_if_needed
+from torchkeras.core.rng import put_random_states, random_states
+from torchkeras.core.types import Batch, Labels, LossFn, Preds
+from torchkeras.data.samples import size, split_any_layout
 from torchkeras.state.components import loss_modules
-from torchkeras.state.rng import put_random_states, random_states
-from torchkeras.weighting.denominator import Denominator, known_denominator
-from torchkeras.weighting.own_attributes import LOST, left_alone, memento_of_step
-from torchkeras.weighting.pieces import has_rows, some, with_labels
-from torchkeras.weighting.recognition import MOST, axes, close, recognise, still
+from torchkeras.weighting.denominator import Denominator, LossFacts, LossStep, known_denominator
+from torchkeras.weighting.own_attributes import LOST, memento_of_step, must_not_be_called
+from torchkeras.weighting.pieces import has_rows, take_samples, with_labels
+from torchkeras.weighting.recognition import (
+    MAX_SAMPLES,
+    find_axes,
+    is_close,
+    precise,
+    recognise,
+    still_agrees,
+)
 from torchkeras.weighting.weighing import terms_of
 
-COUNT = ("Where it is a mean over something else, say over what in StepRunner.count(batch); else use one process and "
-         "no accumulation, with larger batches.")
+COUNT = ("If it is a mean over something else, return the count from StepRunner.count(batch); "
+         "otherwise use one process and no accumulation, with larger batches.")
 
-DEPENDS = ("loss_fn: no mean over samples or labels (its value for the first batch is not the mean of those of its "
-           "parts), so the loss of a pass depends on the batch size; where it is a mean over something else, say over "
-           "what in StepRunner.count(batch)")
+DEPENDS = ("loss_fn: no mean over samples or labels (its value for the first batch is not the mean "
+           "of those of its parts), so the loss of a pass depends on the batch size; if it is a "
+           "mean over something else, return the count from StepRunner.count(batch)")
 
 RANDOM = "loss_fn: draws random numbers, so it was not checked that it is a mean over samples"
-FAILED = ("loss_fn: taken for a mean over samples, since it could not be looked at; where it is a mean over something "
-          "else, say over what in StepRunner.count(batch)")
-MANY = 8  # batches of a pass that are all compared with what was found out
+FAILED = ("loss_fn: taken for a mean over samples, since it could not be examined; if it is a mean "
+          "over something else, return the count from StepRunner.count(batch)")
+CHECKED_FIRST = 8  # batches at the start of a pass that are all checked
 
 
-def needed(step: Any, divided: bool) -> bool:
-    """Tell whether the loss of a step has to be looked at: it is of unknown make, and nobody has said how it counts."""
-    if "count" in step.own or step.facts.found is not None or (step.loss_fn is None and step.calls_itself):
+def needs_examination(step: LossStep, divided: bool) -> bool:
+    """Tell whether the loss of a step must be examined: its kind and its count are unknown."""
+    own_call = step.loss_fn is None and step.calls_itself
+    if "count" in step.own or step.facts.found is not None or own_call:
         return False
-    return known_denominator(step.loss_fn) is None or "loss" in step.own or (bool(step.own) and divided)
+    counted_by_own_step = bool(step.own) and divided
+    return known_denominator(step.loss_fn) is None or "loss" in step.own or counted_by_own_step
 
 
-def look(step: Any, batch: Any) -> Denominator | None:
-    """Find out what the loss of a step is a mean over, by the first batch; None where it cannot tell.
+def find_denominator(step: LossStep, batch: Batch) -> Denominator | None:
+    """Find out from the first batch what the loss is a mean over; None where that fails.
 
-    Net, loss, random generators and the batch are as before.
+    Net, loss, random generators and the batch are restored.
     """
-    if left_alone(step):
+    if must_not_be_called(step):
         return None
-    if is_sharded(step.net) and step.loss_fn is None:
-        raise bad_value("StepRunner.count", received="none, for a net that brings its own loss, with fsdp=True",
-                        expected="what that loss is a mean over", fix="Override StepRunner.count(batch).")
+    if step.strategy.divides_net and step.loss_fn is None:
+        raise bad_value("StepRunner.count",
+                        received="none, for a net that brings its own loss, with fsdp=True",
+                        expected="what that loss is a mean over",
+                        fix="Override StepRunner.count(batch).")
     terms = None if step.own else terms_of(step.loss_fn)
     found: Denominator | None = None
     each: dict[Any, Denominator] = {}
     with undisturbed(step):
         try:
-            if is_sharded(step.net):  # every process has to run a net that is divided equally often
-                found = of_sharded(step, batch)
+            if step.strategy.divides_net:  # every rank must call a sharded net equally often
+                found = denominator_of_sharded(step, batch)
             elif terms is None:
-                found = measured(step.net, functools.partial(found_out, step), batch)
+                found = with_gradients_if_needed(
+                    step.net, functools.partial(denominator_of_batch, step), batch)
             else:
-                found, each = of_terms(step, terms, batch)
-        except Exception as error:  # what is wrong with the batch the step itself will meet, and explain
-            note = f"{FAILED} ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+                found, each = denominator_of_terms(step, terms, batch)
+        except Exception as error:  # the step will raise and explain the same
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            note = f"{FAILED} ({why})"
             step.notes += [] if note in step.notes else [note]
     if terms is not None:
         terms.found.update(each)
     return found
 
 
-def accept(step: Any, found: Denominator | None, divided: bool) -> None:
-    """Keep what was found out.
+def record_denominator(step: LossStep, found: Denominator | None, divided: bool) -> None:
+    """Record what the loss was found to be a mean over.
 
     Args:
-        step: the StepRunner; its ``facts`` keep it.
+        step: the StepRunner; ``found`` is kept in its ``facts``.
         found: what the loss is a mean over.
-        divided: whether losses of several batches, or of parts of one, make one update.
+        divided: whether one update is made from several batches, or on several ranks.
 
     Raises:
-        ValueError: ``divided``, and the loss is no mean over anything that is known.
+        ValueError: ``divided``, and the loss is not a known kind of mean.
     """
     if found is None or found.kind == "unseen":
-        tell_metrics(step, step.facts.found)
+        set_left_out_labels(step, step.facts.found)
         return
     if found.kind == "other" and divided:
-        raise bad_value("loss_fn", received="a loss which is no mean over samples or labels: that of a batch is not "
-                        "the mean of those of its parts", expected="such a mean, where one update is made of several "
-                        "batches (gradient_accumulation_steps) or of the parts of several processes", fix=COUNT)
+        raise bad_value("loss_fn",
+                        received="a loss which is no mean over samples or labels: that of a batch "
+                        "is not the mean of those of its parts",
+                        expected="such a mean, where one update is made from several batches "
+                        "(gradient_accumulation_steps) or by several processes", fix=COUNT)
     step.facts.found, step.known = found, None
-    note = DEPENDS if found.kind == "other" else RANDOM if found.kind == "random" and divided else None
+    unsure = RANDOM if found.kind == "random" and divided else None
+    note = DEPENDS if found.kind == "other" else unsure
     if note is not None and note not in step.notes:
         step.notes.append(note)
-    tell_metrics(step, found)
+    set_left_out_labels(step, found)
 
 
-def due(number: int) -> bool:
-    """Tell whether the batch with this number in its pass is compared with what was found out: fewer and fewer are."""
-    return 1 < number <= MANY or (number & (number - 1) == 0 and number > 1)
+def is_check_due(number: int) -> bool:
+    """Tell whether the batch with this number in its pass is checked: fewer and fewer are."""
+    return 1 < number <= CHECKED_FIRST or (number & (number - 1) == 0 and number > 1)
 
 
-def look_again(step: Any, preds: Any, labels: Any, *, empty: bool, divided: bool) -> None:
-    """Compare a later batch with what was found out: what is left out or weighed may have been in none before.
+def check_later_batch(step: LossStep, preds: Preds, labels: Labels, *, empty: bool,
+                      divided: bool) -> None:
+    """Check a later batch against what was found: earlier ones may not have shown everything.
 
-    One of several processes keeps what it found until all of them agree on it. Of a batch that may be
-    ``empty`` all labels may be left out.
+    On one of several ranks, the result is kept until all ranks agree on it. In a batch that may be
+    ``empty``, all labels may be ignored.
 
     Raises:
-        ValueError: as :func:`accept`.
+        ValueError: as :func:`record_denominator`.
     """
     known = step.facts.found
-    if known is None or known.kind in ("other", "random") or not paired(preds, labels):
+    if known is None or known.kind in ("other", "random") or not are_paired(preds, labels):
         return
     preds = precise(preds.detach())
     if len(labels) == 1:
-        preds, labels = with_the_one_before(step.facts, preds, labels)
+        preds, labels = joined_with_previous(step.facts, preds, labels)
 
     def loss_of(rows: list[int], own: Tensor | None) -> float:
-        return scalar(step.loss(preds[rows], own))
+        return loss_value(step.loss(preds[rows], own))
 
     found: Denominator | None = None
     with undisturbed(step), suppress(Exception):
-        if not empty and (len(labels) < 2 or still(known, loss_of, numbers_of(step.loss), preds, labels)):
+        if not empty and (len(labels) < 2 or still_agrees(
+                known, loss_of, as_number_function(step.loss), preds, labels)):
             return
         if not bool(preds.isfinite().all()):
-            return  # the net's own
-        found = of_loss(step.loss, preds, labels, most=max(MOST, len(labels)))
+            return  # the net itself is at fault
+        found = denominator_of_loss(step.loss, preds, labels, most=max(MAX_SAMPLES, len(labels)))
     if found is not None and found.kind == known.kind and found.ignored:
-        found = dataclasses.replace(found, ignored=tuple(dict.fromkeys(known.ignored + found.ignored)))
-    if step.together.world > 1:
+        ignored = tuple(dict.fromkeys(known.ignored + found.ignored))
+        found = dataclasses.replace(found, ignored=ignored)
+    if step.strategy.divides_batches:
         step.facts.revised = found
     else:
-        revise(step, found, divided)
+        revise_denominator(step, found, divided)
 
 
-def with_the_one_before(facts: Any, preds: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a sample together with the last one that came alone: one by itself tells nothing; keep it for the next."""
+def joined_with_previous(facts: LossFacts, preds: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Join a sample with the last one that came alone, since one tells nothing; keep it."""
     before, facts.single = facts.single, (preds, labels)
     if before is None or before[0].shape != preds.shape or before[1].shape != labels.shape:
         return preds, labels
     return torch.cat([before[0], preds]), torch.cat([before[1], labels])
 
 
-def revise(step: Any, found: Denominator | None, divided: bool) -> None:
-    """Keep what a later batch showed, where nothing was put together by what was known before.
+def revise_denominator(step: LossStep, found: Denominator | None, divided: bool) -> None:
+    """Record what a later batch showed, unless earlier updates relied on another count.
 
     Raises:
-        ValueError: losses of several batches, or of parts of one, were put together by another count.
+        ValueError: earlier updates combined losses by another count.
     """
-    known, together = step.facts.found, divided or step.together.world > 1
+    known: Any = step.facts.found  # never None when a later batch is checked
+    together = divided or step.strategy.divides_batches
     if together and found is not None and found.kind not in ("unseen", "other") and (
             (found.kind, found.ignored) != (known.kind, known.ignored)):
-        raise bad_value("loss_fn", received="a loss of which only a later batch showed what it is a mean over: it "
-                        "leaves out labels that were in none before, or counts others", expected="to know it from the "
-                        "start, where one update is made of several batches (gradient_accumulation_steps) or of the "
-                        "parts of several processes", fix="Say it in StepRunner.count(batch).")
-    accept(step, found, divided)
+        raise bad_value("loss_fn",
+                        received="a loss of which only a later batch showed what it is a mean "
+                        "over: it leaves out labels that were in none before, or counts others",
+                        expected="to know it from the start, where one update is made of several "
+                        "batches (gradient_accumulation_steps) or of the parts of several "
+                        "processes", fix="Return it from StepRunner.count(batch).")
+    record_denominator(step, found, divided)
 
 
-def tell_metrics(step: Any, found: Denominator | None) -> None:
-    """Let the metrics that go by the loss leave out the labels that it was found to leave out."""
-    marks = marks_of(found)
+def set_left_out_labels(step: LossStep, found: Denominator | None) -> None:
+    """Tell the metrics which labels the loss was found to leave out."""
+    marks = left_out_labels(found)
     for metric in step.metrics_dict.values():
-        if callable(told := getattr(metric, "leave_out", None)):
-            told(marks)
+        if callable(leave_out := getattr(metric, "leave_out", None)):
+            leave_out(marks)
 
 
-def marks_of(found: Denominator | None) -> tuple[float, ...]:
+def left_out_labels(found: Denominator | None) -> tuple[float, ...]:
     """Return the labels that a loss was found to leave out."""
     return () if found is None or found.kind not in ("valid", "shifted") else found.ignored
 
 
-def wait_with_metrics(step: Any, waiting: bool) -> None:
-    """Let metrics wait as long as it is not known which labels the loss leaves out; then they count what came."""
+def hold_metrics(step: LossStep, waiting: bool) -> None:
+    """Hold back metric updates while it is unknown which labels count; then make them."""
     kept = getattr(step, "waiting", None)
     if waiting:
         step.waiting = kept or []
@@ -185,66 +207,67 @@ def wait_with_metrics(step: Any, waiting: bool) -> None:
 
 
 @contextmanager
-def undisturbed(step: Any) -> Iterator[None]:
-    """Run a step's net and loss in evaluation mode, without a trace in what they remember and in random generators."""
-    random, memento = random_states(), memento_of_step(step)
+def undisturbed(step: LossStep) -> Iterator[None]:
+    """Run net and loss in evaluation mode; afterwards their state and the RNG are as before."""
+    random, memento, losses = random_states(), memento_of_step(step), loss_modules(step.loss_fn)
     try:
-        with memento, evaluating(step.net, *loss_modules(step.loss_fn)), torch.no_grad(), step.autocast():
+        with memento, eval_mode(step.net, *losses), torch.no_grad(), step.autocast():
             yield
     finally:
         put_random_states(random)
         step.notes += [LOST] if memento.lost and LOST not in step.notes else []
 
 
-def found_out(step: Any, batch: Any) -> Denominator | None:
-    """Return what a loss is a mean over: a function of the user's, a net's own, or that of a step of the user's."""
+def denominator_of_batch(step: LossStep, batch: Batch) -> Denominator | None:
+    """Return the denominator of any loss: a function, a net's, or a step's."""
     if "loss" not in step.own and step.own and known_denominator(step.loss_fn) is not None:
-        return verified(step, batch)
+        return verify_count(step, batch)
     if step.loss_fn is None or "loss" in step.own:
-        return of_step(step, batch)
+        return denominator_of_step(step, batch)
     preds, labels, *third = step.forward(batch)
-    if third or not paired(preds, labels):
-        return of_step(step, batch)
+    if third or not are_paired(preds, labels):
+        return denominator_of_step(step, batch)
     step.facts.paired = True
     if len(labels) == 1:
-        with_the_one_before(step.facts, precise(preds.detach()), labels)
-    return of_loss(step.loss, preds, labels)
+        joined_with_previous(step.facts, precise(preds.detach()), labels)
+    return denominator_of_loss(step.loss, preds, labels)
 
 
-def of_sharded(step: Any, batch: Any) -> Denominator | None:
-    """Return what a loss is a mean over, with one call of the net."""
+def denominator_of_sharded(step: LossStep, batch: Batch) -> Denominator | None:
+    """Return the denominator of a loss, with one call of the net."""
     preds, labels, *third = step.forward(batch)
-    return of_loss(step.loss, preds, labels) if not third and paired(preds, labels) else None
+    if third or not are_paired(preds, labels):
+        return None
+    return denominator_of_loss(step.loss, preds, labels)
 
 
-def paired(preds: Any, labels: Any) -> bool:
+def are_paired(preds: Preds, labels: Labels) -> bool:
     """Tell whether predictions and labels are two tensors with a row for each sample."""
-    return all(isinstance(one, Tensor) and has_rows(one) for one in (preds, labels)) and len(preds) == len(labels)
+    tensors = all(isinstance(one, Tensor) and has_rows(one) for one in (preds, labels))
+    return tensors and len(preds) == len(labels)
 
 
-def precise(preds: Tensor) -> Tensor:
-    """Return predictions whose rounding does not hide a difference: halves as float32."""
-    return preds.float() if preds.is_floating_point() and preds.element_size() < 4 else preds
-
-
-def of_loss(loss: Any, preds: Tensor, labels: Tensor, most: int = MOST) -> Denominator | None:
-    """Return what a function of predictions and labels is a mean over."""
+def denominator_of_loss(loss: LossFn, preds: Tensor, labels: Tensor,
+                        most: int = MAX_SAMPLES) -> Denominator | None:
+    """Return the denominator of a function of predictions and labels."""
     preds = precise(preds)
 
     def loss_of(rows: list[int], own: Tensor | None) -> float:
-        return scalar(loss(preds[rows], own))
+        return loss_value(loss(preds[rows], own))
 
     found = recognise(loss_of, labels, len(labels), most) if len(labels) else None
     if found is None or found.kind not in ("samples", "other", "sum"):
         return found
-    along = axes(numbers_of(loss), preds, labels)
-    if along is None and found.kind == "samples":  # one row, which tells nothing
+    along = find_axes(as_number_function(loss), preds, labels)
+    if along is None and found.kind == "samples":  # there is one row, which tells nothing
         return Denominator("elements", dims=(0,))
     return found if along is None else along
 
 
-def of_terms(step: Any, terms: Any, batch: Any) -> tuple[Denominator | None, dict[Any, Denominator]]:
-    """Return what each of the losses of several outputs is a mean over; with all of them, their sum is known."""
+def denominator_of_terms(
+        step: LossStep, terms: Any,
+        batch: Batch) -> tuple[Denominator | None, dict[Any, Denominator]]:
+    """Return the denominator of each loss of several outputs, and that of their sum."""
     each: dict[Any, Denominator] = {}
     unknown = {output: loss for output, loss in terms.losses.items()
                if known_denominator(loss) is None and output not in terms.found}
@@ -252,56 +275,69 @@ def of_terms(step: Any, terms: Any, batch: Any) -> tuple[Denominator | None, dic
         preds, labels, *_ = step.forward(batch)
         for output, loss in unknown.items():
             pair = output.of(preds, "preds"), output.of(labels, "labels")
-            found = of_loss(loss, *pair) if paired(*pair) else None
+            found = denominator_of_loss(loss, *pair) if are_paired(*pair) else None
             if found is None or found.kind in ("other", "unseen"):
                 return found, each
             each[output] = found
     return Denominator("samples"), each
 
 
-def of_step(step: Any, batch: Any) -> Denominator | None:
-    """Return what the loss that a net brings, or that a step computes in its own way, is a mean over."""
+def denominator_of_step(step: LossStep, batch: Batch) -> Denominator | None:
+    """Return the denominator of a loss that a net returns or a user's step computes."""
     samples = size(batch, step.net)
-    _, labels, _ = parts_of(batch, step.net)
-    labels = labels if isinstance(labels, Tensor) and labels.dim() and len(labels) == samples else None
+    _, labels, _ = split_any_layout(batch, step.net)
+    if not (isinstance(labels, Tensor) and labels.dim() and len(labels) == samples):
+        labels = None
 
     def loss_of(rows: list[int], own: Tensor | None) -> float:
-        preds, found, *weights = step.forward(with_labels(some(batch, rows, samples), own, step.net))
-        return scalar(step.loss(preds, found, *weights))
+        part = with_labels(take_samples(batch, rows, samples), own, step.net)
+        preds, found, *weights = step.forward(part)
+        return loss_value(step.loss(preds, found, *weights))
 
     return recognise(loss_of, labels, samples) if samples else None
 
 
-def verified(step: Any, batch: Any) -> Denominator | None:
-    """Check that the loss of a batch is the mean of those of two parts, as the step counts them."""
+def verify_count(step: LossStep, batch: Batch) -> Denominator | None:
+    """Verify that the loss of a batch is the mean of those of two parts, by ``step.count``."""
     samples = size(batch, step.net)
     if samples < 2:
         return None
     cut = max(1, samples // 3)
-    parts = [some(batch, list(rows), samples) for rows in (range(cut), range(cut, samples))]
+    parts = [take_samples(batch, list(rows), samples) for rows in (range(cut), range(cut, samples))]
 
-    def loss_of(part: Any) -> float:
+    def loss_of(part: Batch) -> float:
         preds, labels, *weights = step.forward(part)
-        return scalar(step.loss(preds, labels, *weights))
+        return loss_value(step.loss(preds, labels, *weights))
 
     whole, again = loss_of(batch), loss_of(batch)
-    if not close(whole, again):
+    if not is_close(whole, again):
         return Denominator("random")
     try:
         found = [(loss_of(part), float(step.count(part))) for part in parts]
-    except Exception:  # a loss that needs more samples than a part has
+    except Exception:  # a part has too few samples for the loss
         return Denominator("other")
     total = sum(count for _, count in found)
-    if total and close(whole, sum(loss * count for loss, count in found if count) / total):
+    if total and is_close(whole, sum(loss * count for loss, count in found if count) / total):
         return known_denominator(step.loss_fn) or Denominator("samples")
-    return Denominator("sum" if close(whole, sum(loss for loss, _ in found)) else "other")
+    return Denominator("sum" if is_close(whole, sum(loss for loss, _ in found)) else "other")
 
 
-def numbers_of(loss: Any) -> Callable[[Tensor, Tensor], float]:
-    """Return a loss as a function that gives a number."""
-    return lambda preds, labels: scalar(loss(preds, labels))
+def as_number_function(loss: LossFn) -> Callable[[Tensor, Tensor], float]:
+    """Return a loss as a function that returns a float."""
+    return lambda preds, labels: loss_value(loss(preds, labels))
 
 
-def scalar(loss: Any) -> float:
-    """Return a loss as a number; of a loss with parts, the loss."""
+def loss_value(loss: Any) -> float:
+    """Return a loss as a float; of ``(loss, parts)``, the loss."""
     return float((loss[0] if isinstance(loss, tuple) else loss).detach())
+
+
+# earlier names, until all callers have the new ones
+accept = record_denominator
+due = is_check_due
+look = find_denominator
+look_again = check_later_batch
+needed = needs_examination
+revise = revise_denominator
+tell_metrics = set_left_out_labels
+wait_with_metrics = hold_metrics

@@ -1,0 +1,71 @@
+"""Build the Accelerator: device, precision, and the process group of a launched job."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+
+from torchkeras.core.allocator import keep_freed_memory
+from torchkeras.core.errors import bad_value
+from torchkeras.distributed.rendezvous import meet
+from torchkeras.distributed.restart import join_attempt
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+ONE_AT_A_TIME = threading.Lock()
+
+
+def start_accelerator(*, mixed_precision: str = "no", cpu: bool = False,
+                      accumulation: int = 1) -> Accelerator:
+    """Return an Accelerator for one call of fit, evaluate or predict, on the best device there is.
+
+    In a launched job, form the process group first.
+    """
+    with warnings.catch_warnings():
+        # in a notebook, from a package that accelerate imports
+        warnings.filterwarnings("ignore", "IProgress not found")
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    # without cpu=True, accelerate would not make launched processes without devices one job
+    cpu = cpu or (launched() and not has_device_for_each())
+    if mixed_precision == "fp16" and (cpu or not torch.accelerator.is_available()):
+        raise bad_value("mixed_precision", received="'fp16' on the CPU",
+                        expected="'no' or 'bf16' there", fix="fp16 needs an accelerator.")
+    if launched():
+        meet(group_backend(cpu))
+        join_attempt(group_backend(cpu))
+    # accelerate keeps the first precision, device and accumulation of a process for good; with a
+    # fresh dict for each Accelerator, those in use keep the state that they were made with
+    with ONE_AT_A_TIME:
+        for state in (AcceleratorState, GradientState, *(() if launched() else (PartialState,))):
+            state._shared_state = type(state._shared_state)()
+        accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu,
+                                  gradient_accumulation_steps=accumulation)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
+    return accelerator
+
+
+def launched() -> bool:
+    """Return whether torchrun, accelerate or ``fit_ddp`` started this process as one of a job."""
+    return "LOCAL_RANK" in os.environ
+
+
+def group_backend(cpu: bool) -> str:
+    """Return the backend of the process group for the devices in use, as accelerate chooses it."""
+    kind = None if cpu else torch.accelerator.current_accelerator()
+    return {"cuda": "nccl", "xpu": "xccl"}.get("cpu" if kind is None else kind.type, "gloo")
+
+
+def has_device_for_each() -> bool:
+    """Return whether each process can have its own accelerator; Apple's is a single device."""
+    available = torch.accelerator.is_available()
+    kind = torch.accelerator.current_accelerator() if available else None
+    return kind is not None and kind.type != "mps"
