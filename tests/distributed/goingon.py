@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from tests.distributed.cases import OWN, REFUSED, WORLD, case, refused
+from tests.distributed.cases import OWN, REFUSED, WORLD, case
+from tests.distributed.cases.refusals import refused
 from tests.distributed.parts import WIDTH, LearnedScale, classes, face, features, fitted, flat, mlp
 from torch import nn
 from torch.optim import lr_scheduler as schedules
