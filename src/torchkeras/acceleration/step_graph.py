@@ -54,8 +54,8 @@ if TYPE_CHECKING:
 
     from torchkeras.acceleration.autotuner import StepAutotuner
 
-VERBS = ("__call__", "forward_and_loss", "forward", "loss", "backward", "update", "measure",
-         "check_finite", "autocast")
+VERBS = ("__call__", "forward_and_loss", "forward", "loss", "backward", "update", "clip", "measure",
+         "check_finite_loss", "autocast")
 Tensors: TypeAlias = dict[str, Tensor]  # by the names of parameters and buffers
 Written: TypeAlias = tuple[Tensors, Tensors, list[Any]]  # weights, fixed tensors, optimizer states
 Outcome: TypeAlias = tuple[Tensor, Written, list[Tensor]]  # losses, tensors, random generators

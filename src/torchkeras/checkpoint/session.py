@@ -32,12 +32,13 @@ def kept(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batch
     if saved is not None:
         with rolled_back(model, run, saved):
             keeper.go_on(saved)
-    run.checkpointer, train.on_start = keeper, keeper.data_starts
+    run.checkpointer = keeper
+    train.on_start, train.on_boundary = keeper.data_starts, keeper.boundary
     try:
         keeper.begin_run(fresh=saved is None)
         yield
     finally:
-        run.checkpointer, train.on_start = NoCheckpoint(), None
+        run.checkpointer, train.on_start, train.on_boundary = NoCheckpoint(), None, None
         keeper.wait()
 
 

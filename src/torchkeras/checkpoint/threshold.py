@@ -197,7 +197,7 @@ def copy_of(val: Batches) -> Iterator[Batches]:
     val.place()
     twin = copy.copy(val)
     twin.__dict__.update(source=source, current=source, start=ResumePoint(), sharing=None,
-                         on_start=None)
+                         on_start=None, on_boundary=None)
     for name in ("memory", "device_data"):
         if (memory := getattr(val, name)) is not None:
             own = copy.copy(memory)

@@ -42,7 +42,7 @@ class Microbatch(NamedTuple):
     count: Count = None  # what its loss is a mean over; None if known only after its step
     divisor: Any = None  # of its loss, before backward; None where it makes the update alone
     last: bool = True  # the optimizer moves after it
-    counts: bool = True  # False where no label of it counts in this process
+    has_labels: bool = True  # False where no label of it counts in this process
     padding: bool = False  # computed only so that the other ranks' all-reduce completes
 
 

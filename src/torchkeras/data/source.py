@@ -145,6 +145,8 @@ class Batches:
         self.total = 0  # batches that all passes yielded
         # called as a pass starts, before any random number is drawn for it
         self.on_start: Callable[[], None] | None = None
+        # called before each batch is read but the first, when the one before is used up
+        self.on_boundary: Callable[[], None] | None = None
         self.items: int | None = None  # length of each batch; 0 if it is no tuple or list
         self.used = False  # whether there was a pass before this one
         self._has_given = False
@@ -249,6 +251,8 @@ class Batches:
             self.num_yielded += 1
             self.total += 1
             yield batch if prefetcher is None else prefetcher(batch)
+            if self.on_boundary is not None:
+                self.on_boundary()
         start.restore()
         if not (self.num_yielded if self.sharing is None else self.sharing.given):
             raise _out_of_data(self.name) if self._has_given else _no_batch(self.name, self.source)

@@ -189,7 +189,7 @@ def check_finite_gradients(step: StepRunner) -> None:
     """Raise on all ranks, before the update, if the loss of any was not finite; on a CPU only."""
     sums = [replica.weighted_hook.sums for replica in replicas_of(step)]
     if any(one is not None and one.is_cpu and one[1] > 0 for one in sums):
-        request = step.strategy.agreed()
+        request = step.process_strategy.agreed()
         if request is None:
             raise NonFiniteLoss("the loss of another process is not finite")
         raise request.as_error()

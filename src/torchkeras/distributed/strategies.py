@@ -33,7 +33,7 @@ from torchkeras.distributed.stop import StopCoordinator
 from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.passes import Pass
 from torchkeras.engine.run import Run
-from torchkeras.engine.strategy import SingleProcess, known
+from torchkeras.engine.strategy import SingleProcess, count_before_step
 from torchkeras.engine.trainable import Trainable
 from torchkeras.state.components import components_of
 from torchkeras.weighting import examination, weighing
@@ -78,23 +78,25 @@ class DistributedStrategy(SingleProcess):
 
     # A pass
 
-    def microbatches(self, batches: Pass, loader: Any) -> Iterator[tuple[Batch, Microbatch]]:
+    def microbatches(self, batches: Any, loader: Any) -> Iterator[tuple[Batch, Microbatch]]:
         """Yield this rank's share of each batch, with its weight in the update."""
         step, data, learning = batches.step, batches.data, batches.learning
         hold = copier_for(data) if learning and batches.accumulation > 1 else as_it_is
         source = examined(step, iter(loader), copier_for(data), divided=learning)
         shares = ((hold(batch), share_of(data)) for batch in source)
         number = 0
-        while window := list(islice(shares, batches.accumulation)):
-            for found in self.window(batches, window):
-                yield found
-                number += 1
-                if learning and is_check_due(number):  # validation has no batches in step
-                    self.agree_on_loss(step)
-        if learning:
-            set_microbatch(batches.run.accelerator,
-                           batches.run.config.gradient_accumulation_steps, last=True)
-            weighing.scale_terms(step, None, None)
+        try:
+            while window := list(islice(shares, batches.accumulation)):
+                for found in self.window(batches, window):
+                    yield found
+                    number += 1
+                    if learning and is_check_due(number):  # validation has no batches in step
+                        self.agree_on_loss(step)
+        finally:
+            if learning:
+                size = batches.run.config.gradient_accumulation_steps
+                set_microbatch(batches.accelerator, size, last=True)
+                weighing.scale_terms(step, None, None)
 
     def window(self, batches: Pass,
                window: list[tuple[Batch, Shard]]) -> Iterator[tuple[Batch, Microbatch]]:
@@ -106,13 +108,13 @@ class DistributedStrategy(SingleProcess):
         for place, (batch, shard) in enumerate(window):
             if shard.samples:
                 batches.counted.append(shard.number)
-            whole = Microbatch(known(counts[place]), padding=not shard.samples)
+            whole = Microbatch(count_before_step(counts[place]), padding=not shard.samples)
             yield batch, whole if weigh is None else weigh(place, whole)
 
     def weigher(self, batches: Pass, counts: list[Count],
                 samples: int) -> Callable[[int, Microbatch], Microbatch]:
         """Return a function that weighs the batch at a place of a window, before its step."""
-        step, accelerator = batches.step, batches.run.accelerator
+        step, accelerator = batches.step, batches.accelerator
         totals = ddp.total_counts(step, counts)
         parts = [samples_of(one) for one in counts]
         scale = self.common_scale(step, parts, samples)
@@ -127,7 +129,7 @@ class DistributedStrategy(SingleProcess):
             divisor = 1 / part if counts_here else math.inf
             set_microbatch(accelerator, divisor, last)
             self.set_weight(step, weight, last)
-            return microbatch._replace(divisor=divisor, last=last, counts=counts_here)
+            return microbatch._replace(divisor=divisor, last=last, has_labels=counts_here)
 
         return weigh
 
@@ -160,7 +162,7 @@ class DistributedStrategy(SingleProcess):
 
     def reduce_row(self, runner: EpochRunner) -> Row:
         """Return the numbers of a pass, of all processes together."""
-        self.agree_on_loss(runner.step_runner)
+        self.agree_on_loss(getattr(runner.step_runner, "step", runner.step_runner))
         return reduced_row(runner, self.communicator)
 
     # A step
@@ -175,7 +177,7 @@ class DistributedStrategy(SingleProcess):
 
     def after_step(self, batches: Pass) -> None:
         """Refuse a step whose gradients were not shared."""
-        if batches.learning and batches.run.accelerator.sync_gradients:
+        if batches.learning and batches.accelerator.sync_gradients:
             ddp.check_shared(batches.step)
 
     def report_non_finite(self, step: Any, what: str, why: str) -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from torchkeras.core.device import force_sync, set_accumulation_step
+from torchkeras.core.accumulation import AccumulateCalls
+from torchkeras.core.device import set_accumulation_step
 from torchkeras.core.stop import NonFiniteLoss
 from torchkeras.core.types import WHOLE, Batch, Count, Microbatch
 from torchkeras.data.samples import size
-from torchkeras.engine.strategy import SingleProcess
+from torchkeras.engine.strategy import Feed, SingleProcess
 from torchkeras.weighting.denominator import adds_up
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
     from torchkeras.engine.run import Run
 
 
@@ -25,9 +24,9 @@ class OwnStep:
         step: called with a batch; gives ``(step_losses, step_metrics)``.
     """
 
-    strategy = SingleProcess()
-    microbatch: Microbatch = WHOLE
-    undecided = False
+    process_strategy = SingleProcess()
+    current_microbatch: Microbatch = WHOLE
+    count_undecided = False
 
     def __init__(self, step: Any) -> None:
         self.step = step
@@ -43,11 +42,7 @@ class OwnStep:
         """Tell whether the loss adds up its samples."""
         return adds_up(getattr(self.step, "loss_fn", None))
 
-    def feed(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield the batches."""
-        return iter(loader)
-
-    def alarm(self, error: NonFiniteLoss) -> None:
+    def raise_non_finite_loss(self, error: NonFiniteLoss) -> None:
         """Raise at once: one process ends at a loss that is not finite."""
         getattr(self.step, "alarm", raised)(error)
 
@@ -59,50 +54,37 @@ def raised(error: NonFiniteLoss) -> None:
 
 def counting_of(step: Any) -> Any:
     """Return the counter of a step: the step itself, if it is one of ours."""
-    return step if hasattr(step, "adds_up") else OwnStep(step)
+    return step if hasattr(step, "count_undecided") else OwnStep(step)
 
 
-class AccumulateCalls:
-    """A :class:`torchkeras.core.types.Microbatch` for users' loops that call ``accumulate``."""
+def feed(step: Any, counting: Any, loader: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield the batches of a loader, each with its place in an optimizer update.
 
-    count = None
-    counts, padding = True, False
-
-    def __init__(self, accelerator: Accelerator) -> None:
-        self.accelerator = accelerator
-        set_accumulation_step(accelerator, 0)
-
-    @property
-    def divisor(self) -> Any:
-        """Return the divisor of a loss before backward."""
-        steps = self.accelerator.gradient_accumulation_steps
-        return None if isinstance(steps, int) and steps == 1 else steps
-
-    @property
-    def last(self) -> bool:
-        """Tell whether the optimizer moves after this batch."""
-        return bool(self.accelerator.sync_gradients)
-
-    def begin_step(self, run: Any) -> None:
-        """Let the last step of a pass update, however short its window is."""
-        if run.stage == "train" and run.step + 1 == run.steps:
-            force_sync(self.accelerator)
-
-    def end_step(self, run: Any) -> None:
-        """Set the count by which ``accumulate`` finds its windows."""
-        set_accumulation_step(self.accelerator, run.step)
+    A pass does it for its run. A step outside of any run, or one that wraps a pass, gets the
+    windows that its accelerator asks for.
+    """
+    of_pass = getattr(step, "feed_microbatches", None)
+    if of_pass is not None:
+        yield from of_pass(loader)
+        return
+    steps = getattr(step.accelerator, "gradient_accumulation_steps", 1)
+    size = steps if step.stage == "train" and isinstance(steps, int) else 1
+    batches = Feed(step, counting, step.accelerator, loader, size)
+    for batch, counting.current_microbatch in SingleProcess().microbatches(batches, loader):
+        yield batch
 
 
 class Reporter:
     """A step of any origin with what an epoch runner needs; a pass is one of these."""
 
     def __init__(self, run: Run, step: Any) -> None:
-        self.run, self.step, self.strategy, self.counting = (
+        self.run, self.step, self.process_strategy, self.counting = (
             run, step, run.strategy, counting_of(step))
         self.counted: list[int] = []  # with several processes: numbers of the batches counted here
-        self.accumulate = AccumulateCalls(run.accelerator)
-        self.microbatch: Any = self.accumulate  # until batches are fed
-        self.counting.microbatch = self.accumulate
+        self.accelerator, self.accumulate = run.accelerator, AccumulateCalls(run.accelerator)
+        set_accumulation_step(run.accelerator, 0)
+        self.current_microbatch: Any = self.accumulate  # until batches are fed
+        self.counting.current_microbatch = self.accumulate
 
     def begin(self, epoch_runner: Any) -> None:
         """Pass an epoch runner to run and checkpointer; a user's own may lack any of this."""
@@ -116,17 +98,17 @@ class Reporter:
         return bool(self.counting.adds_up)
 
     @property
-    def undecided(self) -> bool:
+    def count_undecided(self) -> bool:
         """Tell whether it is not known yet what the loss is a mean over."""
-        return bool(self.counting.undecided)
+        return bool(self.counting.count_undecided)
 
     def weight(self, batch: Batch) -> Count:
         """Return how much the finished batch counts."""
         return self.counting.weight(batch)
 
-    def alarm(self, error: NonFiniteLoss) -> None:
+    def raise_non_finite_loss(self, error: NonFiniteLoss) -> None:
         """End the run at a loss that is not finite, in all processes together."""
-        self.strategy.raise_non_finite(self.run, error)
+        self.process_strategy.raise_non_finite(self.run, error)
 
     def __getattr__(self, name: str) -> Any:
         if name == "step" or name.startswith("__"):  # copying asks before there is a step

@@ -22,9 +22,6 @@ class NoCheckpoint:
     def pass_starts(self, epoch_runner: EpochRunner) -> None:
         """Act before a pass."""
 
-    def boundary(self) -> None:
-        """Act between two batches: save if that is due."""
-
     def finished_pass(self) -> Row | None:
         """Return the row of this epoch's training pass, if it ended before the interruption."""
         return None

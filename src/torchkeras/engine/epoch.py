@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torchkeras.core.types import Batch, Row
-from torchkeras.engine.adapted import counting_of
+from torchkeras.engine.adapted import counting_of, feed
 from torchkeras.weighting.totals import PassTotals
 
 
@@ -25,14 +25,13 @@ class EpochRunner(PassTotals):
     def __call__(self, loader: Iterable[Batch]) -> Row:
         """Go through the data once; return the numbers of the pass."""
         self.reset()
-        for batch in self.batches(loader):
+        for batch in self.around(feed(self.step_runner, self.counting, loader)):
             step_losses, self.last = self.step_runner(batch)
             self.take(step_losses, batch)
         row = self.row()
         self.reset()
         return row
 
-    def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield the batches; override it to do something around each."""
-        batches: Iterator[Batch] = self.counting.feed(loader)
+    def around(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield the batches that are given; override it to do something around each."""
         return batches

@@ -23,7 +23,7 @@ from torchkeras.weighting.denominator import LossFacts, is_class_loss
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from torchkeras.core.types import Microbatch, Stage
+    from torchkeras.core.types import Stage
 
 VERBS = ("forward", "loss", "count")  # those that decide what a batch counts
 
@@ -34,13 +34,15 @@ class Inspected(Counting):
     accelerator: Accelerator
     stage: Stage
     training: bool
+    calls_itself: bool  # whether a user's __call__ takes the batch through the net
     measures_itself: bool  # whether a user's measure feeds the metrics
     optimizer: Any
     lr_scheduler: Any
     metrics_dict: dict[str, Any]
     config: FitConfig = FitConfig()
-    strategy: SingleProcess = SingleProcess()  # how several processes share the work
-    microbatch: Microbatch = WHOLE  # the place of the batch in hand in its optimizer update
+    process_strategy: SingleProcess = SingleProcess()  # how several processes share the work
+    # the batch's place in its optimizer update; until it is known, what accelerate says
+    current_microbatch: Any = WHOLE
     bound, grown = 0.0, False  # smaller losses are not checked; whether one has grown far
     gradient_norm: float | None = None  # at the last update, once a loss has grown
     rehearsing = False  # True for the first training batch of a run: validated before any update
@@ -55,16 +57,6 @@ class Inspected(Counting):
     trouble: Exception | None = None  # an error of the validation data, raised before an update
     number = 0  # of the batch in its pass
     parts: Logs  # what the loss gave beside its value
-
-    def begin(self, ours: type) -> None:
-        """Note what a subclass overrides, and begin to count batches."""
-        kind = type(self)
-        self.facts, self.notes = LossFacts(), []
-        self.own = frozenset(
-            verb for verb in VERBS if getattr(kind, verb) is not getattr(ours, verb))
-        self.calls_itself = kind.__call__ is not ours.__call__  # may never call forward and loss
-        self.measures_itself = getattr(kind, "measure", None) is not getattr(ours, "measure", None)
-        self.number, self.seen, self.parts = 0, None, {}
 
     def forward(self, batch: Batch) -> tuple[Any, ...]:
         """Take the batch apart and run the net."""
@@ -124,7 +116,7 @@ class Inspected(Counting):
     def divided(self) -> bool:
         """Tell whether an update is made of several batches, or of parts of one."""
         return self.training and (self.config.gradient_accumulation_steps > 1
-                                  or self.strategy.divides_batches)
+                                  or self.process_strategy.divides_batches)
 
     def look(self, preds: Preds, labels: Labels, batch: Batch) -> None:
         """Check the labels of a pass's first batch: the loss may refuse or misread them."""
@@ -139,10 +131,11 @@ class Inspected(Counting):
 
     def validate_first_batch(self, batch: Batch) -> tuple[Preds, Labels, Tensor]:
         """Run :meth:`forward_and_loss` and all checks before the first update."""
-        strategy = self.strategy
+        strategy = self.process_strategy
         with strategy.raise_on_all_ranks():
             preds, labels, loss = self.forward_and_loss(batch)
-            counts = self.microbatch.counts and not weighing.none_counts(self.weight(batch))
+            microbatch, weight = self.current_microbatch, self.weight(batch)
+            counts = microbatch.has_labels and not weighing.none_counts(weight)
             preflight.check_loss(loss, lambda: divergence.why(self, batch), counts=counts)
             preflight.check_parts_of_loss(self.parts, self.metrics_dict)
             preflight.check_weighed(self.config.class_weight, self.weighed)
@@ -158,12 +151,12 @@ class Inspected(Counting):
             raise self.trouble
         return preds, labels, loss
 
-    def scored(self, preds: Preds, labels: Labels) -> Preds:
+    def preds_for_loss(self, preds: Preds, labels: Labels) -> Preds:
         """Return the part of the net's output that the loss compares with the labels."""
         preflight.check_has_loss(self.loss_fn, labels, self.argument)
         return outputs.loss_inputs(self.loss_fn, preds)
 
-    def weigh_classes(self, preds: Preds, labels: Labels, weights: Tensor | None) -> Tensor:
+    def weights_by_class(self, preds: Preds, labels: Labels, weights: Tensor | None) -> Tensor:
         """Return the weight of each sample by its class, as ``class_weight`` asks."""
         self.weighed = True
         if self.rehearsing:
@@ -171,7 +164,7 @@ class Inspected(Counting):
         table: Any = self.config.class_weight
         return weighing.class_weights_of(table, preds, labels, weights)
 
-    def check_finite(self, loss: Tensor, preds: Preds, batch: Batch) -> Tensor:
+    def check_finite_loss(self, loss: Tensor, preds: Preds, batch: Batch) -> Tensor:
         """Stop before a non-finite loss spoils the weights, on a CPU: reading it is free there."""
         if not loss.is_cpu or -self.bound < (value := loss.item()) < self.bound:
             return loss
@@ -179,15 +172,15 @@ class Inspected(Counting):
             self.grown = self.bound > 0
             self.bound = math.inf if self.grown else divergence.GROWN * abs(value) + 1
             return loss
-        if not self.microbatch.counts or weighing.none_counts(self.weight(batch)):
+        if not self.current_microbatch.has_labels or weighing.none_counts(self.weight(batch)):
             # 0/0: the gradient of torch's cross entropy is zero there, that of others is NaN
             return loss if is_class_loss(self.loss_fn) else (
                 weighing.zero_of(preds, self.loss_fn, loss))
-        self.strategy.report_non_finite(
+        self.process_strategy.report_non_finite(
             self, f"{self.stage}_loss is {value}", divergence.why(self, batch))
         return loss
 
-    def note_gradients(self) -> None:
+    def note_gradient_norm(self) -> None:
         """Measure the gradients once a loss has grown, for the message if it becomes NaN."""
         if self.grown:
             self.gradient_norm = divergence.norm(weight.grad for weight in self.net.parameters())
@@ -205,7 +198,7 @@ class Inspected(Counting):
             explain.in_metric(error, self.net, preds, labels, name)
             raise
 
-    def count_metrics(self, preds: Preds, labels: Labels) -> None:
+    def update_or_hold_metrics(self, preds: Preds, labels: Labels) -> None:
         """Let the metrics count a batch, or keep it until the loss's left-out labels are known."""
         preds = weighing.detach_predictions(preds)
         if self.waiting is None:
@@ -238,7 +231,17 @@ class Inspected(Counting):
         loss: Tensor = found[0] if with_parts(found) else found
         return loss
 
-    def named_parts(self) -> Logs:
+    def loss_parts_by_name(self) -> Logs:
         """Return the detached parts of the loss by the names of their columns."""
         return {f"{self.stage}_{name}": value.detach() if isinstance(value, Tensor) else value
                 for name, value in self.parts.items()}
+
+
+def prepare(step: Any, ours: type) -> None:
+    """Note which methods of our own step a user's class overrides, and begin to count batches."""
+    kind = type(step)
+    step.facts, step.notes = LossFacts(), []
+    step.own = frozenset(verb for verb in VERBS if getattr(kind, verb) is not getattr(ours, verb))
+    step.calls_itself = kind.__call__ is not ours.__call__  # may never call forward and loss
+    step.measures_itself = getattr(kind, "measure", None) is not getattr(ours, "measure", None)
+    step.number, step.seen, step.parts = 0, None, {}

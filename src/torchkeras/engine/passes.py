@@ -30,27 +30,27 @@ class Pass(Reporter):
                  learning: bool) -> None:
         super().__init__(run, step)
         self.data, self.callbacks, self.learning = data, callbacks, learning
-        self.accumulation = run.config.gradient_accumulation_steps if learning else 1
+        training = run.stage == "train"
+        self.accumulation = run.config.gradient_accumulation_steps if training else 1
         self.executor = run.executor if learning else run.strategy
 
-    def feed(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+    def feed_microbatches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """Yield batches, and set the place of each in an optimizer update.
 
         A user's epoch runner that reads its loader itself may call ``accelerator.accumulate``.
         """
-        for batch, microbatch in self.strategy.microbatches(self, loader):
-            self.microbatch = self.counting.microbatch = microbatch
+        for batch, microbatch in self.process_strategy.microbatches(self, loader):
+            self.current_microbatch = self.counting.current_microbatch = microbatch
             yield batch
-            self.run.checkpointer.boundary()
-        self.strategy.end_of_data(self)
+        self.process_strategy.end_of_data(self)
 
     def __call__(self, batch: Batch) -> StepOutput:
         """Run the step, count and report it, and end the pass if a stop was requested."""
         run = self.run
-        self.strategy.poll(self)
+        self.process_strategy.poll(self)
         self.accumulate.begin_step(run)
-        losses, metrics = self.executor.execute(self.step, batch, self.microbatch)
-        self.strategy.after_step(self)
+        losses, metrics = self.executor.execute(self.step, batch, self.current_microbatch)
+        self.process_strategy.after_step(self)
         run.count_step(losses | metrics, learning=self.learning)
         self.callbacks.announce("on_step_end")
         run.after_step(self.learning)

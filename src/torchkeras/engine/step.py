@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from torchkeras.core.accumulation import AccumulateCalls
 from torchkeras.core.optimizers import current_lr, needs_closure, parameters_moved
 from torchkeras.core.types import Batch, Labels, LossFn, Preds, Stage, StepOutput
 from torchkeras.data import batch as batches
-from torchkeras.engine.inspected import Inspected
+from torchkeras.engine.inspected import Inspected, prepare
 from torchkeras.weighting import weighing
 
 if TYPE_CHECKING:
@@ -37,14 +38,15 @@ class StepRunner(Inspected):
         self.closing = optimizer is not None and needs_closure(optimizer)
         self.training = stage == "train" and optimizer is not None
         self.plain = accelerator.mixed_precision == "no"
-        self.begin(StepRunner)
+        self.current_microbatch = AccumulateCalls(accelerator)
+        prepare(self, StepRunner)
 
     def __call__(self, batch: Batch) -> StepOutput:
         """Run a batch: forward, loss, backward, update, measure."""
         compute = self.validate_first_batch if self.rehearsing else self.forward_and_loss
         preds, labels, loss = compute(batch)
         if self.training:
-            loss = self.check_finite(loss, preds, batch)
+            loss = self.check_finite_loss(loss, preds, batch)
             self.learning_rate = current_lr(self.optimizer)
             if self.closing:
                 self.optimizer.step(self.closure(batch, loss))
@@ -73,14 +75,14 @@ class StepRunner(Inspected):
         """Return the scalar to learn from, or ``(scalar, {name: part of it})``."""
         if self.loss_fn is None and (own := weighing.own_loss(preds)) is not None:
             return own
-        preds = self.scored(preds, labels)
+        preds = self.preds_for_loss(preds, labels)
         if self.config.class_weight is not None and self.stage == "train":
-            weights = self.weigh_classes(preds, labels, weights)
+            weights = self.weights_by_class(preds, labels, weights)
         return weighing.weighted(self.loss_fn, preds, labels, weights)
 
     def backward(self, loss: Tensor) -> None:
         """Compute gradients, weighted by the batch's share of its accumulation window."""
-        divisor = self.microbatch.divisor
+        divisor = self.current_microbatch.divisor
         if not self.plain:
             self.accelerator.backward(loss)  # divides by itself
         else:
@@ -88,10 +90,10 @@ class StepRunner(Inspected):
 
     def update(self) -> None:
         """Clip, step optimizer and per-step schedule, clear gradients; only where a window ends."""
-        if not self.microbatch.last:
+        if not self.current_microbatch.last:
             return
-        self.strategy.before_update(self)
-        self.note_gradients()
+        self.process_strategy.before_update(self)
+        self.note_gradient_norm()
         if not self.closing:
             self.clip()
             self.optimizer.step()
@@ -113,10 +115,10 @@ class StepRunner(Inspected):
     def measure(self, loss: Tensor, preds: Preds, labels: Labels) -> StepOutput:
         """Let the metrics count, without reading a number from the device."""
         if self.metrics_dict:
-            self.count_metrics(preds, labels)
+            self.update_or_hold_metrics(preds, labels)
         losses = {f"{self.stage}_loss": loss.detach()}
         if self.parts:
-            losses |= self.named_parts()
+            losses |= self.loss_parts_by_name()
         return StepOutput(losses, {"lr": self.learning_rate} if self.training else {})
 
     def autocast(self) -> AbstractContextManager[Any]:

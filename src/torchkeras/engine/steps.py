@@ -24,10 +24,10 @@ OURS = frozenset({name for kind in StepRunner.__mro__[:-1]  # not the user's att
                   for name in (*vars(kind), *kind.__annotations__)}
                  | {*vars(StepRunner(nn.Identity(), None, BARE)), "learning_rate"})
 GIVEN = frozenset({"net", "loss_fn", "accelerator", "stage", "metrics_dict", "optimizer",
-                   "lr_scheduler", "whole_numbers", "replicas", "microbatch"})
+                   "lr_scheduler", "whole_numbers", "replicas", "current_microbatch"})
 UNSET: dict[str, Any] = {"number": 0, "seen": None, "parts": {}}  # before the first batch
 PER_PASS = ("bound", "grown", "gradient_norm", "known", "weighed", "labelled", "waiting", "terms",
-            "whole_numbers", "measured_by", "undecided", "microbatch")
+            "whole_numbers", "measured_by", "count_undecided")
 
 
 def step_of(model: Trainable, run: Run, stage: Stage, learning: bool, data: Batches) -> Any:
@@ -76,7 +76,7 @@ def check_names(step: Any) -> None:
         return
     taken = [name for name, value in UNSET.items() if vars(step).get(name, value) != value]
     taken += [name for name in ("known", "waiting", "terms", "measured_by", "learning_rate",
-                                "undecided") if name in vars(step)]
+                                "count_undecided") if name in vars(step)]
     if taken:
         raise bad_value("StepRunner",
                         received=f"one that keeps something of its own as {', '.join(taken)}",
@@ -91,7 +91,7 @@ def make_ready(step: Any, run: Run, stage: Stage, learning: bool, argument: str)
     for name in PER_PASS:
         vars(step).pop(name, None)
     step.number, step.seen, step.parts = 0, None, {}
-    step.config, step.strategy, step.facts, step.notes = (
+    step.config, step.process_strategy, step.facts, step.notes = (
         run.config, run.strategy, run.facts[stage], run.notes)
     step.moving = run.tools.step_scheduler if learning else None
     step.rehearsing = learning and run.global_step == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice, repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -24,6 +24,16 @@ if TYPE_CHECKING:
     from torchkeras.engine.epoch import EpochRunner
     from torchkeras.engine.passes import Pass
     from torchkeras.engine.run import Run
+
+
+class Feed(NamedTuple):
+    """What the batches of a pass are yielded for."""
+
+    step: Any
+    counting: Any  # says what a batch counts: the step, if it is one of ours
+    accelerator: Accelerator
+    data: Any  # the batches
+    accumulation: int  # batches for one update
 
 
 class SingleProcess:
@@ -72,7 +82,7 @@ class SingleProcess:
         """Give this process its share of each batch, or of the batches."""
         data.prepare_pass(divide=learning)
 
-    def microbatches(self, batches: Pass,
+    def microbatches(self, batches: Pass | Feed,
                      loader: Iterable[Batch]) -> Iterator[tuple[Batch, Microbatch]]:
         """Yield each batch with its place in its optimizer update."""
         size = batches.accumulation
@@ -81,18 +91,20 @@ class SingleProcess:
         return zip(source, repeat(WHOLE)) if size == 1 else (
             self.windows(batches, map(hold, source), size))
 
-    def windows(self, batches: Pass, source: Iterator[Batch],
+    def windows(self, batches: Pass | Feed, source: Iterator[Batch],
                 size: int) -> Iterator[tuple[Batch, Microbatch]]:
         """Yield the batches of each accumulation window, once all of it is read."""
-        step, accelerator = batches.counting, batches.run.accelerator
-        while window := [(one, step.count(one)) for one in islice(source, size)]:
-            counts = [count for _, count in window]
-            for place, (batch, count) in enumerate(window, start=1):
-                divisor, last = self.divisor(batches.counting, count, counts), place == len(window)
-                set_microbatch(accelerator, divisor, last)
-                yield batch, Microbatch(known(count), divisor, last)
-        set_microbatch(accelerator, size, last=True)
-        weighing.scale_terms(batches.step, None, None)
+        step, accelerator = batches.counting, batches.accelerator
+        try:
+            while window := [(one, step.count(one)) for one in islice(source, size)]:
+                counts = [count for _, count in window]
+                for place, (batch, count) in enumerate(window, start=1):
+                    divisor, last = self.divisor(step, count, counts), place == len(window)
+                    set_microbatch(accelerator, divisor, last)
+                    yield batch, Microbatch(count_before_step(count), divisor, last)
+        finally:
+            set_microbatch(accelerator, size, last=True)
+            weighing.scale_terms(batches.step, None, None)
 
     def divisor(self, step: Any, count: Count, window: list[Count]) -> Any:
         """Return the divisor of a batch's loss, as a part of its window."""
@@ -100,7 +112,7 @@ class SingleProcess:
             totals = weighing.totals_of(window)
             weighing.scale_terms(step, count, totals)
             return totals[0] / count.samples if count.samples else 1
-        # a batch of which no label counts is 0/0 by itself
+        # the mean loss of a batch without a label that counts is 0/0: it is not divided further
         none = isinstance(count, (int, float)) and not count
         return 1 if step.adds_up or none else sum(window) / count
 
@@ -161,6 +173,6 @@ class SingleProcess:
         return None
 
 
-def known(count: Count) -> Count:
+def count_before_step(count: Count) -> Count:
     """Return a count if it is known before the step; that of several losses needs their values."""
     return None if isinstance(count, weighing.Terms) else count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import UserDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -103,13 +103,13 @@ def with_batch_events(moments: KerasMoments) -> type[EpochRunner]:
     class BatchEvents(EpochRunner):
         """Yields each batch between the two calls for it."""
 
-        def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        def around(self, batches: Iterator[Batch]) -> Iterator[Batch]:
             """Yield the batches, and tell of each before and after."""
             kind = "test" if self.stage == "val" else "train"
-            numbers = self.running if self.counting.strategy.divides_batches else self.row
+            numbers = self.running if self.counting.process_strategy.divides_batches else self.row
             if kind == "test":
                 moments.call("on_test_begin", {})
-            for batch, found in enumerate(super().batches(loader)):
+            for batch, found in enumerate(batches):
                 moments.call(f"on_{kind}_batch_begin", batch, {})
                 yield found
                 logs = BatchLogs(lambda: keras_names(numbers(), self.stage))
@@ -123,7 +123,7 @@ def with_batch_events(moments: KerasMoments) -> type[EpochRunner]:
         @property
         def may_end_here(self) -> bool:
             """Return False inside an accumulation window, and with several processes."""
-            return not self.counting.strategy.divides_batches and (
+            return not self.counting.process_strategy.divides_batches and (
                 bool(self.accelerator.sync_gradients))
 
     return BatchEvents

@@ -227,7 +227,7 @@ class LightModel(pl.LightningModule):
         check_shared_step(numbers, runner.step_runner)
         runner.losses.add({f"{stage}_{name}": value.detach() if isinstance(value, Tensor) else value
                            for name, value in numbers.items()}, runner.step_runner.weight(batch))
-        communicator = runner.counting.strategy.communicator
+        communicator = runner.counting.process_strategy.communicator
         runner.counted.append(len(runner.counted) * communicator.world_size + communicator.rank)
         loss: Tensor = numbers["loss"]
         return loss
@@ -257,14 +257,15 @@ class LightModel(pl.LightningModule):
     def end(self, stage: str) -> dict[str, float]:
         """End a pass: log its numbers in Lightning and return them."""
         runner = self.current_pass(stage)
-        row = runner.row() if runner.counted or runner.counting.strategy.divides_batches else {}
+        several = runner.counting.process_strategy.divides_batches
+        row = runner.row() if runner.counted or several else {}
         for metric in self.passes.pop(stage).metrics_dict.values():
             metric.reset()
         if self.trainer.sanity_checking:
             del self.measuring[stage]  # reset() does not clear all state of some metrics
             return {}
         self.log_dict({name: value for name, value in row.items() if name != "lr"},
-                      prog_bar=stage != "test", sync_dist=runner.counting.strategy.divides_batches)
+                      prog_bar=stage != "test", sync_dist=several)
         return row
 
     def on_train_start(self) -> None:

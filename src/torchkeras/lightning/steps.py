@@ -72,7 +72,7 @@ def start_pass(net: nn.Module, loss_fn: LossFn | None, stage: str, metrics: dict
     step = LightStep(net, loss_fn, PLAIN, "train" if stage == "train" else "val", metrics)
     step.rehearsing = first and stage == "train"
     step.looking, step.argument = True, NAMES.get(stage, "dataloaders")
-    step.strategy = LightningStrategy()
+    step.process_strategy = LightningStrategy()
     runner = EpochRunner(step)
     runner.stage, runner.losses.alarm = stage, None  # NaN is left to Lightning
     return runner

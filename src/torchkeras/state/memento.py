@@ -44,8 +44,10 @@ OTHER_PROCESSES = ("multiprocessing.queues", "multiprocessing.connection",
                    "multiprocessing.process", "multiprocessing.managers",
                    "multiprocessing.sharedctypes", "concurrent.")
 # these keep what happens meanwhile, such as a stop request
-RUN_MODULES = ("accelerate.", "torchkeras.engine.run", "torchkeras.core.communicator",
-               "torchkeras.distributed.communicator", "torchkeras.kerasmodel",
+RUN_MODULES = ("accelerate.", "torchkeras.engine.run", "torchkeras.engine.strategy",
+               "torchkeras.core.communicator", "torchkeras.core.accumulation",
+               "torchkeras.distributed.communicator", "torchkeras.distributed.stop",
+               "torchkeras.distributed.strategies", "torchkeras.kerasmodel",
                "torchkeras.lightning.model", "torch.optim.")
 SKIPPED_TYPES = (ModuleType, logging.Logger, str, bytes, int, float, complex, type(None),
                  torch.dtype, torch.device)

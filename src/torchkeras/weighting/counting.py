@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ class Counting:
     known: Denominator | None = None  # what the loss is a mean over
     own: frozenset[str]  # the verbs that a subclass overrides
     seen: Any  # the labels of the batch in hand, as the loss got them
-    undecided = False  # whether it is still to be seen what the loss is a mean over
+    count_undecided = False  # whether it is still to be seen what the loss is a mean over
 
     def count(self, batch: Batch) -> Count:
         """Return how many samples, labels or tokens the loss of this batch is a mean over.
@@ -71,11 +71,7 @@ class Counting:
         """Tell whether the loss adds up its samples; then an epoch's loss does too."""
         return bool(self.denominator.kind == "sum")
 
-    def feed(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield the batches of a loader, for an epoch runner outside of any run."""
-        return iter(loader)
-
-    def alarm(self, error: NonFiniteLoss) -> None:
+    def raise_non_finite_loss(self, error: NonFiniteLoss) -> None:
         """Raise at once: a loss that was read late is not finite."""
         raise error
 

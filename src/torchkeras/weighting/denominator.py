@@ -207,7 +207,7 @@ class LossStep(Protocol):
     optimizer: Any
     lr_scheduler: Any
     accelerator: Accelerator
-    strategy: Any  # where it is computed: engine.strategy
+    process_strategy: Any  # where it is computed: engine.strategy
     config: Any  # what was asked: engine.config
     stage: Stage
     own: frozenset[str]  # names of the methods that a user has overridden

@@ -15,8 +15,7 @@ def examined(step: Any, source: Iterator[Batch], hold: Callable[[Batch], Batch],
              divided: bool) -> Iterator[Batch]:
     """Yield the batches; find out from the first how the loss of the step counts, if unknown.
 
-    It stays unknown, and ``step.undecided`` True, as long as all labels of the batches are left
-    out.
+    It stays unknown, and ``step.count_undecided`` True, as long as all labels are ignored.
 
     Args:
         step: the step; one of a user's own make is left alone.
@@ -44,12 +43,13 @@ def looked_at(step: Any, source: Iterator[Batch], hold: Callable[[Batch], Batch]
     more = True
     while more:
         first = list(islice(source, 1))
-        with step.strategy.raise_on_all_ranks():
+        with step.process_strategy.raise_on_all_ranks():
             found = examination.find_denominator(step, first[0]) if first else None
-            found, step.facts.paired = step.strategy.broadcast((found, step.facts.paired))
+            found, step.facts.paired = step.process_strategy.broadcast((found, step.facts.paired))
             examination.record_denominator(step, found, divided)
         unseen = found is not None and found.kind == "unseen"
-        step.undecided = more = bool(first) and unseen and not step.strategy.divides_batches
+        alone = not step.process_strategy.divides_batches
+        step.count_undecided = more = bool(first) and unseen and alone
         examination.hold_metrics(step, more)
         held += map(hold, first) if more else first
         if not more or not divided:  # a window has to know how its batches count

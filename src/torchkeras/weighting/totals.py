@@ -21,12 +21,12 @@ class PassTotals:
         self.step_runner, self.counting = step_runner, counting
         self.stage, self.net = step_runner.stage, step_runner.net
         self.accelerator, self.metrics_dict = step_runner.accelerator, step_runner.metrics_dict
-        guarded = self.stage == "train"
-        self.losses = AverageMeter(self.counting.adds_up, self.counting.alarm if guarded else None)
+        alarm = counting.raise_non_finite_loss if self.stage == "train" else None
+        self.losses = AverageMeter(counting.adds_up, alarm)
         self.parts = AverageMeter()  # of other numbers that steps give
         self.counted: list[int] = []  # with several processes: numbers of the batches counted here
         self.last: Logs = {}  # what the last step gave beside its losses
-        self.undecided: list[tuple[Logs, Batch, Count]] = []  # until it is known how they count
+        self.uncounted: list[tuple[Logs, Batch, Count]] = []  # until it is known how they count
 
     def reset(self) -> None:
         """Let the metrics forget what they counted."""
@@ -36,17 +36,17 @@ class PassTotals:
     def take(self, step_losses: Logs, batch: Batch) -> None:
         """Add up the numbers of a finished batch, once it is known how its loss counts."""
         counting = self.counting
-        count = counting.microbatch.count
-        if counting.undecided:
-            self.undecided.append((step_losses, batch, counting.weight(batch)))
+        count = counting.current_microbatch.count
+        if counting.count_undecided:
+            self.uncounted.append((step_losses, batch, counting.weight(batch)))
             return
-        if self.undecided:
+        if self.uncounted:
             self.decide()
         self.add(step_losses, counting.weight(batch) if count is None else count)
 
     def decide(self) -> None:
         """Add up the batches that came before it was known which labels the loss leaves out."""
-        waiting, self.undecided = self.undecided, []
+        waiting, self.uncounted = self.uncounted, []
         for step_losses, batch, before in waiting:
             self.add(step_losses, counted_anew(self.counting.weight(batch), before))
 
@@ -62,7 +62,7 @@ class PassTotals:
         """Return the numbers of all processes so far: mean losses, metrics, and others of steps."""
         self.decide()
         self.losses.summed = self.counting.adds_up  # a later batch may have shown otherwise
-        row: Row = self.counting.strategy.reduce_row(self)
+        row: Row = self.counting.process_strategy.reduce_row(self)
         return row
 
     def local_row(self) -> Row:
@@ -72,6 +72,7 @@ class PassTotals:
 
     def running(self) -> Row:
         """Return current averages for display, skipping metrics that are expensive to compute."""
+        self.losses.summed = self.counting.adds_up
         row = {**self.losses.result(), **metric_values(cheap_ones(self.metrics_dict), self.stage)}
         return row | {name: value for name, value in self.last_numbers().items() if name not in row}
 
