@@ -148,8 +148,6 @@ def current_lr(optimizer: torch.optim.Optimizer | Optimizers) -> Any:
     return rate.detach().clone() if isinstance(rate, Tensor) else rate
 
 
-
-
 def has_zero_lr(optimizer: torch.optim.Optimizer | Optimizers) -> bool:
     """Tell whether nothing can be learned, because all learning rates are 0."""
     return all(not torch.as_tensor(group.get("lr", 1.0)).any() for group in optimizer.param_groups)

@@ -32,15 +32,19 @@ Stage = Literal["train", "val", "predict"]
 class StepOutput(NamedTuple):
     """The result of a step; it unpacks as the pair ``(step_losses, step_metrics)``."""
 
-    losses: Logs  # averaged over the samples of the epoch
-    metrics: Logs  # shown while running; the epoch's own values come from ``metric.compute()``
+    losses: Logs  # means over this batch; the epoch runner averages them over all samples
+    metrics: Logs  # other numbers of this step: of rates the last counts, of others the mean
 
 
 class Microbatch(NamedTuple):
-    """The place of a batch in the optimizer update that it belongs to."""
+    """The place of a batch in the optimizer update that it belongs to.
 
-    count: Count = None  # what its loss is a mean over; None if known only after its step
-    divisor: Any = None  # of its loss, before backward; None where it makes the update alone
+    With gradient accumulation, the batches of one update are a *window*. With several processes,
+    each has a *share* of every batch; where there is none left for a rank, it computes *padding*.
+    """
+
+    count: Count = None  # what its loss is a mean over; None: ask ``weight(batch)`` after the step
+    divisor: Any = None  # what its loss is divided by before backward; None: it is not divided
     last: bool = True  # the optimizer moves after it
     has_labels: bool = True  # False where no label of it counts in this process
     padding: bool = False  # computed only so that the other ranks' all-reduce completes

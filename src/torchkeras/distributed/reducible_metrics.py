@@ -216,9 +216,9 @@ def reduced_row(runner: EpochRunner, communicator: Communicator) -> Row:
         losses, parts, states, counted, last = map(list, zip(*ranks, strict=True))
         metrics = {name: reduced(metric, [state[name] for state in states], counted)
                    for name, metric in runner.metrics_dict.items()}
-        row = {**runner.losses.of(losses), **metric_values(metrics, runner.stage)}
+        row = {**runner.losses.combine(losses), **metric_values(metrics, runner.stage)}
         newest = max(range(len(last)), key=lambda rank: counted[rank][-1:])  # of the last batch
-        return with_others(row, last[newest], runner.parts.of(parts))
+        return with_others(row, last[newest], runner.parts.combine(parts))
 
     row: Row = communicator.reduce_on_main(combined, own)
     return row

@@ -231,7 +231,8 @@ class DDPStrategy(DistributedStrategy):
 
     Args:
         model: what is trained.
-        run: its run.
+        communicator: the processes.
+        find_unused_parameters: look in every step for parameters that got no gradient.
     """
 
     def __init__(self, model: Trainable, communicator: Communicator, *,
@@ -269,6 +270,7 @@ class FSDPStrategy(DistributedStrategy):
 
     Args:
         model: what is trained.
+        communicator: the processes.
         run: its run.
     """
 

@@ -23,7 +23,7 @@ class NoCheckpoint:
         """Act before a pass."""
 
     def finished_pass(self) -> Row | None:
-        """Return the row of this epoch's training pass, if it ended before the interruption."""
+        """Return the row of the training pass, for a run that resumes in its validation."""
         return None
 
     def trained(self, row: Row) -> None:
@@ -43,10 +43,10 @@ class Best(Protocol):
     """The best weights of a run."""
 
     def begin_epoch(self) -> None:
-        """Act before an epoch begins."""
+        """Keep the weights that an epoch begins with, where the last ones are to stay."""
 
     def hold(self) -> None:
-        """Act once listeners have heard of an epoch."""
+        """Copy frozen weights that a listener has thawed, before they learn."""
 
     def keep(self) -> None:
         """Keep the weights of this moment: they are the best."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from torchkeras.core.types import Stage
 
-VERBS = ("forward", "loss", "count")  # those that decide what a batch counts
+VERBS = ("forward", "loss", "count")  # overriding one changes what a batch counts
 
 
 class Inspected(Counting):
@@ -43,7 +43,8 @@ class Inspected(Counting):
     process_strategy: SingleProcess = SingleProcess()  # how several processes share the work
     # the batch's place in its optimizer update; until it is known, what accelerate says
     current_microbatch: Any = WHOLE
-    bound, grown = 0.0, False  # smaller losses are not checked; whether one has grown far
+    bound = 0.0  # losses below it are not checked
+    grown = False  # whether a loss was far above the first of its pass
     gradient_norm: float | None = None  # at the last update, once a loss has grown
     rehearsing = False  # True for the first training batch of a run: validated before any update
     notes: list[str]  # what a reader should know

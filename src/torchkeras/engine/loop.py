@@ -91,7 +91,7 @@ def measure_pass(model: Trainable, run: Run, callbacks: CallbackList, stage: Sta
     """Return the numbers of a pass that leaves the net as it is."""
     run.raise_trouble(stage)
     net = run.strategy.evaluated(model.net)
-    # not inference mode: no faster, and a mask that a net keeps from it cannot be trained with
+    # not inference mode: no faster, and a tensor that a net keeps from it cannot be trained with
     with measuring(model, net, run.notes):
         return one_pass(model, run, callbacks, stage, data, learning=False)
 

@@ -83,7 +83,3 @@ def warn_of_rest(epoch: int) -> None:
     warnings.warn(f"fit: epoch {epoch} trained at rate 0, so nothing was learned in it; "
                   "lr_scheduler and lr_interval say how the rate moves",
                   RuntimeWarning, stacklevel=level_of_caller())
-
-
-# earlier names, until all callers have the new ones
-watched = watch_schedules

@@ -34,7 +34,7 @@ class StepRunner(Inspected):
         self.net, self.loss_fn, self.accelerator, self.stage = net, loss_fn, accelerator, stage
         self.metrics_dict = dict(metrics_dict or {})
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.moving = lr_scheduler  # what moves with every update
+        self.moving = lr_scheduler  # stepped after every update
         self.closing = optimizer is not None and needs_closure(optimizer)
         self.training = stage == "train" and optimizer is not None
         self.plain = accelerator.mixed_precision == "no"

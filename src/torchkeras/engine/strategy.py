@@ -66,14 +66,14 @@ class SingleProcess:
         """Bring the net itself up to date with its wrapped copies, after a training pass."""
 
     def refresh(self) -> None:
-        """Bring the whole net up to date, if it has learned since."""
+        """Bring the whole net up to date, if it has learned since the last time."""
 
     def taking(self) -> AbstractContextManager[None]:
-        """Make the optimizer that of the whole net, to read its state."""
+        """Let the optimizer hold unsharded state within, to read it."""
         return nullcontext()
 
     def putting(self) -> AbstractContextManager[None]:
-        """Make the optimizer that of the whole net, to load its state."""
+        """Let the optimizer hold unsharded state within, to load it."""
         return nullcontext()
 
     # A pass

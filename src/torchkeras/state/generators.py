@@ -121,8 +121,3 @@ def set_generator_state(generator: RandomGenerator, state: Value) -> None:
         generator.set_state(state)
     else:
         generator.setstate((state[0], tuple(int(one) for one in state[1]), state[2]))
-
-
-# earlier names, until all callers have the new ones
-put_state = set_generator_state
-state_of = generator_state

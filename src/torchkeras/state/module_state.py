@@ -229,8 +229,3 @@ def accepts_extra_state(net: nn.Module, name: str) -> bool:
     if leaf != EXTRA_STATE:
         return True
     return type(net.get_submodule(path)).set_extra_state is not nn.Module.set_extra_state
-
-
-# earlier names, until all callers have the new ones
-put_weights = load_bare_state_dict
-weights_in = bare_state_dict

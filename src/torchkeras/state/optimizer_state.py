@@ -123,7 +123,3 @@ def add_saved_groups(optimizer: Optimizer, saved: Mapping[str, Any], modules: li
     for number in range(len(optimizer.param_groups), min(count, len(saved["order"]))):
         optimizer.add_param_group({"params": [named[name] for name in saved["order"][number]],
                                    **saved["groups"][number]})
-
-
-# earlier names, until all callers have the new ones
-put_optimizer = load_optimizer_state

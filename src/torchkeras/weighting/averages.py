@@ -121,7 +121,6 @@ class AverageMeter:
             means[name] = sum(share * means[term] for term, share in terms if weights[term])
         return {name: value for name, value in means.items() if "#" not in name}
 
-    of = combine  # the earlier name
 
 
 def samples_of(count: Count) -> Count:

@@ -331,14 +331,3 @@ def as_number_function(loss: LossFn) -> Callable[[Tensor, Tensor], float]:
 def loss_value(loss: Any) -> float:
     """Return a loss as a float; of ``(loss, parts)``, the loss."""
     return float((loss[0] if isinstance(loss, tuple) else loss).detach())
-
-
-# earlier names, until all callers have the new ones
-accept = record_denominator
-due = is_check_due
-look = find_denominator
-look_again = check_later_batch
-needed = needs_examination
-revise = revise_denominator
-tell_metrics = set_left_out_labels
-wait_with_metrics = hold_metrics

@@ -44,7 +44,3 @@ def align_with_next(metric: object, preds: Preds, labels: Labels, *,
     if not last and not second:
         return preds, labels
     return (preds[:, :-1] if last else preds[:, :, :-1]), labels[:, 1:]
-
-
-# earlier names, until all callers have the new ones
-beside_next = align_with_next

@@ -185,7 +185,3 @@ def scale_terms(step: object, batch: Terms | None, totals: list[Any] | None) -> 
     share = totals[0] / batch.samples
     terms.scales = [count / (total + (total == 0)) * share
                     for count, total in zip(batch.counts, totals[1:], strict=True)]
-
-
-# earlier names, until all callers have the new ones
-by_class = class_weights_of
