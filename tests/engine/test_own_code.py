@@ -175,3 +175,19 @@ def test_fast_mode_leaves_a_clipping_of_the_users_own_to_plain_steps():
     model.fit(loader(), epochs=40, speed="fast", patience=None, **QUIET)
     assert torch.equal(weights(net), torch.zeros(2))
     assert "a StepRunner of your own" in model.run.notes[-1]
+
+
+def test_older_names_of_what_a_run_counts_still_answer():
+    seen = []
+
+    class Reading:
+        def on_step_end(self, model):
+            run = model.run
+            seen.append((run.trained, run.updates, run.numbers(), run.together.world, run.together.main))
+            assert run.seconds is run.timings
+            assert (run.global_step, run.optimizer_steps, run.current_metrics()) == seen[-1][:3]
+
+    model = KerasModel(net_of(), nn.MSELoss())
+    model.fit(loader(4), epochs=1, gradient_accumulation_steps=2, callbacks=[Reading()], **QUIET)
+    assert [one[:2] for one in seen] == [(1, 0), (2, 1), (3, 1), (4, 2)]
+    assert {one[3:] for one in seen} == {(1, True)}
