@@ -104,6 +104,42 @@ def test_a_step_outside_of_any_run_goes_by_its_accelerator():
     torch.testing.assert_close(accumulated(lambda step, *_: EpochRunner(step)(loader())), by_hand(4))
 
 
+def called_after_a_pass(step, accelerator, net):
+    EpochRunner(step)(loader(6))  # the last window has 6 samples and 4
+    with torch.no_grad():
+        net.weight.zero_()
+        net.bias.zero_()
+    called_in_accumulate(step, accelerator, net)
+
+
+def test_a_pass_leaves_no_window_behind():
+    torch.testing.assert_close(accumulated(called_after_a_pass), by_hand(4))
+
+
+def test_a_batch_after_the_pass_is_divided_as_its_accelerator_says():
+    class Extra(EpochRunner):
+        def __call__(self, loader):
+            row = super().__call__(loader)
+            self.before = weights(self.net)
+            self.step_runner((X[:2], Y[:2]))
+            moved.append(weights(self.net) - self.before)
+            return row
+
+    moved, net = [], net_of()
+    model = KerasModel(net, nn.MSELoss(), optimizer=torch.optim.SGD(net.parameters(), 0.1))
+    model.EpochRunner = Extra
+    model.fit(loader(6), epochs=1, gradient_accumulation_steps=2, **QUIET)
+    start = net_of()
+    with torch.no_grad():
+        for one, other in zip(start.parameters(), net.parameters(), strict=True):
+            one.copy_(other)
+        start.weight -= moved[0][0]
+        start.bias -= moved[0][1]
+    nn.functional.mse_loss(start(X[:2]), Y[:2]).backward()
+    gradient = torch.cat([start.weight.grad.flatten(), start.bias.grad])
+    torch.testing.assert_close(moved[0], -0.1 * gradient / 2)
+
+
 def summed(preds, labels):
     return ((preds - labels) ** 2).sum()
 
@@ -154,11 +190,15 @@ class Named(StepRunner):
     def begin(self):
         raise AssertionError("called by nobody")
 
-    check_finite = scored = feed = alarm = named_parts = begin
+    check_finite = scored = feed = alarm = named_parts = adds_up = begin
+
+
+class NamedPass(EpochRunner):
+    take = around = local_row = reset = "mine"
 
 
 def test_names_that_are_free_for_users_are_left_alone():
-    found, _ = fitted(Named)
+    found, _ = fitted(Named, NamedPass)
     assert torch.equal(found, fitted()[0])
 
 

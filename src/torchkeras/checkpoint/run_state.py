@@ -134,7 +134,7 @@ def data_fingerprint(data: Batches | None) -> dict[str, Value]:
             "batch size": getattr(data.source, "batch_size", None),
             "chosen": sample_fingerprint(data.source) if whole is None else None,
             "kind": type(data.source).__name__,
-            **order_of(data.source), "checksum": whole, "unseen": unseen}
+            **order_of(data.source), "checksum of all contents": whole, "unseen": unseen}
 
 
 def add_older_contents(now: dict[str, Value], saved: Facts, train: Batches,
@@ -183,7 +183,7 @@ def check_data(saved: Facts, now: Facts, inside: bool) -> list[str]:
                 fix="Give what was given then; after the end of that epoch it may change.")
     notes = [f"resume: {name} has changed: {differences(before, after)}"
              for name, before, after in changed]
-    if not {"all contents", "checksum"} & saved["train_data"].keys():
+    if not {"all contents", "checksum of all contents"} & saved["train_data"].keys():
         notes.append("resume: an older version wrote the state: the order of the data, the loss "
                      "and the rates were not compared, and of the contents a few samples")
     return notes + [f"{name}: when a run goes on, {now[name]['unseen']}"

@@ -123,7 +123,7 @@ class DistributedStrategy(SingleProcess):
             terms, last = counts[place], place + 1 == len(counts)
             weighing.scale_terms(step, terms if isinstance(terms, weighing.Terms) else None, totals)
             part, weight = parts[place] / scale, sum(parts[:place + 1]) / scale
-            if batches.adds_up:
+            if batches.loss_adds_up:
                 part, weight = self.weight_of_sum(parts[place]), 1 / self.communicator.world_size
             counts_here = isinstance(part, Tensor) or bool(part)
             divisor = 1 / part if counts_here else math.inf

@@ -38,7 +38,7 @@ class OwnStep:
         return (self.own_weight or self.count)(batch)
 
     @property
-    def adds_up(self) -> bool:
+    def loss_adds_up(self) -> bool:
         """Tell whether the loss adds up its samples."""
         return adds_up(getattr(self.step, "loss_fn", None))
 
@@ -70,8 +70,11 @@ def feed(step: Any, counting: Any, loader: Iterable[Batch]) -> Iterator[Batch]:
     steps = getattr(step.accelerator, "gradient_accumulation_steps", 1)
     size = steps if step.stage == "train" and isinstance(steps, int) else 1
     batches = Feed(step, counting, step.accelerator, loader, size)
-    for batch, counting.current_microbatch in SingleProcess().microbatches(batches, loader):
-        yield batch
+    try:
+        for batch, counting.current_microbatch in SingleProcess().microbatches(batches, loader):
+            yield batch
+    finally:
+        counting.current_microbatch = AccumulateCalls(step.accelerator)
 
 
 class Reporter:
@@ -93,9 +96,9 @@ class Reporter:
         self.run.checkpointer.pass_starts(epoch_runner)
 
     @property
-    def adds_up(self) -> bool:
+    def loss_adds_up(self) -> bool:
         """Tell whether the loss adds up its samples."""
-        return bool(self.counting.adds_up)
+        return bool(self.counting.loss_adds_up)
 
     @property
     def count_undecided(self) -> bool:

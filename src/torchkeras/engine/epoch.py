@@ -24,14 +24,14 @@ class EpochRunner(PassTotals):
 
     def __call__(self, loader: Iterable[Batch]) -> Row:
         """Go through the data once; return the numbers of the pass."""
-        self.reset()
-        for batch in self.around(feed(self.step_runner, self.counting, loader)):
+        self.reset_metrics()
+        for batch in self.around_batches(feed(self.step_runner, self.counting, loader)):
             step_losses, self.last = self.step_runner(batch)
-            self.take(step_losses, batch)
+            self.take_batch_numbers(step_losses, batch)
         row = self.row()
-        self.reset()
+        self.reset_metrics()
         return row
 
-    def around(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def around_batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Yield the batches that are given; override it to do something around each."""
         return batches

@@ -39,9 +39,12 @@ class Pass(Reporter):
 
         A user's epoch runner that reads its loader itself may call ``accelerator.accumulate``.
         """
-        for batch, microbatch in self.process_strategy.microbatches(self, loader):
-            self.current_microbatch = self.counting.current_microbatch = microbatch
-            yield batch
+        try:
+            for batch, microbatch in self.process_strategy.microbatches(self, loader):
+                self.current_microbatch = self.counting.current_microbatch = microbatch
+                yield batch
+        finally:
+            self.current_microbatch = self.counting.current_microbatch = self.accumulate
         self.process_strategy.end_of_data(self)
 
     def __call__(self, batch: Batch) -> StepOutput:

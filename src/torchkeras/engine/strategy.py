@@ -114,7 +114,7 @@ class SingleProcess:
             return totals[0] / count.samples if count.samples else 1
         # the mean loss of a batch without a label that counts is 0/0: it is not divided further
         none = isinstance(count, (int, float)) and not count
-        return 1 if step.adds_up or none else sum(window) / count
+        return 1 if step.loss_adds_up or none else sum(window) / count
 
     def execute(self, step: Step, batch: Batch, microbatch: Microbatch) -> StepOutput:
         """Run a step as it is."""
@@ -126,7 +126,7 @@ class SingleProcess:
 
     def reduce_row(self, runner: EpochRunner) -> Row:
         """Return the numbers of a pass, of all processes together."""
-        return runner.local_row()
+        return runner.row_of_this_process()
 
     def broadcast(self, value: Any) -> Any:
         """Return the main process's value in every process."""

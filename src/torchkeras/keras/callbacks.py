@@ -103,7 +103,7 @@ def with_batch_events(moments: KerasMoments) -> type[EpochRunner]:
     class BatchEvents(EpochRunner):
         """Yields each batch between the two calls for it."""
 
-        def around(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        def around_batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
             """Yield the batches, and tell of each before and after."""
             kind = "test" if self.stage == "val" else "train"
             numbers = self.running if self.counting.process_strategy.divides_batches else self.row

@@ -150,7 +150,7 @@ class LightModel(pl.LightningModule):
         Returns:
             ``{"loss": scalar tensor, ...}``.
         """
-        step = self.current_pass(self.stage).step_runner
+        step = self.pass_of_stage(self.stage).step_runner
         run = step.validate_first_batch if step.rehearsing else step.forward_and_loss
         preds, labels, loss = run(batch)
         self.measure(preds, labels)
@@ -163,7 +163,7 @@ class LightModel(pl.LightningModule):
             preds: the net's output, shape (N, ...).
             labels: the targets.
         """
-        runner = self.current_pass(self.stage)
+        runner = self.pass_of_stage(self.stage)
         preds = weighing.detach_predictions(preds)
         for metric in runner.metrics_dict.values():
             metric.update(preds, labels)
@@ -202,27 +202,27 @@ class LightModel(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a training batch and add up its numbers."""
-        loss = self.run_step("train", batch)
+        loss = self.count_shared_step("train", batch)
         if self.trainer.optimizers:
             self.passes["train"].last = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add up the numbers of a validation batch; several loaders count as one."""
-        self.run_step("val", batch)
+        self.count_shared_step("val", batch)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add up the numbers of a test batch; several loaders count as one."""
-        self.run_step("test", batch)
+        self.count_shared_step("test", batch)
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Return the net's output for a batch; labels in it are ignored."""
         return LightStep(self.forward_module, self.loss_fn, PLAIN, "val").predict(batch)
 
-    def run_step(self, stage: str, batch: Batch) -> Tensor:
+    def count_shared_step(self, stage: str, batch: Batch) -> Tensor:
         """Return the loss of a batch, after adding its numbers to those of the pass."""
         self.stage = stage
-        runner = self.current_pass(stage)
+        runner = self.pass_of_stage(stage)
         numbers = self.shared_step(batch)
         check_shared_step(numbers, runner.step_runner)
         runner.losses.add({f"{stage}_{name}": value.detach() if isinstance(value, Tensor) else value
@@ -240,7 +240,7 @@ class LightModel(pl.LightningModule):
 
     # Passes over the data.
 
-    def current_pass(self, stage: str) -> EpochRunner:
+    def pass_of_stage(self, stage: str) -> EpochRunner:
         """Return the running pass of a stage; start one if there is none."""
         return self.passes[stage] if stage in self.passes else self.begin(stage)
 
@@ -256,7 +256,7 @@ class LightModel(pl.LightningModule):
 
     def end(self, stage: str) -> dict[str, float]:
         """End a pass: log its numbers in Lightning and return them."""
-        runner = self.current_pass(stage)
+        runner = self.pass_of_stage(stage)
         several = runner.counting.process_strategy.divides_batches
         row = runner.row() if runner.counted or several else {}
         for metric in self.passes.pop(stage).metrics_dict.values():
@@ -300,7 +300,7 @@ class LightModel(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Add the epoch's row to the history and print it."""
         # a run resumed at the end of an epoch comes here again, without a batch
-        over = not self.current_pass("train").counted
+        over = not self.pass_of_stage("train").counted
         row = self.end("train")
         if over and self.resumed.pop("epoch", None) == self.current_epoch + 1:
             self.validated = {name: value for name, value in self.resumed.items()

@@ -58,7 +58,7 @@ class LightningStrategy(SingleProcess):
         """Return the numbers of a pass, of all processes together."""
         if self.divides_batches:
             return reduced_row(runner, self.communicator)
-        return runner.local_row()
+        return runner.row_of_this_process()
 
 
 def start_pass(net: nn.Module, loss_fn: LossFn | None, stage: str, metrics: dict[str, Any],

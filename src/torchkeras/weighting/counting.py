@@ -67,7 +67,7 @@ class Counting:
         return self.known or SAMPLES
 
     @property
-    def adds_up(self) -> bool:
+    def loss_adds_up(self) -> bool:
         """Tell whether the loss adds up its samples; then an epoch's loss does too."""
         return bool(self.denominator.kind == "sum")
 

@@ -22,18 +22,18 @@ class PassTotals:
         self.stage, self.net = step_runner.stage, step_runner.net
         self.accelerator, self.metrics_dict = step_runner.accelerator, step_runner.metrics_dict
         alarm = counting.raise_non_finite_loss if self.stage == "train" else None
-        self.losses = AverageMeter(counting.adds_up, alarm)
+        self.losses = AverageMeter(counting.loss_adds_up, alarm)
         self.parts = AverageMeter()  # of other numbers that steps give
         self.counted: list[int] = []  # with several processes: numbers of the batches counted here
         self.last: Logs = {}  # what the last step gave beside its losses
         self.uncounted: list[tuple[Logs, Batch, Count]] = []  # until it is known how they count
 
-    def reset(self) -> None:
+    def reset_metrics(self) -> None:
         """Let the metrics forget what they counted."""
         for metric in self.metrics_dict.values():
             metric.reset()
 
-    def take(self, step_losses: Logs, batch: Batch) -> None:
+    def take_batch_numbers(self, step_losses: Logs, batch: Batch) -> None:
         """Add up the numbers of a finished batch, once it is known how its loss counts."""
         counting = self.counting
         count = counting.current_microbatch.count
@@ -61,18 +61,18 @@ class PassTotals:
     def row(self) -> Row:
         """Return the numbers of all processes so far: mean losses, metrics, and others of steps."""
         self.decide()
-        self.losses.summed = self.counting.adds_up  # a later batch may have shown otherwise
+        self.losses.summed = self.counting.loss_adds_up  # a later batch may have shown otherwise
         row: Row = self.counting.process_strategy.reduce_row(self)
         return row
 
-    def local_row(self) -> Row:
+    def row_of_this_process(self) -> Row:
         """Return the numbers that this process counted."""
         row = {**self.losses.result(), **metric_values(self.metrics_dict, self.stage)}
         return with_others(row, self.last, self.parts.result())
 
     def running(self) -> Row:
         """Return current averages for display, skipping metrics that are expensive to compute."""
-        self.losses.summed = self.counting.adds_up
+        self.losses.summed = self.counting.loss_adds_up
         row = {**self.losses.result(), **metric_values(cheap_ones(self.metrics_dict), self.stage)}
         return row | {name: value for name, value in self.last_numbers().items() if name not in row}
 
