@@ -259,3 +259,20 @@ def test_fit_and_evaluate_let_ours_wait_and_give_the_same_numbers(monkeypatch):
     # of two metrics: the first passes of the first run, and both evaluations; then its second passes
     assert sizes.count(490) == 2 * (2 + 2)
     assert sizes.count(500) == 2 * 2
+
+
+def test_a_buffer_made_in_inference_mode_can_be_written_outside_of_it():
+    generator = torch.Generator().manual_seed(0)
+    preds = [torch.randn(32, 4, generator=generator) for _ in range(6)]
+    labels = [torch.randint(0, 4, (32,), generator=generator) for _ in range(6)]
+    one, plain = Buffered(Accuracy()), Accuracy()
+    with torch.inference_mode():
+        for x, y in zip(preds[:3], labels[:3], strict=True):
+            one.update(x, y)
+    for x, y in zip(preds[3:], labels[3:], strict=True):
+        one.update(x.requires_grad_(), y)
+    for x, y in zip(preds, labels, strict=True):
+        plain.update(x.detach(), y)
+    assert len(one.waiting) == 5  # control: they wait
+    assert not any(row[0].requires_grad for row in one.waiting)
+    assert copy.deepcopy(one).compute() == one.compute() == plain.compute()
