@@ -544,12 +544,23 @@ def state_split(scale: float) -> float:
 @row("state-tensors", "tensors of a net whose run is saved and resumed", unit="", limit=100_000,
      least=True)
 def state_tensors(scale: float) -> float:
+    return resumed_tensors(scale, "sgd")
+
+
+@row("state-adam", "the same with Adam, whose state has three tensors for each", unit="",
+     limit=100_000, least=True)
+def state_adam(scale: float) -> float:
+    return resumed_tensors(scale, "adam")
+
+
+def resumed_tensors(scale: float, optimizer: str) -> float:
+    """Return the number of tensors of a net whose run was saved and resumed."""
     from torchkeras import KerasModel
 
     count, x = sized(1e5, scale), torch.ones(4, 2)
     with tempfile.TemporaryDirectory() as folder:
         for epochs in (1, 2):
-            model = KerasModel(many_tensors(count), "mse", optimizer="sgd")
+            model = KerasModel(many_tensors(count), "mse", optimizer=optimizer)
             history = model.fit((x, x), epochs=epochs, ckpt_path=f"{folder}/best.pt", quiet=True,
                                 cpu=True, save_every="epoch", resume=epochs > 1)
             if len(history) != epochs or any("could not" in note for note in model.run.notes):

@@ -159,6 +159,40 @@ def test_the_number_of_processes_is_asked_under_distributed_only():
     assert outside <= DOORS | SAID
 
 
+STANDARD = {"_asdict", "_fields", "_make", "_replace", "_getframe", "_exit", "_current_frames"}  # public in Python
+
+
+def private_names(tree: ast.AST) -> set[str]:
+    """Return the names with an underscore before them that are read of other objects, and modules that have one."""
+    own = {"self", "cls"}
+    read = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)
+            and not (isinstance(node.value, ast.Name) and node.value.id in own)}
+    read |= {part for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for part in node.module.split(".")}
+    return {name for name in read if name.startswith("_") and not name.startswith("__")} - STANDARD
+
+
+def names_defined(tree: ast.AST) -> set[str]:
+    """Return the names of functions, classes and attributes that a file gives."""
+    return {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))} | {
+        node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name) and node.value.id == "self"}
+
+
+def test_private_names_of_other_packages_are_used_in_one_file():
+    trees = {name_of(path): ast.parse(path.read_text()) for path in files()}
+    ours = set().union(*map(names_defined, trees.values()))
+    fence = trees.pop("core.internals")
+    assert len(private_names(fence)) > 15
+    used = {name: private_names(tree) - ours for name, tree in trees.items()}
+    assert {name: found for name, found in used.items() if found and not name.startswith("acceleration.")} == {}
+
+
+def test_control_private_names_are_found():
+    tree = ast.parse("from torch._C import x\nself._own = a._theirs\nb._replace()\n__version__")
+    assert private_names(tree) == {"_C", "_theirs"}
+    assert names_defined(tree) == {"_own"}
+
+
 def circles(graph: dict[str, set[str]]) -> list[set[str]]:
     """Return the groups of modules that import one another, straight or by way of others."""
     reach = {name: set(targets) for name, targets in graph.items()}

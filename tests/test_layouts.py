@@ -17,7 +17,8 @@ import torchkeras
 from torchkeras import KerasModel, Model
 from torchkeras.core.tree import leaves
 from torchkeras.data.batch import split
-from torchkeras.data.joined import OutputCollector, join
+from torchkeras.data.collected import OutputCollector
+from torchkeras.data.joined import join
 
 N, WIDTH = 7, 4
 SIZES = (1, 3, N)

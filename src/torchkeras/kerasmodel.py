@@ -28,14 +28,12 @@ from torchkeras.training.arguments import (
     check_constructor,
     check_labelled,
     check_options,
-    is_shufflable,
-    is_unbatched,
+    fit_data,
     launches_processes,
     make_optimizer,
     named_metrics,
     warn_of_divergence,
     with_default_callbacks,
-    with_validation,
 )
 from torchkeras.training.predicting import Predicted, Predictor, concatenate, to_main_memory
 from torchkeras.training.saving import LoadReport, Rename, put_matching
@@ -233,26 +231,11 @@ class KerasModel(nn.Module):
             >>> len(history)
             3
         """
+        arguments = locals()
         check_labelled(self, train_data, val_data)
-        check_options(batch_size, steps_per_epoch, validation_steps, plot=plot, quiet=quiet,
-                      shuffle=shuffle)
-        config = FitConfig(
-            epochs=epochs, ckpt_path=weights_path.check_writable(ckpt_path), patience=patience,
-            monitor=monitor, mode=mode, mixed_precision=mixed_precision, cpu=cpu,
-            initial_epoch=initial_epoch, gradient_accumulation_steps=gradient_accumulation_steps,
-            validation_freq=validation_freq, class_weight=class_weight,
-            clip_grad_norm=clip_grad_norm, clip_grad_value=clip_grad_value, lr_interval=lr_interval,
-            speed=speed, seed=seed, sync_batchnorm=sync_batchnorm,
-            find_unused_parameters=find_unused_parameters, fsdp=fsdp, resume=resume,
-            save_every=save_every, keep=keep, min_delta=min_delta, restore_best=restore_best)
-        dtype = wide_dtype(self.net)
-        train_data, val_data = with_validation(train_data, val_data, validation_split, dtype)
-        train = batches(train_data, name="train_data", batch_size=batch_size, dtype=dtype,
-                        shuffle=is_shufflable(train_data) if shuffle is None else shuffle,
-                        steps=steps_per_epoch)
-        val = None if val_data is None else batches(
-            val_data, name="val_data", batch_size=batch_size if is_unbatched(val_data) else None,
-            steps=validation_steps, dtype=dtype, draws=False)
+        check_options(arguments)
+        config = FitConfig.of(arguments, ckpt_path=weights_path.check_writable(ckpt_path))
+        train, val = fit_data(arguments, wide_dtype(self.net))
         listeners = with_default_callbacks(
             callbacks, plot=plot, wandb=wandb, quiet=quiet, report=report, val_data=val)
         if launches_processes(num_processes):

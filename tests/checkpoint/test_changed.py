@@ -18,7 +18,7 @@ from torch.utils.data import (
 )
 
 from torchkeras import KerasModel
-from torchkeras.checkpoint import run_state
+from torchkeras.checkpoint import run_fingerprint, run_state
 from torchkeras.data import contents, fingerprint
 
 N = 1000
@@ -236,7 +236,7 @@ def test_a_state_of_an_older_version_is_compared_in_what_it_knows(tmp_path, monk
                           if name not in ("min_delta", "restore_best")}
         return found
 
-    snapshot_facts = run_state.run_fingerprint
+    snapshot_facts = run_fingerprint.run_fingerprint
     monkeypatch.setattr(run_state, "run_fingerprint", older)
     begin(tmp_path / "best", loader(), 4)
     monkeypatch.undo()
@@ -250,7 +250,7 @@ def test_a_state_of_an_older_version_is_compared_in_what_it_knows(tmp_path, monk
 def test_data_is_looked_at_once_a_run(tmp_path, monkeypatch):
     seen = []
     real = contents.contents
-    monkeypatch.setattr(run_state, "contents", lambda source, known: seen.append(source) or real(source, known))
+    monkeypatch.setattr(run_fingerprint, "contents", lambda source, known: seen.append(source) or real(source, known))
     begin(tmp_path / "best", loader(), 25)
     assert len(seen) == 1
 

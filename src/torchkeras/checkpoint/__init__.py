@@ -12,5 +12,5 @@
    in that file, so that a worse run does not overwrite them (:mod:`known_files`).
 
 Files may come from strangers: ``tensor_file`` limits what is read and ``pickle_scan`` examines
-pickles without running them.
+pickles without running them (``pickle_calls``: what they may call).
 """

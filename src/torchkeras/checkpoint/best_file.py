@@ -30,7 +30,7 @@ from torchkeras.checkpoint.weight_file import (
     write_torch,
     write_weights,
 )
-from torchkeras.core import files
+from torchkeras.core import files, internals
 from torchkeras.core.errors import bad_value
 from torchkeras.state.module_state import bare_state_dict, metadata_of
 from torchkeras.state.weights import Weights
@@ -133,7 +133,7 @@ def read_best(path: FilePath, limits: Limits = DEFAULT_LIMITS,
     if lost := [name for name in learning["names"] if name not in weights and name not in newer]:
         raise unreadable_error(beside, f"{len(lost)} names without weights")
     found = OrderedDict((name, newer.get(name, weights.get(name))) for name in learning["names"])
-    found._metadata = learning["versions"]  # type: ignore[attr-defined]
+    internals.set_module_versions(found, learning["versions"])
     return found, (f"with the trainable weights of {beside.name}, "
                    "which a run that was killed wrote last")
 

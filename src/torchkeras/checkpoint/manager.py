@@ -20,7 +20,7 @@ from torchkeras.checkpoint.serialization import TensorJSONEncoder
 from torchkeras.checkpoint.state_schema import refuse_misfit
 from torchkeras.checkpoint.step_state import put_own_state, sorted_out
 from torchkeras.checkpoint.store import CheckpointStore, TensorFiles
-from torchkeras.core import device
+from torchkeras.core import device, internals
 from torchkeras.core.interval import SaveInterval
 from torchkeras.core.stop import PassEnded
 from torchkeras.core.types import Row, Source, State, Stateful, Step, Value
@@ -307,7 +307,7 @@ class CheckpointManager(NoCheckpoint):
         self.when.done(run.global_step)
         optimizers = components_of(self.model).optimizers if run.optimizer_steps else {}
         for one in optimizers.values():
-            one._opt_called = True  # else torch warns if only the validation of an epoch is left
+            internals.mark_stepped(one)  # perhaps only the validation of an epoch is left
         if run.monitor.should_stop:
             run.stop_reason = (f"{run.monitor.name} without improvement in "
                                f"{run.monitor.num_bad_epochs} epoch, early stopping")

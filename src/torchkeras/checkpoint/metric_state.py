@@ -9,6 +9,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
+from torchkeras.core import internals
 from torchkeras.core.types import Stateful, Value
 from torchkeras.distributed.reducible_metrics import ReplayedMetric, torchmetrics_of
 from torchkeras.metrics.base import Metric
@@ -32,8 +33,9 @@ def metric_state_dict(metric: object) -> Value:
                 "lists": metric.lists, "learned": {
                     name: vars(metric)[name] for name in LAZY_ATTRIBUTES if name in vars(metric)}}
     if found := torchmetrics_of(metric):
-        return [{"updates": one._update_count,
-                 "kept": {name: getattr(one, name) for name in one._reductions}} for one in found]
+        return [{"updates": internals.num_updates(one),
+                 "kept": {name: getattr(one, name) for name in internals.reductions(one)}}
+                for one in found]
     if has_own_state(metric):
         return metric.state_dict()
     return dict(metric.named_buffers()) if isinstance(metric, nn.Module) else dict(vars(metric))
@@ -61,7 +63,7 @@ def load_metric_state_dict(metric: object, state: Value) -> None:
     elif found := torchmetrics_of(metric):
         for one, own in zip(found, state, strict=True):
             set_tensors(one, own["kept"], one.device)
-            one._update_count, one._computed = own["updates"], None
+            internals.set_num_updates(one, own["updates"])
     else:
         load_foreign_metric(metric, state)
 

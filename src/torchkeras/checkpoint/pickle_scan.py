@@ -9,46 +9,30 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
 from pickle import UnpicklingError, decode_long
 from struct import unpack_from
-from typing import Any, TypeAlias
 
 import torch
 
+from torchkeras.checkpoint.pickle_calls import CALLS, PARAMETER, TENSOR_CLASSES
+from torchkeras.checkpoint.pickle_items import (
+    MAX_ATTRIBUTES,
+    SIZES,
+    Item,
+    Placeholder,
+    are_tensor_attributes,
+    check_key,
+    copy_cost,
+    is_size,
+    is_small_dict,
+    kind_of,
+    parts_of,
+)
+
 MAX_TUPLE_DEPTH = 100  # tuples in one another
-MAX_KEY_DEPTH = 8  # tuples in one another, in the key of a dict
-MAX_KEY_PARTS = 100  # parts of a key, each as often as it is met
-SIZES = {"Double": 8, "Float": 4, "Half": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1,
-         "Bool": 1, "BFloat16": 2, "ComplexDouble": 16, "ComplexFloat": 8, "QUInt8": 1, "QInt8": 1,
-         "QInt32": 4, "QUInt4x2": 1, "QUInt2x4": 1, "Untyped": 1}  # bytes of a number in a storage
-MAX_ATTRIBUTES = 100  # that an object may be given
-ORDERED_DICT_NAMES, PARAMETER_NAMES = set(dir(OrderedDict)), set(dir(torch.nn.Parameter))
-COPIED = ("list", "dict", "ordered", "counter", "set", "bytes", "bytearray")
-ATOMS = (int, str, float, bool, bytes, type(None))
+ORDERED_DICT_NAMES = set(dir(OrderedDict))
 CONSTANTS: dict[int, bool | None] = {ord("N"): None, 0x88: True, 0x89: False}
 NUMBERS = {ord("J"): ("<i", 4), ord("K"): ("<B", 1), ord("M"): ("<H", 2), ord("G"): (">d", 8)}
-Item: TypeAlias = Any  # a Placeholder, or a plain value: a number, text, bytes or None
-Match: TypeAlias = Callable[[list[Item]], bool]  # tells whether arguments are those of a call
-
-
-class Placeholder:
-    """Stands for a value that is not made: its kind, and what must be known of it.
-
-    Args:
-        kind: "list", "dict", "name" and so on.
-        parts: the items of a list or tuple, the first keys of a dict.
-        name: the full name of a global; the key of a storage.
-        size: the bytes of a storage; the depth of a tuple.
-        item: the bytes of one number.
-    """
-
-    __slots__ = ("item", "kind", "name", "parts", "size")
-
-    def __init__(self, kind: str, parts: Iterable[Item] = (), name: str = "", size: int = 0,
-                 item: int = 1) -> None:
-        self.parts: Any = parts  # a list, except where nothing is added to it
-        self.kind, self.name, self.size, self.item = kind, name, size, item
 
 
 class Scan:
@@ -292,189 +276,8 @@ def make_tuple(items: list[Item]) -> Placeholder:
     return Placeholder("tuple", items, size=deep + 1)
 
 
-def check_key(key: Item) -> None:
-    """Refuse a key of a dict, or an item of a set, that takes long to hash."""
-    left, level = [key], 0
-    seen = 0
-    while left:
-        seen, level = seen + len(left), level + 1
-        if seen > MAX_KEY_PARTS or level > MAX_KEY_DEPTH:
-            raise UnpicklingError("has a key of too many parts")
-        if not all(type(one) in ATOMS or kind_of(one) in ("tuple", "type", "bytes", "other")
-                   for one in left):
-            raise UnpicklingError("has a key that cannot be hashed")
-        left = [part for one in left if kind_of(one) == "tuple"
-                for part in one.parts[:MAX_KEY_PARTS + 1]]
-
-
 def check_attributes(target: Item, state: Item) -> None:
     """Refuse attributes other than those of a state dict, which must not hide its methods."""
     if kind_of(target) != "allowed" and not (
             kind_of(target) == "ordered" and is_small_dict(state, ORDERED_DICT_NAMES)):
         raise UnpicklingError("gives attributes to an object that takes none")
-
-
-def are_tensor_attributes(state: Item) -> bool:
-    """Return whether a value holds attributes for a tensor that hide none of its own."""
-    every = state.parts if kind_of(state) == "tuple" else [state]
-    return all(one is None or is_small_dict(one, PARAMETER_NAMES) for one in every)
-
-
-def is_small_dict(value: Item, reserved: set[str]) -> bool:
-    """Return whether a value is a small dict of names, none of which is reserved."""
-    return (kind_of(value) in ("dict", "ordered") and value.size <= MAX_ATTRIBUTES
-            and all(type(name) is str and name not in reserved for name in value.parts))
-
-
-def copy_cost(value: Item) -> int:
-    """Return how many objects a copy of a value counts as: it may be copied repeatedly."""
-    if type(value) is str:
-        return len(value) // 512
-    if type(value) is not Placeholder:
-        return 0
-    if value.kind in COPIED:
-        return max(value.size, len(value.parts)) // 4
-    return len(value.parts) // 8
-
-
-def kind_of(value: Item) -> str:
-    """Return the kind of a placeholder; empty for a plain value."""
-    return value.kind if type(value) is Placeholder else ""
-
-
-def parts_of(value: Item) -> list[Item]:
-    """Return the items of a tuple; refuse any other value."""
-    if kind_of(value) not in ("tuple", "size"):
-        raise UnpicklingError("has another value where a tuple is expected")
-    parts: list[Item] = value.parts
-    return parts
-
-
-def is_size(value: Item) -> bool:
-    """Return whether a value can be a size or an offset."""
-    return type(value) is int and 0 <= value < 1 << 62
-
-
-def is_shape(value: Item) -> bool:
-    """Return whether a value can be the shape of a tensor."""
-    return (kind_of(value) in ("tuple", "size") and all(map(is_size, value.parts))
-            and len(value.parts) <= 64)
-
-
-def is_view(given: list[Item]) -> bool:
-    """Return whether the first four arguments are a storage, an offset, a shape and strides."""
-    return (kind_of(given[0]) == "storage" and is_size(given[1])
-            and is_shape(given[2]) and is_shape(given[3]))
-
-
-def match_kinds(*wanted: str, least: int | None = None) -> Match:
-    """Return a function that tells whether arguments are of these kinds, ``least`` or more."""
-    def matches(given: list[Item]) -> bool:
-        return (len(wanted) if least is None else least) <= len(given) <= len(wanted) and all(
-            (type(one) is Placeholder and one.kind in kind.split("|"))
-            or type(one).__name__ in kind.split("|")
-            for one, kind in zip(given, wanted, strict=False))
-
-    return matches
-
-
-def match_text(*codings: str) -> Match:
-    """Return a function that tells whether arguments are a text and one of these codings."""
-    return lambda given: len(given) == 2 and type(given[0]) is str and given[1] in codings
-
-
-def match_set(given: list[Item]) -> bool:
-    """Return whether the argument is a list of items that a set may have."""
-    if len(given) != 1 or kind_of(given[0]) != "list":
-        return False
-    for one in given[0].parts:
-        check_key(one)
-    return True
-
-
-def match_pairs(given: list[Item]) -> bool:
-    """Return whether the argument of a dict is missing, or a list of keys and values."""
-    if not given:
-        return True
-    if len(given) != 1 or kind_of(given[0]) != "list":
-        return False
-    for one in given[0].parts:
-        if kind_of(one) not in ("tuple", "list") or len(one.parts) != 2:
-            return False
-        check_key(one.parts[0])
-        if kind_of(one.parts[1]) in ("name", "storage class"):
-            return False
-    return True
-
-
-def is_quantizer(given: Item) -> bool:
-    """Return whether a value says how a tensor is quantized."""
-    if kind_of(given) != "tuple" or len(given.parts) not in (3, 4):
-        return False
-    return kind_of(given.parts[0]) == "type" and all(
-        type(one) in (int, float) or kind_of(one) in ("tensor", "list") for one in given.parts[1:])
-
-
-PARAMETER = "torch.nn.parameter.Parameter"
-TENSOR_CLASSES = ("torch.Tensor", PARAMETER)
-HOOKS = "ordered|NoneType"
-VIEW = ("storage", "int", "tuple|size", "tuple|size")
-
-
-def match_view(*more: str, least: int) -> Match:
-    """Return a function that tells whether arguments are a view of a storage, and more."""
-    matches = match_kinds(*VIEW, *more, least=least)
-    return lambda given: matches(given) and is_view(given)
-
-
-def match_quantized(given: list[Item]) -> bool:
-    """Return whether arguments are those of a quantized tensor."""
-    return match_view("tuple", "bool", HOOKS, least=7)(given) and is_quantizer(given[4])
-
-
-def match_parameter(given: list[Item]) -> bool:
-    """Return whether arguments are those of a parameter with attributes."""
-    return (match_kinds("tensor", "bool", HOOKS, "dict|tuple|NoneType")(given)
-            and are_tensor_attributes(given[3]))
-
-
-def match_size(given: list[Item]) -> bool:
-    """Return whether the argument is a shape."""
-    return len(given) == 1 and is_shape(given[0])
-
-
-def match_bytearray(given: list[Item]) -> bool:
-    """Return whether arguments are bytes, or a text and its coding."""
-    return match_kinds("bytes", least=0)(given) or match_text("latin-1", "latin1")(given)
-
-
-def match_sparse(given: list[Item]) -> bool:
-    """Return whether arguments are those of a sparse tensor."""
-    if len(given) != 2 or kind_of(given[0]) != "layout" or kind_of(given[1]) != "tuple":
-        return False
-    tensors = [one for one in given[1].parts if kind_of(one) == "tensor"]
-    rest = given[1].parts[len(tensors):]
-    return given[1].parts[:len(tensors)] == tensors and len(tensors) in (2, 3) and (
-        1 <= len(rest) <= 2 and is_shape(rest[0]) and all(type(one) is bool for one in rest[1:]))
-
-
-UTILS = "torch._utils._rebuild_"
-CALLS: dict[str, tuple[str, Match]] = {
-    UTILS + "tensor": ("tensor", match_view(least=4)),
-    UTILS + "tensor_v2": ("tensor", match_view("bool", HOOKS, "dict|NoneType", least=6)),
-    UTILS + "tensor_v3": ("tensor", match_view("bool", HOOKS, "type", "dict|NoneType", least=7)),
-    UTILS + "qtensor": ("tensor", match_quantized),
-    UTILS + "sparse_tensor": ("tensor", match_sparse),
-    UTILS + "parameter": ("tensor", match_kinds("tensor", "bool", HOOKS)),
-    UTILS + "parameter_with_state": ("tensor", match_parameter),
-    PARAMETER: ("tensor", match_kinds("tensor", "bool", least=1)),
-    "torch.serialization._get_layout": ("layout", match_kinds("str")),
-    "torch.Size": ("size", match_size),
-    "torch.device": ("other", match_kinds("str", "int", least=1)),
-    "collections.OrderedDict": ("ordered", match_pairs),
-    "collections.Counter": ("counter", match_kinds("dict", least=0)),
-    "builtins.set": ("set", match_set),
-    "builtins.complex": ("other", match_kinds("float", "float")),
-    "builtins.bytearray": ("bytearray", match_bytearray),
-    "_codecs.encode": ("bytes", match_text("latin1", "latin-1")),
-}

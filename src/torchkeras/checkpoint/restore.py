@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch.optim.lr_scheduler import OneCycleLR
 
-from torchkeras.checkpoint import run_state
+from torchkeras.checkpoint import run_fingerprint, run_state
 from torchkeras.checkpoint.best import Best
 from torchkeras.checkpoint.history_file import HISTORY, Rows
 from torchkeras.checkpoint.older_formats import rename_to_bare
@@ -96,13 +96,14 @@ def check_resumable(model: Trainable, run: Run, train: Batches, val: Batches | N
     position, inside = state["position"], state["position"]["phase"] == "train"
     with refuse_misfit(state["number"]):
         rename_to_bare(state, model.learners())
-        now = run_state.run_fingerprint(model, run.config, train, val, run.communicator.world_size)
-        run_state.add_older_contents(now, state["facts"], train, val)
-        run_state.check_parts(state["facts"], now)
+        now = run_fingerprint.run_fingerprint(
+            model, run.config, train, val, run.communicator.world_size)
+        run_fingerprint.add_older_contents(now, state["facts"], train, val)
+        run_fingerprint.check_parts(state["facts"], now)
         notes = run_state.check_components(model, state)
-        notes += run_state.check_data(state["facts"], now, inside)
-        notes += run_state.check_rates(state, now)
-    if changed := run_state.changed_criteria(state["facts"], now):
+        notes += run_fingerprint.check_data(state["facts"], now, inside)
+        notes += run_fingerprint.check_rates(state, now)
+    if changed := run_fingerprint.changed_criteria(state["facts"], now):
         state["judged_anew"] = True
         notes.append(f"resume: {', '.join(changed)}: earlier numbers cannot be compared, "
                      "the best is looked for anew")

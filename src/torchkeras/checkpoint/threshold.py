@@ -20,6 +20,7 @@ from torchkeras.checkpoint.best import Best
 from torchkeras.checkpoint.tensor_file import limits_for
 from torchkeras.checkpoint.weight_file import read_weights
 from torchkeras.checkpoint.weights_path import is_user_defined
+from torchkeras.core import internals
 from torchkeras.core.stop import PassEnded
 from torchkeras.core.types import Value
 from torchkeras.data import Batches
@@ -189,7 +190,7 @@ def copy_of(val: Batches) -> Iterator[Batches]:
         raise CannotPeek(f"accelerate tracks who reads its {type(source).__name__}")
     if isinstance(source, DataLoader):
         source = copy.copy(source)
-        source.__dict__["_iterator"] = None  # persistent workers belong to the run
+        internals.end_workers(source)  # persistent workers belong to the run
     memento = Memento(source)
     once = isinstance(getattr(source, "dataset", None), Iterator)
     if memento.one_shot or isinstance(source, Iterator) or once:
@@ -208,4 +209,4 @@ def copy_of(val: Batches) -> Iterator[Batches]:
     finally:
         memento.restore()
         if isinstance(source, DataLoader):
-            source.__dict__["_iterator"] = None  # ends its workers
+            internals.end_workers(source)  # ends its workers

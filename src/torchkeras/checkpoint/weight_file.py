@@ -17,12 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from torchkeras.checkpoint.tensor_file import LimitExceeded, Limits
-from torchkeras.core import files, leftover
+from torchkeras.core import files, internals, leftover
 from torchkeras.core.errors import bad_value, mistake
 from torchkeras.core.files import flush_to_disk
 from torchkeras.core.types import Value
 from torchkeras.state.module_state import (
-    EXTRA_STATE,
     accepts_extra_state,
     bare_state_dict,
     metadata_of,
@@ -88,8 +87,8 @@ def learning_file(path: Path) -> Path:
 def check_loadable(net: nn.Module, path: FilePath) -> OrderedDict[str, Any]:
     """Return the state dict of a net; refuse one that a file cannot hold or give back."""
     bare, weights = unwrap_module(net), bare_state_dict(net)
-    extras = [name for name in bare.state_dict() if name.endswith(EXTRA_STATE)] if any(
-        name.endswith(EXTRA_STATE) for name in weights) else []
+    extras = [name for name in bare.state_dict() if name.endswith(internals.EXTRA_STATE)] if any(
+        name.endswith(internals.EXTRA_STATE) for name in weights) else []
     for name in extras:
         if not accepts_extra_state(bare, name):
             raise bad_value(
@@ -267,7 +266,7 @@ def read_weights(path: FilePath, limits: Limits = DEFAULT_LIMITS,
 
 def check_versions(weights: Mapping[str, Value], path: FilePath) -> None:
     """Refuse module versions that torch's modules could not compare with their own."""
-    versions = getattr(weights, "_metadata", {})
+    versions = internals.module_versions(weights) or {}
     if not isinstance(versions, Mapping) or not all(
             type(name) is str and isinstance(one, Mapping) and is_version(one.get("version"))
             for name, one in versions.items()):
@@ -290,7 +289,7 @@ def read_safetensors(source: Path, limits: Limits) -> dict[str, Any]:
         weights = OrderedDict((name, file.get_tensor(name)) for name in limits.names_in(file))
         about = file.metadata() or {}
     weights |= {name: weights[owner] for name, owner in about.items() if owner in weights}
-    weights._metadata = json.loads(about.get(VERSIONS, "{}"))  # type: ignore[attr-defined]
+    internals.set_module_versions(weights, json.loads(about.get(VERSIONS, "{}")))
     return weights
 
 

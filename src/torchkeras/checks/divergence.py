@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from torchkeras.checks.explain import described
+from torchkeras.core import internals
 from torchkeras.core.modes import eval_mode
 from torchkeras.core.rng import put_random_states, random_states
 from torchkeras.core.types import Batch, HasParts, Leaf
@@ -146,9 +146,9 @@ def undisturbed(*parts: object) -> Iterator[None]:
     states = random_states()
     modules = [module for part in parts if isinstance(part, nn.Module) for module in part.modules()]
     buffers = [(module, name, one, one.detach().clone()) for module in modules
-               for name, one in module._buffers.items() if one is not None]
+               for name, one in internals.buffers(module).items() if one is not None]
     # set_stance would import the compiler, which takes a second
-    compiler = "torch._dynamo" in sys.modules
+    compiler = internals.compiler_is_loaded()
     stance = torch.compiler.set_stance("force_eager") if compiler else nullcontext()
     try:
         with torch.no_grad(), stance:
@@ -157,7 +157,7 @@ def undisturbed(*parts: object) -> Iterator[None]:
         put_random_states(states)
         with torch.no_grad():
             for module, name, buffer, value in buffers:
-                module._buffers[name] = buffer
+                internals.buffers(module)[name] = buffer
                 buffer.copy_(value)
 
 

@@ -11,13 +11,13 @@ import numpy as np
 from torch import Tensor, nn
 
 from torchkeras.checks.families import likely_fix
+from torchkeras.core import internals
 from torchkeras.core.errors import mistake
 from torchkeras.core.stop import PassEnded, ProcessFailed
 from torchkeras.core.tracebacks import chain, of_library
 from torchkeras.core.types import Batch, Labels, Preds
 from torchkeras.weighting.denominator import LossStep
 
-CALLS = ("_call_impl", "_wrapped_call_impl")  # torch's frames with the inputs of a module
 LONG = 120  # characters of a layer's repr that fit into a line
 MANY = 8  # items of a container that are listed
 
@@ -105,7 +105,7 @@ def locate(error: BaseException, net: object) -> tuple[str | None, nn.Module | N
         if isinstance(owner, nn.Module) and id(owner) in names:
             if owner is not layer:
                 name, layer, given = names[id(owner)], owner, None
-            if frame.f_code.co_name in CALLS:
+            if frame.f_code.co_name in internals.MODULE_FRAMES:
                 args, kwargs = frame.f_locals.get("args", ()), frame.f_locals.get("kwargs", {})
                 given = {**dict(enumerate(args)), **kwargs} if kwargs else args
     return name, layer, given

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from torchkeras.core import internals
 from torchkeras.core.optimizers import Optimizers, Schedulers, each_of
 from torchkeras.core.types import OneOrMany
 
@@ -78,7 +79,7 @@ def wrap_optimizers(accelerator: Accelerator, optimizer: OneOrMany,
 def set_microbatch(accelerator: Accelerator, divisor: float | Tensor, last: bool) -> None:
     """Set what a microbatch's loss is divided by, and whether the optimizer steps after it."""
     accelerator.gradient_accumulation_steps = divisor
-    accelerator.gradient_state._set_sync_gradients(last)
+    internals.set_sync_gradients(accelerator, last)
 
 
 def set_accumulation_step(accelerator: Accelerator, done: int) -> None:
@@ -91,4 +92,4 @@ def set_accumulation_step(accelerator: Accelerator, done: int) -> None:
 
 def force_sync(accelerator: Accelerator) -> None:
     """Let the optimizer step after this microbatch, since the pass has no further batch."""
-    accelerator.gradient_state._set_sync_gradients(True)
+    internals.set_sync_gradients(accelerator, True)

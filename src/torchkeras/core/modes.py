@@ -10,6 +10,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
+from torchkeras.core import internals
 from torchkeras.core.rng import put_random_states, random_states
 from torchkeras.core.tree import map_tree
 from torchkeras.core.types import Batch, Leaf, State
@@ -74,17 +75,17 @@ class UnchangedBuffers:
     def __init__(self, *modules: nn.Module) -> None:
         self.kept = [(part, name, buffer, buffer.detach().clone())
                      for module in modules for part in module.modules()
-                     for name, buffer in part._buffers.items() if buffer is not None]
-        self.versions = [buffer._version for _, _, buffer, _ in self.kept]
+                     for name, buffer in internals.buffers(part).items() if buffer is not None]
+        self.versions = [internals.version(buffer) for _, _, buffer, _ in self.kept]
 
     def restore(self) -> None:
         """Restore the buffers that were changed or replaced."""
         for number, (part, name, buffer, before) in enumerate(self.kept):
-            if buffer._version != self.versions[number]:
+            if internals.version(buffer) != self.versions[number]:
                 with torch.no_grad():
                     buffer.copy_(before)
-                self.versions[number] = buffer._version
-            part._buffers[name] = buffer
+                self.versions[number] = internals.version(buffer)
+            internals.buffers(part)[name] = buffer
 
 
 def with_gradients_if_needed(net: nn.Module, compute: Callable[[Batch], Any], batch: Batch) -> Any:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
+from torchkeras.core import internals
 from torchkeras.core.tree import map_tree, rebuild
 from torchkeras.core.types import Data, Tree
 from torchkeras.data.arrays import ArrayDataset, WholeBatches
@@ -35,7 +36,7 @@ class SampleTensors:
         self.row_bytes = sum(one[:1].nbytes for one in self.tensors)  # bytes of one sample
         self.requires_grad = any(one.requires_grad for one in self.tensors)
         self.watched = [one for one in (*self.tensors, indices) if one is not None]
-        self.marks = {id(one): (one, one._version, one.data_ptr())
+        self.marks = {id(one): (one, internals.version(one), one.data_ptr())
                       for one in self.watched if not one.is_inference()}
         self.arrays: dict[int, Any] = {}  # indices of Subsets as arrays, by id(Subset.indices)
         self.origin: SampleTensors | None = None  # for a copy on another device: the original
@@ -51,7 +52,7 @@ class SampleTensors:
             if getattr(holder, name, None) is not value:
                 return True
         for one, version, memory in self.marks.values():  # noqa: SIM110 (before each batch: fast)
-            if one._version != version or one.data_ptr() != memory:
+            if internals.version(one) != version or one.data_ptr() != memory:
                 return True
         return False
 
@@ -66,7 +67,7 @@ class SampleTensors:
             id(one): copy
             for one, copy in zip(before.origin.watched, before.watched, strict=True)
             if shows_changes(one)
-            and before.origin.marks.get(id(one)) == (one, one._version, one.data_ptr())}
+            and before.origin.marks.get(id(one)) == (one, internals.version(one), one.data_ptr())}
         copies = [kept[id(one)] if id(one) in kept else to_device(one, device)
                   for one in self.watched]
         waiting = iter(copies)

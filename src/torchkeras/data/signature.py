@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from torchkeras.core import internals
 from torchkeras.core.types import LossFn
 
 Found = tuple[Any, "Signature | None"]  # a forward, and its parameters
@@ -60,7 +61,7 @@ def signature_of(net: nn.Module | None) -> Signature | None:
 def unwrapped(net: nn.Module) -> nn.Module:
     """Return the net inside of wrappers."""
     while True:
-        inner = getattr(net, "_orig_mod", None)  # torch.compile
+        inner = getattr(net, internals.COMPILED_NET, None)  # torch.compile
         if inner is None and isinstance(
                 net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             inner = net.module

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchkeras.checks import metric_checks, preflight
+from torchkeras.core import internals
 from torchkeras.core.errors import bad_value
 from torchkeras.core.modes import eval_mode
 from torchkeras.core.rng import put_random_states, random_states
@@ -179,5 +179,5 @@ def nbytes(weight: Tensor) -> int:
 
 def force_eager() -> AbstractContextManager[object]:
     """Return a context that compiles nothing, since that would affect later compilation."""
-    compiler = "torch._dynamo" in sys.modules  # else set_stance would import it
+    compiler = internals.compiler_is_loaded()  # else set_stance would import it
     return torch.compiler.set_stance("force_eager") if compiler else nullcontext()

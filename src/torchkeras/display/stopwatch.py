@@ -33,9 +33,9 @@ class Stopwatch(Callback):
 
     def on_fit_start(self, model: Trainable) -> None:
         """Record how long the start took."""
-        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.seconds = model.run.timings
+        self.seconds.update(dict.fromkeys(PARTS, 0.0))
         self.last = self.clock()
-        model.run.timings = self.seconds
         self.seconds["start"] = max(self.last - model.run.started, 0.0)
 
     def lap(self, part: str) -> None:

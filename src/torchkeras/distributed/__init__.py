@@ -3,7 +3,7 @@
 ``KerasModel.fit`` calls ``accelerator.start_accelerator``, which forms the process group
 (``rendezvous`` for the processes of ``fit_ddp``, ``restart`` after a restart by torchrun), and
 ``communicator.join_job`` for the collectives outside of the gradients and for stopping on all ranks
-together. ``strategies`` then checks that all ranks were given the same, broadcasts the weights of
+together. ``job_checks`` then refuses ranks that were given different things; ``strategies`` broadcasts the weights of
 rank 0 (``broadcast``), gives each rank its own random numbers (``streams``) and wraps the modules
 for DistributedDataParallel (``ddp``) or FSDP (``fsdp``).
 

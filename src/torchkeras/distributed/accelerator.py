@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from torchkeras.core import internals
 from torchkeras.core.allocator import keep_freed_memory
 from torchkeras.core.errors import bad_value
 from torchkeras.distributed.rendezvous import meet
@@ -44,8 +45,8 @@ def start_accelerator(*, mixed_precision: str = "no", cpu: bool = False,
     # accelerate keeps the first precision, device and accumulation of a process for good; with a
     # fresh dict for each Accelerator, those in use keep the state that they were made with
     with ONE_AT_A_TIME:
-        for state in (AcceleratorState, GradientState, *(() if launched() else (PartialState,))):
-            state._shared_state = type(state._shared_state)()
+        internals.renew_states(
+            AcceleratorState, GradientState, *(() if launched() else (PartialState,)))
         accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu,
                                   gradient_accumulation_steps=accumulation)
     if accelerator.device.type == "cpu":

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from torchkeras.core import internals
 from torchkeras.core.communicator import Communicator
 from torchkeras.core.stop import Request
 from torchkeras.core.types import Value
@@ -31,7 +32,7 @@ class ProcessGroupCommunicator(Communicator):
         fork_quietly()
         self.rank, self.world_size, self.is_main_process = rank, world_size, rank == 0
         c10d = distributed.distributed_c10d
-        self.store = c10d.PrefixStore(f"torchkeras/{next(JOBS)}", c10d._get_default_store())
+        self.store = c10d.PrefixStore(f"torchkeras/{next(JOBS)}", internals.default_store())
         self.stops = StopCoordinator(self, self.store)
 
     def all_gather(self, value: Value) -> list[Value]:

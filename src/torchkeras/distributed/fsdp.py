@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor, distributed, nn
 
+from torchkeras.core import internals
 from torchkeras.core.errors import bad_value
 from torchkeras.core.optimizers import Several
 from torchkeras.core.types import State
@@ -239,11 +240,11 @@ def put_buffers(source: nn.Module, target: nn.Module) -> None:
     for name, module in source.named_modules():
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             others[name].set_extra_state(copy.deepcopy(module.get_extra_state()))
-        for key, value in module._buffers.items():
-            found = others[name]._buffers[key]
+        for key, value in internals.buffers(module).items():
+            found = internals.buffers(others[name])[key]
             if value is None or found is None or found.shape != value.shape:
                 device = (next(target.parameters()) if found is None else found).device
-                others[name]._buffers[key] = (
+                internals.buffers(others[name])[key] = (
                     None if value is None else value.detach().to(device, copy=True))
             else:
                 found.copy_(value)

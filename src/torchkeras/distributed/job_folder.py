@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from torchkeras.core import internals
 from torchkeras.core.errors import bad_value
 from torchkeras.core.types import Value
 
@@ -109,8 +110,8 @@ def size_of(parts: Mapping[str, object]) -> int:
         """Leave storages out of the pickle, as :func:`torch.save` does."""
         if not (torch.is_storage(value) or isinstance(value, torch.storage.TypedStorage)):
             return None
-        untyped = getattr(value, "_untyped_storage", value)
-        storages[untyped._cdata] = untyped.nbytes()
+        untyped = internals.untyped(value)
+        storages[internals.storage_address(untyped)] = untyped.nbytes()
         return "storage"
 
     file = CountingFile()

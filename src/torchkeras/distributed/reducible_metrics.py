@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from torchkeras.core import internals
 from torchkeras.core.communicator import Communicator
 from torchkeras.core.errors import bad_value
 from torchkeras.core.types import Batch, Labels, Preds, Row, State, Value
@@ -82,8 +83,7 @@ def torchmetrics_of(metric: object) -> list[Any]:
     """Return the torchmetrics objects in a metric: itself, or those that it is made of."""
     if not isinstance(metric, nn.Module):
         return []
-    return [one for one in metric.modules()
-            if hasattr(one, "_reductions") and hasattr(one, "sync_on_compute")]
+    return [one for one in metric.modules() if internals.is_torchmetric(one)]
 
 
 def local_state(metric: object) -> list[Any]:
@@ -94,8 +94,8 @@ def local_state(metric: object) -> list[Any]:
         kept: list[Any] = [
             packed({name: getattr(metric, name) for name in (*metric.sums, *metric.lists)})]
         return [*kept, paths(metric.layout)] if isinstance(metric, FunctionMetric) else kept
-    return [packed({name: getattr(one, name) for name in one._reductions})
-            if one._update_count else {} for one in torchmetrics_of(metric)]
+    return [packed({name: getattr(one, name) for name in internals.reductions(one)})
+            if internals.num_updates(one) else {} for one in torchmetrics_of(metric)]
 
 
 def packed(state: State) -> State:
@@ -136,9 +136,9 @@ def reduced(metric: types.Metric, packs: list[list[Any]], counted: Numbers) -> A
     for one, states in zip(torchmetrics_of(whole.cpu()), zip(*packs, strict=True), strict=True):
         used = [(state, numbers) for state, numbers in zip(states, counted, strict=True) if state]
         set_reduced_state(one, [state for state, _ in used], [numbers for _, numbers in used],
-                          one._reductions)
-        one._to_sync = one.sync_on_compute = False  # it must not gather the states again
-        one._computed, one._update_count = None, 1
+                          internals.reductions(one))
+        internals.keep_local(one)
+        internals.set_num_updates(one, 1)
     return whole
 
 

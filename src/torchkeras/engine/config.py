@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
@@ -55,9 +56,9 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         check_str("monitor", self.monitor, "val_loss")
-        for name in ("cpu", "sync_batchnorm", "find_unused_parameters", "fsdp", "resume",
-                     "restore_best"):
-            check_bool(name, getattr(self, name))
+        for one in fields(self):
+            if isinstance(one.default, bool):
+                check_bool(one.name, getattr(self, one.name))
         whole_number("epochs", self.epochs, least=1)
         whole_number("patience", self.patience, least=1, optional=True)
         check_min_delta(self.min_delta)
@@ -84,6 +85,11 @@ class FitConfig:
         whole_number("keep", self.keep, least=1)
         self.check_keeping()
         self.as_plain_numbers()
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any], **changed: object) -> FitConfig:
+        """Return the configuration among the arguments of a call of ``fit``."""
+        return cls(**{name: arguments[name] for name in cls.__slots__} | changed)
 
     def as_plain_numbers(self) -> None:
         """Convert numpy's numbers to Python's, for files and other processes."""

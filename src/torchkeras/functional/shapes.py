@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchkeras.core import internals
 from torchkeras.core.types import Leaf, Tree
 from torchkeras.functional.symbol import BATCH, BatchSize, Symbol, map_values
 
@@ -20,9 +21,7 @@ original_call = nn.Module.__call__
 @functools.cache
 def fake_mode() -> Any:
     """Return the mode of fake tensors; made once, as torch needs a second for it."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    return FakeTensorMode(allow_non_fake_inputs=True)
+    return internals.fake_tensor_mode()
 
 
 def fake_result(func: Callable[..., Any], args: Tree, kwargs: Tree) -> Tree:
@@ -36,7 +35,7 @@ def run_module(module: nn.Module, args: Tree, kwargs: Tree) -> Tree:
     home = next((one.device for one in (*module.parameters(), *module.buffers())), None)
     with silenced_logger(), fake_mode() as mode, torch.no_grad(), restored_attributes(module):
         for one in module.modules():
-            for held in (one._parameters, one._buffers):
+            for held in (internals.parameters(one), internals.buffers(one)):
                 held.update({
                     name: mode.from_tensor(tensor) for name, tensor in held.items()
                     if tensor is not None})
@@ -48,7 +47,7 @@ def run_module(module: nn.Module, args: Tree, kwargs: Tree) -> Tree:
 @contextmanager
 def silenced_logger() -> Iterator[None]:
     """Silence the logger of fake tensors, which logs each error that it raises."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    logger = logging.getLogger(internals.FAKE_TENSOR_LOGGER)
     before, logger.disabled = logger.disabled, True
     try:
         yield
@@ -60,7 +59,8 @@ def silenced_logger() -> Iterator[None]:
 def restored_attributes(module: nn.Module) -> Iterator[None]:
     """Restore a module's attributes at exit, which could hold fake tensors."""
     kept = [(held, dict(held)) for one in module.modules()
-            for held in (vars(one), one._parameters, one._buffers, one._modules)]
+            for held in (vars(one), internals.parameters(one), internals.buffers(one),
+                         internals.children(one))]
     try:
         yield
     finally:

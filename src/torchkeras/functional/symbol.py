@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from torchkeras.core import internals
 from torchkeras.core.errors import bad_type, bad_value
 from torchkeras.core.types import Leaf, Tree
 
@@ -59,8 +60,7 @@ class Symbol(Tensor):
     @staticmethod
     def __new__(cls, value: Tensor, step: GraphStep, path: tuple[Any, ...] = ()) -> Symbol:
         """Create a tensor without memory."""
-        return torch.Tensor._make_wrapper_subclass(cls, value.shape, dtype=value.dtype,
-                                                   device=value.device)
+        return internals.make_subclass(cls, value)
 
     def __init__(self, value: Tensor, step: GraphStep, path: tuple[Any, ...] = ()) -> None:
         self.value, self.step, self.path = value, step, path

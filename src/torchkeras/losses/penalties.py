@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchkeras.core import internals
 from torchkeras.core.errors import bad_type
 from torchkeras.core.types import Labels, Preds
 from torchkeras.losses.robust import check_number
@@ -38,7 +39,7 @@ class Penalty:
     def __call__(self) -> Tensor:
         """Return the penalty as a scalar with a gradient."""
         # torch.func differentiates copies of the weights, so no gradient would reach this net.
-        if torch._C._functorch.peek_interpreter_stack() is not None:
+        if internals.is_transformed():
             raise RuntimeError(
                 "a penalty on weights was called in a function that torch.func differentiates; "
                 "add it up there from the weights that the function is given")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchkeras.core import internals
 from torchkeras.core.types import Labels, Preds
 from torchkeras.metrics.base import Metric
 
@@ -130,7 +131,7 @@ def is_countable_torchmetric(metric: Any) -> bool:
     return (any(one.__name__ == "MulticlassStatScores" for one in counts)
             and type(metric).__module__.startswith("torchmetrics.") and all(
                 isinstance(start, Tensor) and not start.is_floating_point()
-                for start in metric._defaults.values()))
+                for start in internals.defaults(metric).values()))
 
 
 def is_countable(metric: object) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torchkeras.core import internals
 from torchkeras.core.types import State
 from torchkeras.state import putting
 from torchkeras.state.components import RandomGenerator
@@ -71,7 +72,7 @@ class ValueRecorder:
         if always or self.fits(what, one.numel(), NUMBERS):
             self.undo.append(partial(putting.restore_tensor, one, one.detach().clone()))
         elif self.uses_budget:
-            self.versions.append((one, one._version))
+            self.versions.append((one, internals.version(one)))
         return ()
 
     def record_array(self, one: np.ndarray[Any, Any]) -> Iterable[Any]:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import data
 
+from torchkeras.core import internals
 from torchkeras.state import iterators as copying
 from torchkeras.state import putting
 from torchkeras.state.components import GENERATORS
@@ -138,7 +139,8 @@ class Memento(ValueRecorder):
                 self.changed = True
         for put in self.undo:
             self.changed |= put()
-        self.lost = self.lost or any(one._version != version for one, version in self.versions)
+        self.lost = self.lost or any(
+            internals.version(one) != version for one, version in self.versions)
         self.changed |= self.lost
         for some in (self.undo, self.substitutes, self.empty_dicts, self.seen, self.copies,
                      self.versions):

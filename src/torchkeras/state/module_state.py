@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from torchkeras.core import internals
 from torchkeras.state.wrappers import BareNames, unwrap_module
 
-LOADING_METHODS = ("_load_from_state_dict", "load_state_dict", "set_extra_state", "get_extra_state")
-EXTRA_STATE = "_extra_state"  # torch's name for what a module's get_extra_state gives
+LOADING_METHODS = (internals.LOAD_OWN, "load_state_dict", "set_extra_state", "get_extra_state")
 
 
 def bare_state_dict(module: nn.Module) -> OrderedDict[str, Any]:
@@ -25,13 +25,13 @@ def bare_state_dict(module: nn.Module) -> OrderedDict[str, Any]:
         return OrderedDict(state)
     versions = {names.bare(f"{name}.").removesuffix("."): one
                 for name, one in metadata_of(state).items()}
-    found._metadata = versions  # type: ignore[attr-defined]  # torch's place for them
+    internals.set_module_versions(found, versions)
     return found
 
 
 def metadata_of(state: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the module versions in a state dict; nothing where they are unknown."""
-    found = getattr(state, "_metadata", None)
+    found = internals.module_versions(state)
     return found if isinstance(found, Mapping) else {}
 
 
@@ -45,12 +45,12 @@ def load_bare_state_dict(module: nn.Module, saved: Mapping[str, Any], exact: boo
             was saved; else they keep their dtype.
     """
     net = unwrap_module(module)
-    names, before = BareNames(net), [(buffers, dict(buffers))
-                                     for buffers in (one._buffers for one in net.modules())]
+    names, before = BareNames(net), [
+        (buffers, dict(buffers)) for buffers in map(internals.buffers, net.modules())]
     state = OrderedDict((names.own(name), value) for name, value in saved.items())
     versions = metadata_of(saved) or (metadata_of(net.state_dict()) if exact else {})
-    state._metadata = {names.own(f"{name}.").removesuffix("."): one  # type: ignore[attr-defined]
-                       for name, one in versions.items()}
+    internals.set_module_versions(
+        state, {names.own(f"{name}.").removesuffix("."): one for name, one in versions.items()})
     try:
         resize_buffers(net, state, exact)
         if not copy_state_into(net, state):
@@ -73,7 +73,8 @@ def copy_state_into(net: nn.Module, state: Mapping[str, Any]) -> bool:
     """
     own: dict[str, Tensor] = dict(net.named_parameters(remove_duplicate=False))
     own |= {name: value for name, (owner, leaf) in buffers_of(net)
-            if is_persistent((owner, leaf)) and (value := owner._buffers[leaf]) is not None}
+            if is_persistent((owner, leaf))
+            and (value := internals.buffers(owner)[leaf]) is not None}
     if own.keys() != state.keys() or has_custom_loading(net):
         return False
     for name, value in own.items():
@@ -92,7 +93,7 @@ def copy_state_into(net: nn.Module, state: Mapping[str, Any]) -> bool:
 def has_custom_loading(net: nn.Module) -> bool:
     """Tell whether code of a module, or hooks, may do more than copy when a state is loaded."""
     modules = list(net.modules())
-    hooked = any(one._load_state_dict_pre_hooks or one._load_state_dict_post_hooks
+    hooked = any(internals.is_hooked_on_loading(one)
                  or not vars(one).keys().isdisjoint(LOADING_METHODS) for one in modules)
     return hooked or any(map(class_has_custom_loading, {type(one) for one in modules}))
 
@@ -102,22 +103,22 @@ def class_has_custom_loading(kind: type) -> bool:
     if any(getattr(kind, name) is not getattr(nn.Module, name) for name in LOADING_METHODS[1:]):
         return True
     method = getattr(kind, LOADING_METHODS[0])
-    return (method is not nn.Module._load_from_state_dict
-            and method is not nn.BatchNorm1d._load_from_state_dict)
+    return method not in (getattr(nn.Module, internals.LOAD_OWN),
+                          getattr(nn.BatchNorm1d, internals.LOAD_OWN))
 
 
 def resize_buffers(net: nn.Module, state: Mapping[str, Any], exact: bool) -> None:
     """Give buffers the shapes, and with ``exact`` the dtypes, of those in a state."""
     made: dict[int, Tensor] = {}
     for name, (owner, leaf) in resizable_buffers(net).items():
-        now, value = owner._buffers[leaf], state.get(name)
+        now, value = internals.buffers(owner)[leaf], state.get(name)
         if not isinstance(value, Tensor):
-            owner._buffers[leaf] = None if exact and name not in state else now
+            internals.buffers(owner)[leaf] = None if exact and name not in state else now
         elif now is None or not can_hold(now, value, exact):
             shorter = not exact and now is not None and both_floating(now, value)
             dtype = now.dtype if now is not None and shorter else value.dtype
             room = torch.empty_like(value, dtype=dtype, device=device_of(net, owner, now))
-            owner._buffers[leaf] = room if now is None else made.setdefault(id(now), room)
+            internals.buffers(owner)[leaf] = room if now is None else made.setdefault(id(now), room)
 
 
 def can_hold(one: Tensor, other: Tensor, exact: bool = True) -> bool:
@@ -151,7 +152,8 @@ def resizable_buffers(net: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     Those of torch's own layers follow the arguments of the layers.
     """
     return {name: place for name, place in buffers_of(net) if is_persistent(place)
-            and (not is_torch_layer(place[0]) or is_uninitialized(place[0]._buffers[place[1]]))}
+            and (not is_torch_layer(place[0])
+                 or is_uninitialized(internals.buffers(place[0])[place[1]]))}
 
 
 def is_uninitialized(value: Tensor | None) -> bool:
@@ -162,13 +164,13 @@ def is_uninitialized(value: Tensor | None) -> bool:
 def buffers_of(net: nn.Module) -> Iterator[tuple[str, tuple[nn.Module, str]]]:
     """Yield the name of each buffer, also of None, with its module and its name there."""
     for prefix, module in net.named_modules(remove_duplicate=False):
-        for leaf in list(module._buffers.keys()):  # a scripted module keeps no dict
+        for leaf in list(internals.buffers(module).keys()):  # a scripted module keeps no dict
             yield f"{prefix}.{leaf}" if prefix else leaf, (module, leaf)
 
 
 def is_persistent(place: tuple[nn.Module, str]) -> bool:
     """Tell whether a buffer is in the state dict."""
-    return place[1] not in place[0]._non_persistent_buffers_set
+    return place[1] not in internals.non_persistent(place[0])
 
 
 def is_torch_layer(module: nn.Module) -> bool:
@@ -201,7 +203,8 @@ def all_buffers(module: nn.Module) -> dict[str, Tensor | None]:
     """Return all buffers, with their names in the bare net."""
     net = unwrap_module(module)
     names = BareNames(net)
-    return {names.bare(name): place[0]._buffers[place[1]] for name, place in buffers_of(net)}
+    return {names.bare(name): internals.buffers(owner)[leaf]
+            for name, (owner, leaf) in buffers_of(net)}
 
 
 def set_buffers(module: nn.Module, saved: Mapping[str, Tensor | None]) -> None:
@@ -210,22 +213,24 @@ def set_buffers(module: nn.Module, saved: Mapping[str, Tensor | None]) -> None:
     names = BareNames(net)
     for name, (owner, leaf) in buffers_of(net):
         if (bare := names.bare(name)) in saved:
-            set_buffer(owner, leaf, saved[bare], device_of(net, owner, owner._buffers[leaf]))
+            now = internals.buffers(owner)[leaf]
+            set_buffer(owner, leaf, saved[bare], device_of(net, owner, now))
 
 
 def set_buffer(owner: nn.Module, leaf: str, value: Tensor | None, device: torch.device) -> None:
     """Set one buffer: copy into its tensor if that can hold the value, else replace it."""
-    now = owner._buffers[leaf]
+    now = internals.buffers(owner)[leaf]
     if value is not None and now is not None and can_hold(now, value):
         with torch.no_grad():
             now.copy_(value)
     else:
-        owner._buffers[leaf] = None if value is None else value.detach().to(device, copy=True)
+        internals.buffers(owner)[leaf] = (
+            None if value is None else value.detach().to(device, copy=True))
 
 
 def accepts_extra_state(net: nn.Module, name: str) -> bool:
     """Tell whether a state can be loaded: not extra state without ``set_extra_state``."""
     path, _, leaf = name.rpartition(".")
-    if leaf != EXTRA_STATE:
+    if leaf != internals.EXTRA_STATE:
         return True
     return type(net.get_submodule(path)).set_extra_state is not nn.Module.set_extra_state

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from torchkeras.core import internals
 from torchkeras.core.tree import map_tree
 from torchkeras.core.types import Batch, Leaf, Source
 from torchkeras.data import Batches
@@ -16,7 +17,7 @@ from torchkeras.state.memento import Memento
 
 # a DataLoader with these attributes reads in this process
 IN_THIS_PROCESS = {"num_workers": 0, "persistent_workers": False, "prefetch_factor": None,
-                   "timeout": 0, "pin_memory": False, "_iterator": None}
+                   "timeout": 0, "pin_memory": False, internals.LOADER_ITERATOR: None}
 
 
 class CannotPeek(Exception):

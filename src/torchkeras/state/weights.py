@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from torchkeras.core import internals
 from torchkeras.state.module_state import (
     accepts_extra_state,
     bare_state_dict,
@@ -28,7 +29,7 @@ from torchkeras.state.module_state import (
 )
 from torchkeras.state.wrappers import BareNames, unwrap_module
 
-SAVING_METHODS = ("state_dict", "_save_to_state_dict", "get_extra_state")
+SAVING_METHODS = ("state_dict", internals.SAVE_OWN, "get_extra_state")
 CHUNK = 1 << 16  # 64-bit words that are mixed at once: they stay in the processor's cache
 
 
@@ -95,8 +96,9 @@ class Weights:
                     marks[name] = mark
             self.copies[number], self.marks[number] = copies, marks
             rooms = {} if fresh else self.buffers[number]
-            self.buffers[number] = {name: buffer_snapshot(owner._buffers[leaf], rooms.get(name))
-                                    for name, (owner, leaf) in buffers_of(net)}
+            self.buffers[number] = {
+                name: buffer_snapshot(internals.buffers(owner)[leaf], rooms.get(name))
+                for name, (owner, leaf) in buffers_of(net)}
             self.others[number] = extra_state_of(net)
         self.moment = object()
 
@@ -179,7 +181,7 @@ class Weights:
         found |= {names.bare(name): one.copied for name, one in self.buffers[number].items()
                   if name in saved and one.copied is not None}
         found |= {names.bare(name): value for name, value in self.others[number].items()}
-        found._metadata = metadata_of(bare_state_dict(net))  # type: ignore[attr-defined]
+        internals.set_module_versions(found, metadata_of(bare_state_dict(net)))
         return found
 
     def hidden(self, number: int) -> dict[str, Tensor | None]:
@@ -265,17 +267,18 @@ def restore_buffers(net: nn.Module, kept: Mapping[str, Buffer]) -> None:
     """
     made: dict[int, Tensor] = {}
     for name, (owner, leaf) in list(buffers_of(net)):
-        now, old = owner._buffers[leaf], kept.get(name)
+        now, old = internals.buffers(owner)[leaf], kept.get(name)
         if old is None:
-            del owner._buffers[leaf]
+            del internals.buffers(owner)[leaf]
         elif old.copied is None:
-            owner._buffers[leaf] = old.was
+            internals.buffers(owner)[leaf] = old.was
         elif now is not None and now is old.was() and can_hold(now, old.copied):
             with torch.no_grad():
                 now.copy_(old.copied)
         else:
             value = old.copied.to(device_of(net, owner, now), copy=True)
-            owner._buffers[leaf] = value if now is None else made.setdefault(id(now), value)
+            internals.buffers(owner)[leaf] = (
+                value if now is None else made.setdefault(id(now), value))
 
 
 def extra_state_of(net: nn.Module) -> dict[str, Any]:
@@ -293,7 +296,7 @@ def has_extra_state(net: nn.Module) -> bool:
     """Tell whether a net's code may put more than parameters and buffers into its state dict."""
     modules = list(net.modules())
     kinds: list[Any] = list({type(one) for one in modules})
-    hooked = any(one._state_dict_hooks or one._state_dict_pre_hooks
+    hooked = any(internals.is_hooked_on_saving(one)
                  or not vars(one).keys().isdisjoint(SAVING_METHODS) for one in modules)
     return hooked or any(getattr(kind, name) is not getattr(nn.Module, name)
                          for kind in kinds for name in SAVING_METHODS)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Iterator
 
 from torch import nn
 
-WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel, DDP and torch.compile put before a name
+from torchkeras.core import internals
+
+# what DataParallel, DDP and torch.compile put before a name
+WRAPPERS = ("module.", f"{internals.COMPILED_NET}.")
+
 
 
 def wrapper_attribute(module: nn.Module) -> str | None:
     """Return the attribute in which a wrapper of torch holds its module; None for no wrapper."""
     if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         return "module"
-    compiler = sys.modules.get("torch._dynamo.eval_frame")  # importing it takes a second
-    if compiler is not None and isinstance(module, compiler.OptimizedModule):
-        return "_orig_mod"
-    return None
+    return internals.COMPILED_NET if internals.is_compiled(module) else None
 
 
 def unwrap_module(net: nn.Module) -> nn.Module:

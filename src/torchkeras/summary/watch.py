@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedBuffer, is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
+from torchkeras.core import internals
 from torchkeras.core.errors import bad_type, instance_not_class
 from torchkeras.core.types import Tree
 from torchkeras.summary.inputs import CALLS, Inputs, count_bytes, tensors
@@ -66,7 +67,7 @@ def unwrapped(net: nn.Module) -> nn.Module:
                        expected="an nn.Module", fix=CALLS)
     if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         net = net.module
-    net = getattr(net, "_orig_mod", net)  # inside a compiled net no hooks are called
+    net = getattr(net, internals.COMPILED_NET, net)  # inside a compiled net no hooks are called
     faces = sys.modules.get("torchkeras.keras.base")
     if faces is not None and isinstance(net, faces.BaseModel):
         net = faces.net_of(net)
@@ -146,5 +147,5 @@ def restored_state(net: nn.Module) -> Iterator[None]:
 
 
 def _members(module: nn.Module) -> list[dict[str, Any]]:
-    held = (vars(module).get(name) for name in ("_parameters", "_buffers", "_modules"))
+    held = (internals.parameters(module), internals.buffers(module), internals.children(module))
     return [one for one in held if isinstance(one, dict)]

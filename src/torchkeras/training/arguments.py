@@ -21,7 +21,7 @@ from torchkeras.core.errors import bad_type, bad_value, check_bool, kind_of, mis
 from torchkeras.core.optimizers import Optimizers, combine
 from torchkeras.core.tracebacks import level_of_caller
 from torchkeras.core.types import Data, Metric
-from torchkeras.data import Batches, split_validation
+from torchkeras.data import Batches, batches, split_validation
 from torchkeras.data.arrays import is_array, is_number_list
 from torchkeras.data.kinds import array_tree, is_map_dataset
 from torchkeras.distributed.accelerator import launched
@@ -91,15 +91,14 @@ def launches_processes(num_processes: int) -> bool:
     return num_processes > 1 and not launched()
 
 
-def check_options(batch_size: object, steps_per_epoch: object, validation_steps: object,
-                  **switches: object) -> None:
-    """Refuse options of ``fit`` that have the wrong type; errors use their names there."""
-    whole_number("batch_size", batch_size, least=1, optional=True)
-    whole_number("steps_per_epoch", steps_per_epoch, least=1, optional=True)
-    whole_number("validation_steps", validation_steps, least=1, optional=True)
-    for name, value in switches.items():
-        if not (name == "shuffle" and value is None):
-            check_bool(name, value)
+def check_options(arguments: Mapping[str, Any]) -> None:
+    """Refuse options of ``fit`` that have the wrong type and are not in its ``FitConfig``."""
+    for name in ("batch_size", "steps_per_epoch", "validation_steps"):
+        whole_number(name, arguments[name], least=1, optional=True)
+    for name in ("plot", "quiet"):
+        check_bool(name, arguments[name])
+    if arguments["shuffle"] is not None:
+        check_bool("shuffle", arguments["shuffle"])
 
 
 def check_labelled(model: Trainable, train_data: Data, val_data: Data) -> None:
@@ -143,6 +142,21 @@ def check_constructor(step: Callable[..., object], objects: Mapping[str, object]
             one in keywords.RUN_WITH for one in ours)
         if name not in taken and (left_out or of_fit):
             raise mistake(TypeError(keywords.unknown_keyword("KerasModel", name, ("net", *parts))))
+
+
+def fit_data(arguments: Mapping[str, Any],
+             dtype: torch.dtype | None) -> tuple[Batches, Batches | None]:
+    """Return the batches to train and to validate on, from the arguments of ``fit``."""
+    train, val = with_validation(arguments["train_data"], arguments["val_data"],
+                                 arguments["validation_split"], dtype)
+    size, shuffle = arguments["batch_size"], arguments["shuffle"]
+    train = batches(train, name="train_data", batch_size=size, dtype=dtype,
+                    shuffle=is_shufflable(train) if shuffle is None else shuffle,
+                    steps=arguments["steps_per_epoch"])
+    if val is not None:
+        val = batches(val, name="val_data", batch_size=size if is_unbatched(val) else None,
+                      steps=arguments["validation_steps"], dtype=dtype, draws=False)
+    return train, val
 
 
 def with_validation(train_data: Data, val_data: Data, share: float | None,

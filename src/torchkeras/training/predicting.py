@@ -19,7 +19,8 @@ from torchkeras.core.tree import children, is_container, map_tree, rebuild
 from torchkeras.core.types import Batch, HasParts, Labels, Leaf, Preds
 from torchkeras.data import batch as batches
 from torchkeras.data import outputs
-from torchkeras.data.joined import Path, collect_outputs, is_only_loss, part_at, without_extras
+from torchkeras.data.collected import collect_outputs
+from torchkeras.data.joined import Path, is_only_loss, part_at, without_extras
 from torchkeras.data.reuse import copy_leaf
 from torchkeras.data.samples import size, split_any_layout
 from torchkeras.engine.run import Run

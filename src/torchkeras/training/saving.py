@@ -33,6 +33,7 @@ from torchkeras.checkpoint.weight_file import (
     write_atomically,
     write_chunks,
 )
+from torchkeras.core import internals
 from torchkeras.core.errors import bad_type, bad_value
 from torchkeras.core.stop import CheckpointCorruptError
 from torchkeras.core.tracebacks import short_traceback
@@ -148,7 +149,7 @@ def put_matching(net: nn.Module, source: FilePath | Mapping[str, Value], strict:
             expected="the names and shapes of the net's",
             fix="Pass strict=False to take what matches, or rename=... for other names.")
     state = OrderedDict({**own, **alike})
-    state._metadata = versions  # type: ignore[attr-defined]  # torch's place for them
+    internals.set_module_versions(state, versions)
     with all_or_nothing(net):
         load_bare_state_dict(net, state, exact=False)
     return report
@@ -492,9 +493,9 @@ def schedule_differences(name: str, part: Stateful, own: State, state: State) ->
     gone = [key for key in own
             if key not in state and not key.startswith("_") and key not in changing]
     wrong = [*map(str, new), *gone, *changed_kinds(own, state)]
-    inner: Sequence[Stateful] | None = getattr(part, "_schedulers", None)  # of SequentialLR, ...
+    inner: Sequence[Stateful] = internals.inner_schedulers(part)  # of SequentialLR, ...
     if inner and not wrong:
-        given = state.get("_schedulers")
+        given = state.get(internals.SCHEDULERS)
         if not isinstance(given, list) or len(given) != len(inner):
             wrong = ["the number of its schedules"]
         for one, another in zip(inner, given or (), strict=False):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch.optim import lr_scheduler as torch_schedulers
 
+from torchkeras.core import internals
 from torchkeras.core.errors import bad_value
 from torchkeras.core.optimizers import argument_name, each_of
 from torchkeras.core.types import OneOrMany
@@ -86,7 +87,7 @@ def assign_schedules(scheduler: OneOrMany, config: FitConfig, length: int | None
 def flattened(scheduler: object) -> Iterator[object]:
     """Yield a scheduler, and those in it: SequentialLR and ChainedScheduler hold others."""
     yield scheduler
-    for one in getattr(scheduler, "_schedulers", ()):
+    for one in internals.inner_schedulers(scheduler):
         yield from flattened(one)
 
 
@@ -124,13 +125,13 @@ def spans_run_in_updates(scheduler: object, span: Span) -> bool:
 
 def length_of(scheduler: Scheduler) -> int | None:
     """Return the length of a scheduler in its own steps; None if it has no end."""
-    milestones = getattr(scheduler, "_milestones", None)
-    if milestones and getattr(scheduler, "_schedulers", None):
-        rest = length_of(scheduler._schedulers[-1])
+    milestones = internals.milestones(scheduler)
+    if milestones and internals.inner_schedulers(scheduler):
+        rest = length_of(internals.inner_schedulers(scheduler)[-1])
         return None if rest is None else int(milestones[-1]) + rest
     found = [getattr(scheduler, name) for name in LENGTHS
              if isinstance(getattr(scheduler, name, None), int)]
-    found += [length for one in getattr(scheduler, "_schedulers", ())
+    found += [length for one in internals.inner_schedulers(scheduler)
               if (length := length_of(one)) is not None]
     return max(found, default=None)
 

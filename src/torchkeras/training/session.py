@@ -47,6 +47,7 @@ from torchkeras.state.components import components_of
 from torchkeras.state.rollback import Rollback
 from torchkeras.training.arguments import check_run, check_step_objects, direction
 from torchkeras.training.own_steps import is_own, names_scheduler, updates_itself
+from torchkeras.training.run_view import read_only
 from torchkeras.training.schedules import assign_schedules
 from torchkeras.training.signals import signals
 from torchkeras.weighting import examination
@@ -109,7 +110,7 @@ class TrainingSession:
     def around(self) -> Iterator[None]:
         """Set up device, modes and signals; undo a run that fails before its first update."""
         model, run, parts = self.model, self.run, components_of(self.model)
-        previous, model.run, run.active = model.run, run, True
+        previous, model.run, run.active = model.run, read_only(run), True
         metrics = [metric for one in run.tools.metrics.values() for metric in one.values()]
         others = [one for one in (model.loss_fn, *parts.modules.values()) if one is not model.net]
         # FSDP divides a net where it is: whole, it may not fit the device

@@ -32,6 +32,7 @@ from torchkeras.state.module_state import (
     set_buffers,
 )
 from torchkeras.training.arguments import warn_of_divergence
+from torchkeras.training.run_view import read_only, whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +55,7 @@ def fit(model: KerasModel, num_processes: int, config: FitConfig, callbacks: lis
     for callback, state in zip(callbacks, result["callbacks"], strict=True):
         vars(callback).update(state)
     run: Run = result["run"]
-    model.run, model.from_scratch = run, True
+    model.run, model.from_scratch = read_only(run), True
     known_files_of(model).update(result["known_files"])
     put_random_states(result["random"])
     warn_of_divergence(run, once=True)
@@ -70,7 +71,7 @@ def fit_in_worker(model: KerasModel, config: FitConfig, callbacks: list[Callback
                   train_data: Batches, val_data: Batches | None) -> State:
     """Train in one of several processes; return what is to be brought back."""
     frame = model.fit_run(config, callbacks, train_data, val_data)
-    run: Any = model.run
+    run: Any = whole(model.run)
     device: Any = SimpleNamespace(device=run.accelerator.device)
     bare: Any = dataclasses.replace(
         run, accelerator=device, tools=TrainingObjects({}), strategy=SingleProcess(),

@@ -1,0 +1,198 @@
+"""Each private name that is used of torch, accelerate and torchmetrics is there, and means what it did."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from torchkeras.core import internals
+
+
+def test_a_tensor_counts_writes_and_a_storage_has_one_address():
+    one = torch.zeros(4)
+    before = internals.version(one)
+    one.add_(1)
+    assert internals.version(one) == before + 1
+    view, other = one[2:], torch.zeros(4)
+    address = internals.storage_address(one.untyped_storage())
+    assert internals.storage_address(view.untyped_storage()) == address
+    assert internals.storage_address(other.untyped_storage()) != address
+    with pytest.warns(UserWarning, match="TypedStorage"):
+        typed = one.storage()
+    assert internals.storage_address(internals.untyped(typed)) == address
+
+
+def test_a_subclass_of_tensor_is_made_without_memory():
+    class Own(torch.Tensor):
+        @classmethod
+        def __torch_dispatch__(cls, *_):
+            raise AssertionError
+
+    made = internals.make_subclass(Own, torch.empty(2, 3, dtype=torch.float64))
+    assert type(made) is Own
+    assert (made.shape, made.dtype) == ((2, 3), torch.float64)
+    assert made.data_ptr() == 0
+
+
+def test_a_modules_own_parts_are_its_dicts():
+    module = nn.BatchNorm1d(2)
+    module.register_buffer("passing", torch.zeros(1), persistent=False)
+    module.register_buffer("absent", None)
+    module.add_module("inner", nn.Identity())
+    assert set(internals.parameters(module)) == {"weight", "bias"}
+    assert internals.buffers(module)["absent"] is None
+    internals.buffers(module)["passing"] = changed = torch.ones(1)
+    assert module.passing is changed
+    assert list(internals.children(module)) == ["inner"]
+    assert internals.non_persistent(module) == {"passing"}
+
+
+def test_hooks_of_saving_and_loading_are_seen():
+    plain, hooked = nn.Linear(1, 1), nn.Linear(1, 1)
+    assert not internals.is_hooked_on_loading(plain)
+    assert not internals.is_hooked_on_saving(plain)
+    hooked.register_load_state_dict_pre_hook(lambda *_: None)
+    hooked.register_state_dict_post_hook(lambda *_: None)
+    assert internals.is_hooked_on_loading(hooked)
+    assert internals.is_hooked_on_saving(hooked)
+    later, first = nn.Linear(1, 1), nn.Linear(1, 1)
+    later.register_load_state_dict_post_hook(lambda *_: None)
+    first.register_state_dict_pre_hook(lambda *_: None)
+    assert internals.is_hooked_on_loading(later)
+    assert internals.is_hooked_on_saving(first)
+
+
+def test_versions_of_modules_travel_with_a_state():
+    state = nn.BatchNorm1d(2).state_dict()
+    assert internals.module_versions(state)[""]["version"] == 2
+    assert internals.module_versions({}) is None
+    internals.set_module_versions(state, {"": {"version": 1}})
+    assert internals.module_versions(state) == {"": {"version": 1}}
+
+
+def test_names_of_methods_and_states():
+    class Stateful(nn.Module):
+        def get_extra_state(self):
+            return 1
+
+        def set_extra_state(self, state):
+            pass
+
+    assert list(Stateful().state_dict()) == [internals.EXTRA_STATE]
+    assert callable(getattr(nn.Module, internals.LOAD_OWN))
+    assert callable(getattr(nn.Module, internals.SAVE_OWN))
+    assert all(callable(getattr(nn.Module, name)) for name in internals.MODULE_FRAMES)
+
+
+def test_frames_of_modules_have_these_names():
+    class Fails(nn.Module):
+        def forward(self, x):
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError) as caught:
+        Fails()(1)
+    assert {entry.name for entry in caught.traceback} >= set(internals.MODULE_FRAMES)
+
+
+def test_schedules_of_several_show_what_they_hold():
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), 0.1)
+    parts = [torch.optim.lr_scheduler.ConstantLR(optimizer) for _ in range(2)]
+    several = torch.optim.lr_scheduler.SequentialLR(optimizer, parts, [3])
+    assert list(internals.inner_schedulers(several)) == parts
+    assert list(internals.milestones(several)) == [3]
+    assert internals.SCHEDULERS in several.state_dict()
+    assert not internals.inner_schedulers(parts[0])
+    assert not internals.milestones(parts[0])
+
+
+def test_an_optimizer_that_is_marked_gives_no_warning():
+    def schedule(marked):
+        optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), 0.1)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+        if marked:
+            internals.mark_stepped(optimizer)
+        scheduler.step()
+
+    schedule(True)  # warnings are errors in these tests
+    with pytest.warns(UserWarning, match="lr_scheduler.step"):
+        schedule(False)
+
+
+def test_workers_of_a_loader_end():
+    loader = DataLoader(TensorDataset(torch.arange(4)), num_workers=1, persistent_workers=True)
+    list(loader)
+    processes = vars(loader)[internals.LOADER_ITERATOR]._workers
+    assert processes[0].is_alive()
+    internals.end_workers(loader)
+    processes[0].join(10)
+    assert not processes[0].is_alive()
+
+
+def test_a_compiled_net_is_known():
+    net = nn.Linear(1, 1)
+    compiled = torch.compile(net, backend="eager")
+    assert internals.compiler_is_loaded()
+    assert internals.is_compiled(compiled)
+    assert not internals.is_compiled(net)
+    assert getattr(compiled, internals.COMPILED_NET) is net
+
+
+def test_a_function_that_torch_func_transforms_is_known():
+    seen = []
+    torch.func.grad(lambda x: seen.append(internals.is_transformed()) or x.sum())(torch.ones(1))
+    assert seen == [True]
+    assert not internals.is_transformed()
+
+
+def test_fake_tensors_have_shapes_without_numbers():
+    with internals.fake_tensor_mode():
+        found = torch.empty(1 << 20, 1 << 20) @ torch.empty(1 << 20, 2)
+    assert found.shape == (1 << 20, 2)
+
+
+def test_the_store_of_a_job_is_found(tmp_path):
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        internals.default_store().set("a", "1")
+        assert internals.default_store().get("a") == b"1"
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_accelerators_made_later_have_a_state_of_their_own():
+    from accelerate.state import GradientState
+
+    first = GradientState()
+    first.sync_gradients_before = vars(first)
+    internals.renew_states(GradientState)
+    second = GradientState()
+    assert vars(first) is not vars(second)
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_a_microbatch_is_the_last_of_its_update_or_not(sync):
+    from torchkeras.distributed.accelerator import start_accelerator
+
+    accelerator = start_accelerator(mixed_precision="no", cpu=True, accumulation=2)
+    internals.set_sync_gradients(accelerator, sync)
+    assert accelerator.sync_gradients is sync
+
+
+def test_the_state_of_a_torchmetric_is_read_and_set():
+    torchmetrics = pytest.importorskip("torchmetrics")
+    metric = torchmetrics.MeanMetric()
+    assert internals.is_torchmetric(metric)
+    assert not internals.is_torchmetric(nn.Linear(1, 1))
+    metric.update(torch.tensor(3.0))
+    assert metric.compute() == 3
+    assert internals.num_updates(metric) == 1
+    assert internals.reductions(metric)["mean_value"] is not None
+    assert set(internals.defaults(metric)) == {"mean_value", "weight"}
+    metric.mean_value = torch.tensor(5.0)
+    internals.set_num_updates(metric, 2)
+    assert metric.compute() == 5
+    assert internals.num_updates(metric) == 2
+    internals.keep_local(metric)
+    assert metric.sync_on_compute is False
+    assert metric._to_sync is False

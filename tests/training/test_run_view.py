@@ -1,0 +1,89 @@
+"""A run is read by users, and written by the loop alone."""
+
+import copy
+import inspect
+import pickle
+from dataclasses import MISSING, fields
+
+import pytest
+import torch
+from torch import nn
+
+from torchkeras import Callback, KerasModel, Run
+from torchkeras.engine.config import FitConfig
+from torchkeras.training.run_view import RunView, read_only, whole
+
+X = torch.arange(24.0).reshape(8, 3) / 24
+
+
+def fitted(callbacks=(), epochs=2, **options):
+    torch.manual_seed(0)
+    model = KerasModel(nn.Linear(3, 1), "mse", optimizer="sgd")
+    return model, model.fit((X, X[:, :1]), epochs=epochs, batch_size=4, ckpt_path=None, quiet=True, cpu=True,
+                            callbacks=list(callbacks), **options)
+
+
+class Meddler(Callback):
+    """Tries to write what the loop writes."""
+
+    def __init__(self, name, value):
+        self.name, self.value = name, value
+
+    def on_step_end(self, model):
+        setattr(model.run, self.name, self.value)
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("epoch", 7), ("step", 0), ("global_step", 0), ("stop_reason", "mine"), ("logs", {}), ("mine", 1),
+    ("history", None), ("active", False)])
+def test_a_callback_that_assigns_to_the_run_gets_an_error_that_names_the_way_out(name, value):
+    with pytest.raises(AttributeError, match=rf"model\.run\.{name}: .*run\.stop\('why'\)"):
+        fitted([Meddler(name, value)])
+
+
+def test_nothing_of_a_run_is_deleted():
+    model, _ = fitted()
+    with pytest.raises(AttributeError, match=r"model\.run\.epoch"):
+        del model.run.epoch
+    assert model.run.epoch == 2
+
+
+def test_control_a_run_is_read_and_stopped():
+    class Stops(Callback):
+        def on_step_end(self, model):
+            if model.run.global_step == 2:
+                self.seen = model.run.current_metrics()
+                model.run.stop("enough")
+
+    stops = Stops()
+    model, history = fitted([stops])
+    assert stops.seen["train_loss"] > 0
+    assert model.run.global_step == 2
+    assert model.run.stop_reason == history.attrs["stop_reason"] == "enough"
+    assert isinstance(model.run, Run)
+    assert {"epoch", "history", "stop"} <= set(dir(model.run))
+
+
+def test_a_model_is_copied_with_its_run():
+    model, _ = fitted()
+    other = copy.deepcopy(model)
+    assert other.run.epoch == 2
+    assert whole(other.run) is not whole(model.run)
+
+
+def test_a_view_is_sent_to_another_process_and_shows_a_run_once():
+    view = RunView(FitConfig(seed=3))
+    assert pickle.loads(pickle.dumps(view)).seed == 3
+    assert whole(read_only(view)) is whole(view)
+
+
+def test_every_field_of_the_config_is_an_argument_of_fit_with_the_same_default():
+    arguments = inspect.signature(KerasModel.fit).parameters
+    given = {one.name: one.default for one in fields(FitConfig)}
+    assert MISSING not in given.values()
+    assert {name: arguments[name].default for name in given} == given
+
+
+def test_a_config_takes_its_fields_from_the_arguments_of_fit():
+    every = {name: one.default for name, one in inspect.signature(KerasModel.fit).parameters.items()}
+    assert FitConfig.of(every | {"train_data": 1, "seed": 3}, ckpt_path=None) == FitConfig(seed=3, ckpt_path=None)
