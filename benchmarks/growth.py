@@ -547,9 +547,9 @@ def state_tensors(scale: float) -> float:
     return resumed_tensors(scale, "sgd")
 
 
-@row("state-adam", "the same with Adam, whose state has three tensors for each", unit="",
+@row("tensors-adam", "the same with Adam, whose state has three tensors for each", unit="",
      limit=100_000, least=True)
-def state_adam(scale: float) -> float:
+def tensors_adam(scale: float) -> float:
     return resumed_tensors(scale, "adam")
 
 

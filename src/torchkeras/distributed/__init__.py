@@ -3,8 +3,9 @@
 ``KerasModel.fit`` calls ``accelerator.start_accelerator``, which forms the process group
 (``rendezvous`` for the processes of ``fit_ddp``, ``restart`` after a restart by torchrun), and
 ``communicator.join_job`` for the collectives outside of the gradients and for stopping on all ranks
-together. ``job_checks`` then refuses ranks that were given different things; ``strategies`` broadcasts the weights of
-rank 0 (``broadcast``), gives each rank its own random numbers (``streams``) and wraps the modules
+together. ``job_checks`` then refuses ranks that were given different things; ``strategies``
+broadcasts the weights of rank 0 (``broadcast``), gives each rank its own random numbers
+(``streams``) and wraps the modules
 for DistributedDataParallel (``ddp``) or FSDP (``fsdp``).
 
 During a pass, ``sharded_data`` gives each rank its share of the batches, ``ddp`` weights and
