@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,8 +19,9 @@ from torchkeras.distributed.restart import join_attempt
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from accelerate.utils import AutocastKwargs
 
-
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 ONE_AT_A_TIME = threading.Lock()
 
 
@@ -49,9 +52,25 @@ def start_accelerator(*, mixed_precision: str = "no", cpu: bool = False,
             AcceleratorState, GradientState, *(() if launched() else (PartialState,)))
         accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu,
                                   gradient_accumulation_steps=accumulation)
+    accelerator.autocast = partial(autocast, accelerator)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     return accelerator
+
+
+def autocast(accelerator: Accelerator,
+             autocast_handler: AutocastKwargs | None = None) -> AbstractContextManager[Any]:
+    """Return the context in which an Accelerator computes in its precision.
+
+    Up to 1.10, accelerate.s own stays on after an error, so all that the process computes
+    later would be rounded to bfloat16; and it takes the precision of the newest Accelerator, not
+    its own, where several live.
+    """
+    dtype = DTYPES.get(accelerator.mixed_precision)
+    handler = autocast_handler or accelerator.autocast_handler
+    options = {} if handler is None else handler.to_kwargs()
+    return nullcontext() if dtype is None else torch.autocast(
+        accelerator.device.type, dtype=dtype, **options)
 
 
 def launched() -> bool:
