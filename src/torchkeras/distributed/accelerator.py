@@ -62,7 +62,7 @@ def autocast(accelerator: Accelerator,
              autocast_handler: AutocastKwargs | None = None) -> AbstractContextManager[Any]:
     """Return the context in which an Accelerator computes in its precision.
 
-    Up to 1.10, accelerate.s own stays on after an error, so all that the process computes
+    Up to 1.10, accelerate's own stays on after an error, so all that the process computes
     later would be rounded to bfloat16; and it takes the precision of the newest Accelerator, not
     its own, where several live.
     """
