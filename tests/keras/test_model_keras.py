@@ -405,7 +405,7 @@ def test_train_on_batch_is_the_loop_written_by_hand():
     preds = []
     start = weights(own)
     for x, y in zip(X.split(30), Y.split(30), strict=True):
-        found = model.train_on_batch(x.numpy(), y.numpy())
+        found = model.train_on_batch(x.numpy(), y.numpy(), reset_metrics=False)
         adam.zero_grad()
         preds.append(own(x))
         losses.BinaryCrossentropy()(preds[-1], y).backward()
@@ -431,17 +431,35 @@ def test_gradients_from_elsewhere_do_not_count():
     assert not torch.equal(weights(plain), weights(summed))  # control
 
 
-def test_counts_begin_anew_after_reset_metrics_and_testing_has_its_own():
+def test_a_batch_is_measured_alone_and_with_those_before_it_only_where_asked():
     model = binary()
     first = model.train_on_batch(X[:20], Y[:20], return_dict=True)
     tested = model.test_on_batch(X[20:40], Y[20:40])
-    with_both = model.test_on_batch(X[40:60], Y[40:60])
-    model.reset_metrics()
     alone = model.test_on_batch(X[40:60], Y[40:60])
     assert first["loss"] == pytest.approx(losses.BinaryCrossentropy()(net()(X[:20]), Y[:20]).item())
-    assert with_both[0] == pytest.approx((tested[0] + alone[0]) / 2)
-    assert with_both[0] != pytest.approx(alone[0])  # control
     assert alone == pytest.approx(model.evaluate(X[40:60], Y[40:60]))
+    for _ in range(2):  # a call without reset_metrics=False begins anew
+        model.test_on_batch(X[:7], Y[:7])
+        model.test_on_batch(X[20:40], Y[20:40], reset_metrics=False)
+        both = model.test_on_batch(X[40:60], Y[40:60], reset_metrics=False)
+        assert both == pytest.approx(model.evaluate(X[20:60], Y[20:60]))
+        assert both[0] == pytest.approx((tested[0] + alone[0]) / 2)
+        assert both[0] != pytest.approx(alone[0])  # control
+    model.reset_metrics()
+    assert model.test_on_batch(X[40:60], Y[40:60], reset_metrics=False) == pytest.approx(alone)
+
+
+def test_training_adds_up_apart_from_testing_by_samples():
+    model = linear(metrics=["mae"])
+    model.learning_rate = 0.0
+    model.train_on_batch(X[:50], TARGET[:50], reset_metrics=False)
+    model.test_on_batch(X[:9], TARGET[:9])
+    both = model.train_on_batch(X[50:60], TARGET[50:60], reset_metrics=False)
+    assert both == pytest.approx(model.evaluate(X[:60], TARGET[:60]), rel=1e-6)
+    assert model.train_on_batch(X[50:60], TARGET[50:60]) == pytest.approx(model.evaluate(X[50:60], TARGET[50:60]),
+                                                                          rel=1e-6)
+    with pytest.raises(TypeError, match="reset_metrics"):
+        model.train_on_batch(X, TARGET, reset_metrics="no")
 
 
 def test_modes_and_dropout_are_right_and_left_alone():
@@ -490,9 +508,9 @@ def test_a_loop_of_ones_own_as_keras_users_write_it():
         if epoch == 15:
             model.learning_rate = model.learning_rate / 2
         for x, y in train:
-            trained = model.train_on_batch(x, y)
+            trained = model.train_on_batch(x, y, reset_metrics=False)
         for x, y in val:
-            tested = model.test_on_batch(x, y)
+            tested = model.test_on_batch(x, y, reset_metrics=False)
         rows.append(dict(zip(model.metrics_names, trained, strict=True)))
     assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
     assert tested == pytest.approx(model.evaluate(val))

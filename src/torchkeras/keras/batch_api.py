@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from torchkeras.core.errors import check_bool
 from torchkeras.core.tracebacks import short_traceback
 from torchkeras.core.types import Data
 from torchkeras.keras.base import BaseModel, compiled_of
@@ -21,7 +22,7 @@ class BatchMethods(BaseModel):
     @short_traceback
     def train_on_batch(self, x: Data, y: Data = None, sample_weight: Data = None,
                        class_weight: Mapping[int, float] | None = None,
-                       return_dict: bool = False) -> Any:
+                       return_dict: bool = False, *, reset_metrics: bool = True) -> Any:
         """Train on one batch, on the net's device.
 
         Args:
@@ -30,11 +31,14 @@ class BatchMethods(BaseModel):
             sample_weight: one weight for each sample.
             class_weight: ``{class: weight}``.
             return_dict: return a dict instead of a list.
+            reset_metrics: False adds the batch to those since the last reset: the last call with
+                True, or of :meth:`reset_metrics`. Training and testing are counted apart.
 
         Returns:
-            The loss and the metrics of all batches since ``reset_metrics``, in the order of
-            ``metrics_names``; the loss alone where there are no metrics. Training and testing are
-            counted apart.
+            The loss and the metrics of this batch alone, before its update, in the order of
+            ``metrics_names``; the loss alone where there are no metrics. With
+            ``reset_metrics=False``, those of all batches since the last reset, weighted by their
+            samples.
 
         Raises:
             RuntimeError: the model was not compiled.
@@ -48,14 +52,15 @@ class BatchMethods(BaseModel):
             >>> model.compile(optimizer="sgd", loss="mse", metrics=["mae"])
             >>> loss, mae = model.train_on_batch(torch.zeros(4, 3), torch.ones(4, 1))
         """
+        check_bool("reset_metrics", reset_metrics)
         compiled = compiled_of(self)
         check_rate(compiled.engine.optimizer)
-        return in_keras_order(compiled.batchwise.train(x, y, sample_weight, class_weight),
-                              return_dict)
+        row = compiled.batchwise.train(x, y, sample_weight, class_weight, reset_metrics)
+        return in_keras_order(row, return_dict)
 
     @short_traceback
     def test_on_batch(self, x: Data, y: Data = None, sample_weight: Data = None,
-                      return_dict: bool = False) -> Any:
+                      return_dict: bool = False, *, reset_metrics: bool = True) -> Any:
         """Measure one batch in evaluation mode; arguments and result as in :meth:`train_on_batch`.
 
         Args:
@@ -63,9 +68,11 @@ class BatchMethods(BaseModel):
             y: its labels.
             sample_weight: one weight for each sample.
             return_dict: return a dict instead of a list.
+            reset_metrics: False adds the batch to those tested since the last reset.
 
         Returns:
-            The numbers of all batches tested since ``reset_metrics``.
+            The numbers of this batch alone; with ``reset_metrics=False``, those of all batches
+            tested since the last reset.
 
         Raises:
             RuntimeError: the model was not compiled.
@@ -79,7 +86,9 @@ class BatchMethods(BaseModel):
             >>> model.test_on_batch(torch.zeros(4, 1), torch.full((4, 1), 2.0))
             [4.0, 2.0]
         """
-        return in_keras_order(compiled_of(self).batchwise.test(x, y, sample_weight), return_dict)
+        check_bool("reset_metrics", reset_metrics)
+        row = compiled_of(self).batchwise.test(x, y, sample_weight, reset_metrics)
+        return in_keras_order(row, return_dict)
 
     @short_traceback
     def predict_on_batch(self, x: Data) -> Any:
@@ -101,7 +110,7 @@ class BatchMethods(BaseModel):
 
     @short_traceback
     def reset_metrics(self) -> None:
-        """Reset the numbers that :meth:`train_on_batch` and :meth:`test_on_batch` return.
+        """Reset what ``train_on_batch`` and ``test_on_batch`` add up with ``reset_metrics=False``.
 
         Raises:
             RuntimeError: the model was not compiled.
