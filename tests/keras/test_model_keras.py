@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import torchkeras
 from torchkeras import Callback, Input, KerasModel, Model, losses, metrics
+from torchkeras.keras import optimizers
 from torchkeras.keras.callbacks import KERAS_MOMENTS
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -49,6 +50,7 @@ def weights(model):
 
 def test_a_binary_classifier_as_keras_users_write_it():
     model = binary()
+    model.learning_rate = 0.01
     history = model.fit(X.numpy(), Y.numpy(), batch_size=10, epochs=40, validation_data=(X[:50].numpy(),
                         Y[:50].numpy()), verbose=0)
     assert list(history.history) == ["loss", "accuracy", "AUC", "val_loss", "val_accuracy", "val_AUC"]
@@ -112,9 +114,9 @@ def test_weights_and_numbers_are_those_of_kerasmodel_bit_for_bit():
     model, own, other = binary(), net(), net()
     history = model.fit(X, Y, verbose=0, sample_weight=torch.linspace(0, 1, 200), **asked)
     twin = KerasModel(own, losses.BinaryCrossentropy(), {"accuracy": metrics.AccuracyByShape(from_logits=False)},
-                      "nadam")
+                      optimizers.Nadam(own.parameters()))
     expected = twin.fit((X, Y, torch.linspace(0, 1, 200)), **watched, **asked)
-    KerasModel(other, losses.BinaryCrossentropy(), None, "nadam").fit((X, Y), **watched, **asked)
+    KerasModel(other, losses.BinaryCrossentropy(), None, optimizers.Nadam(other.parameters())).fit((X, Y), **watched, **asked)
     assert expected["train_loss"].is_monotonic_decreasing  # so that the best weights are the last ones
     assert torch.equal(weights(model), weights(own))
     assert not torch.equal(weights(model), weights(other))  # control: without the sample weights
@@ -401,7 +403,7 @@ def test_a_learning_rate_that_torch_would_not_see_is_refused():
 
 def test_train_on_batch_is_the_loop_written_by_hand():
     model, own = binary(optimizer="adam"), net()
-    adam, total = torch.optim.Adam(own.parameters()), 0.0
+    adam, total = optimizers.Adam(own.parameters()), 0.0
     preds = []
     start = weights(own)
     for x, y in zip(X.split(30), Y.split(30), strict=True):
@@ -512,7 +514,7 @@ def test_a_loop_of_ones_own_as_keras_users_write_it():
         for x, y in val:
             tested = model.test_on_batch(x, y, reset_metrics=False)
         rows.append(dict(zip(model.metrics_names, trained, strict=True)))
-    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+    assert rows[-1]["loss"] < 0.9 * rows[0]["loss"]
     assert tested == pytest.approx(model.evaluate(val))
 
 

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from torchkeras.core.errors import bad_type, bad_value, did_you_mean, instance_not_class
-from torchkeras.core.types import Data, LossLike, MetricsLike, Value
+from torchkeras.core.types import (
+    Data,
+    LossLike,
+    MetricsLike,
+    OptimizerLike,
+    SchedulerLike,
+    Value,
+)
 from torchkeras.display.epochlines import EpochLines
 from torchkeras.engine.callback import CheckedCallbacks
 from torchkeras.keras.batchwise import Batchwise
@@ -22,6 +29,7 @@ from torchkeras.keras.callbacks import (
 from torchkeras.keras.epochs import FitHistory
 from torchkeras.keras.losses import loss_of, metric_function, metrics_of, with_layer_penalties
 from torchkeras.keras.multi_output import all_metrics, losses_of, outputs_of
+from torchkeras.keras.optimizers.named import optimizer_of
 from torchkeras.kerasmodel import KerasModel
 from torchkeras.training.task import task_for
 
@@ -54,7 +62,7 @@ def compile_legacy(net: nn.Module, loss_func: LossLike, metrics_dict: MetricsLik
     if isinstance(metrics_dict, Mapping):
         metrics = {name: metric_function(one) for name, one in metrics_dict.items()}
     loss = loss_func if isinstance(loss_func, str) else loss_of(loss_func)
-    engine = KerasModel(net, loss, metrics, **parts)
+    engine = engine_of(net, loss, metrics, **parts)
     engine.loss_fn = with_layer_penalties(engine.loss_fn, net)
     return Compiled(engine, legacy=True, multi_output=False)
 
@@ -73,8 +81,18 @@ def compile_keras(net: nn.Module, loss: object, metrics: object, loss_weights: o
     else:
         loss_fn = losses_of(loss, listed, loss_weights, from_logits)
         found = all_metrics(metrics, loss_fn, listed, from_logits)
-    return Compiled(KerasModel(net, with_layer_penalties(loss_fn, net), found, **parts),
+    return Compiled(engine_of(net, with_layer_penalties(loss_fn, net), found, **parts),
                     legacy=False, multi_output=listed is not None)
+
+
+def engine_of(net: nn.Module, loss: Any, metrics: Any, optimizer: OptimizerLike,
+              lr_scheduler: SchedulerLike) -> KerasModel:
+    """Return the model that trains; an optimizer given by name has Keras's defaults."""
+    by_name = isinstance(optimizer, str)
+    engine = KerasModel(net, loss, metrics, None if by_name else optimizer, lr_scheduler)
+    if isinstance(optimizer, str):
+        engine.optimizer = optimizer_of(optimizer, net, engine.loss_fn)
+    return engine
 
 
 def check_compile(options: Mapping[str, object]) -> None:

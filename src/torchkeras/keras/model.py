@@ -89,8 +89,9 @@ class Model(BatchMethods):
         arguments are named ``(y_true, y_pred)``, as scikit-learn's are, in that order.
 
         Args:
-            optimizer: a torch optimizer, or a name, with torch's own defaults. Default: Adam, lr
-                3e-4.
+            optimizer: a torch optimizer; or a name of Keras, with Keras's numbers and defaults (see
+                :mod:`torchkeras.keras.optimizers`); or another name of torch, with torch's.
+                Default: torch's Adam, lr 3e-4.
             loss: a name in Keras or in torch, a function or a loss object; for several outputs a
                 list by place or a dict by name, or one loss for all of them. None for a net whose
                 output brings its ``loss``.
