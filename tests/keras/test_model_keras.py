@@ -73,12 +73,12 @@ def test_arrays_frames_and_loaders_give_the_same():
 
 def test_options_reach_the_engine():
     model = binary()
-    history = model.fit(X, Y, batch_size=20, epochs=5, initial_epoch=2, steps_per_epoch=3, validation_freq=2,
+    history = model.fit(X, Y, batch_size=20, epochs=5, initial_epoch=2, steps_per_epoch=2, validation_freq=2,
                         validation_split=0.25, validation_steps=2, clip_grad_norm=1.0, **QUIET)
     assert history.epoch == [2, 3, 4]
     assert len(history.history["loss"]) == 3
     assert len(history.history["val_loss"]) == 2  # the fourth epoch, and the last
-    assert model.engine.run.global_step == 9
+    assert model.engine.run.global_step == 6
     assert model.engine.run.config.clip_grad_norm == 1.0
     frame = history.to_frame()
     assert frame["epoch"].tolist() == [3, 4, 5]
@@ -95,13 +95,15 @@ def test_a_generator_has_steps():
 
 
 @pytest.mark.parametrize(("verbose", "shown"), [
-    (0, []), (1, ["cpu is used", "train_loss="]), ("auto", ["train_loss="]),
+    (0, []), (1, ["cpu is used", " loss=", " val_AUC="]), ("auto", [" loss="]),
     (2, ["Epoch 1/2 - ", "s - loss: ", " - accuracy: ", " - val_AUC: "])])
 def test_verbose_says_how_much_is_shown(verbose, shown, capsys):
     binary().fit(X, Y, epochs=2, validation_split=0.2, verbose=verbose)
     printed = capsys.readouterr().out
     assert [one for one in shown if one not in printed] == []
     assert bool(printed) == bool(shown)
+    assert "train_" not in printed
+    assert "best" not in printed  # the last weights stay
     if verbose == 2:
         assert len(printed.splitlines()) == 2
 
@@ -383,20 +385,48 @@ def test_a_tensor_learning_rate_stays_a_tensor():
     assert model.learning_rate == 0.5
 
 
-def test_a_learning_rate_that_torch_would_not_see_is_refused():
+@pytest.mark.parametrize("name", ["learning_rate", "lr"])
+def test_the_rate_is_an_attribute_of_the_optimizer_too(name):
+    seen = []
+
     class Schedule:
         def on_epoch_begin(self, epoch, logs=None):
-            self.model.optimizer.learning_rate = 0.1
+            seen.append(getattr(self.model.optimizer, name))
+            setattr(self.model.optimizer, name, seen[-1] / 2)
 
-    model = linear()
-    before = weights(model)
-    with pytest.raises(TypeError, match=r"Set model\.learning_rate instead"):
-        model.fit(X, TARGET, callbacks=[Schedule()], **QUIET)
-    assert torch.equal(before, weights(model))
-    model.optimizer.lr = 0.1
-    with pytest.raises(TypeError, match=r"Set model\.learning_rate instead"):
-        model.train_on_batch(X, TARGET)
-    model.train_on_batch(X, TARGET)  # refused once, and gone
+    model, halved, other = linear(), linear(), linear()
+    model.fit(X, TARGET, epochs=3, callbacks=[Schedule()], **QUIET)
+    halved.fit(X, TARGET, epochs=3, callbacks=[Halved()], **QUIET)
+    other.fit(X, TARGET, epochs=3, **QUIET)
+    assert seen == [0.01, 0.005, 0.0025]
+    assert torch.equal(weights(model), weights(halved))
+    assert not torch.equal(weights(model), weights(other))  # control
+    setattr(model.optimizer, name, 0.25)
+    assert model.learning_rate == model.optimizer.param_groups[0]["lr"] == 0.25
+    model.optimizer.param_groups[0]["lr"] = 0.125  # as a scheduler does
+    assert getattr(model.optimizer, name) == 0.125
+    held, start = model.optimizer, weights(model)
+    setattr(held, name, 0.0)
+    model.train_on_batch(X, TARGET)
+    assert torch.equal(start, weights(model))
+    with pytest.raises(TypeError, match="learning_rate: received str"):
+        model.learning_rate = "much"
+
+
+class Halved:
+    def on_epoch_begin(self, epoch, logs=None):
+        for group in self.model.optimizer.param_groups:
+            group["lr"] /= 2
+
+
+def test_an_optimizer_that_means_something_else_by_lr_keeps_it():
+    class Own(torch.optim.SGD):
+        lr = "mine"
+
+    model = Model(nn.Linear(4, 1))
+    model.compile(Own(model.parameters(), 0.5), "mse")
+    model.fit(X, TARGET, **QUIET)
+    assert (model.optimizer.lr, model.optimizer.learning_rate) == ("mine", 0.5)
 
 
 # One batch at a time
@@ -844,7 +874,10 @@ WRONG = [
     (lambda m: m.compile("adam", "mse", backend="eager"), TypeError, ["compile(backend=...) without"]),
     (lambda m: m.fit(), TypeError, ["x: received None"]),
     (lambda m: m.fit(X, Y, epoch=3), TypeError, ["Did you mean 'epochs'?"]),
-    (lambda m: m.fit(X, Y, resume=True), TypeError, ["fit(resume=...)"]),
+    (lambda m: m.fit(X, Y, resume=True), ValueError, ["ckpt_path: received None with resume"]),
+    (lambda m: m.fit(X, Y, quiet=True), TypeError, ["fit(quiet=...)"]),
+    (lambda m: m.fit(X, Y, batch_size=10, steps_per_epoch=3, resume=True, ckpt_path="x"), ValueError,
+     ["steps_per_epoch: received 3 of 20 batches, with resume"]),
     (lambda m: m.fit(X, Y, verbose=3), ValueError, ["verbose"]),
     (lambda m: m.fit(X, Y, epochs=0), ValueError, ["epochs"]),
     (lambda m: m.fit(X, Y, validation_split=2), ValueError, ["validation_split"]),

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 from torchkeras.core.errors import check_bool
 from torchkeras.core.tracebacks import short_traceback
 from torchkeras.core.types import Data
 from torchkeras.keras.base import BaseModel, compiled_of
 from torchkeras.keras.batchwise import predictions
-from torchkeras.keras.callbacks import check_rate
 from torchkeras.keras.compiled import in_keras_order
+from torchkeras.keras.rate import rate_of, set_rate, sync_rate
 
 
 class BatchMethods(BaseModel):
@@ -54,7 +52,7 @@ class BatchMethods(BaseModel):
         """
         check_bool("reset_metrics", reset_metrics)
         compiled = compiled_of(self)
-        check_rate(compiled.engine.optimizer)
+        sync_rate(compiled.engine.optimizer)
         row = compiled.batchwise.train(x, y, sample_weight, class_weight, reset_metrics)
         return in_keras_order(row, return_dict)
 
@@ -124,18 +122,16 @@ class BatchMethods(BaseModel):
 
     @property
     def optimizer(self) -> Any:
-        """Return the torch optimizer; for its rate see :attr:`learning_rate`."""
-        return None if self.compilation is None else self.compilation.engine.optimizer
+        """Return the torch optimizer; its ``learning_rate`` can be read and set, as in Keras."""
+        return None if self.compilation is None else sync_rate(self.compilation.engine.optimizer)
 
     @property
     def learning_rate(self) -> Any:
         """Return the rate of the optimizer's first group; setting it sets all groups."""
-        return None if self.optimizer is None else float(self.optimizer.param_groups[0]["lr"])
+        return rate_of(self.optimizer)
 
     @learning_rate.setter
     def learning_rate(self, rate: float) -> None:
-        for group in compiled_of(self).engine.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = float(rate)
+        optimizer = sync_rate(compiled_of(self).engine.optimizer)
+        set_rate(optimizer, rate)
+        sync_rate(optimizer)
