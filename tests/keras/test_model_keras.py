@@ -409,7 +409,7 @@ def test_the_rate_is_an_attribute_of_the_optimizer_too(name):
     setattr(held, name, 0.0)
     model.train_on_batch(X, TARGET)
     assert torch.equal(start, weights(model))
-    with pytest.raises(TypeError, match="learning_rate: received str"):
+    with pytest.raises(TypeError, match="learning_rate: received 'much'"):
         model.learning_rate = "much"
 
 
