@@ -120,7 +120,7 @@ class KerasModel(nn.Module):
             plot: bool = True, wandb: bool | str = False, mixed_precision: str = "no",
             cpu: bool = False, gradient_accumulation_steps: int = 1, *,
             batch_size: int | None = None, shuffle: bool | None = None,
-            validation_split: float | None = None, validation_freq: int = 1,
+            validation_split: float | None = None, validation_freq: int | Sequence[int] = 1,
             class_weight: Mapping[int, float] | None = None, steps_per_epoch: int | None = None,
             validation_steps: int | None = None, initial_epoch: int = 0,
             clip_grad_norm: float | None = None, clip_grad_value: float | None = None,
@@ -175,7 +175,8 @@ class KerasModel(nn.Module):
             batch_size: samples in a batch, for data that is not in batches yet. Default 32.
             shuffle: a new order each epoch, for data that is not in batches yet. Default True.
             validation_split: the share of the samples (0 to 1), from the end, to validate on.
-            validation_freq: measure on ``val_data`` every ``validation_freq`` epochs.
+            validation_freq: measure on ``val_data`` every ``validation_freq`` epochs and after the
+                last, or after the epochs in a list, which count from 1.
             class_weight: ``{class: weight}`` for the training loss; classes not named weigh 1.
             steps_per_epoch: batches in an epoch, for endless data or to take fewer.
             validation_steps: the same for ``val_data``.

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import torchkeras
 from torchkeras import Callback, Input, KerasModel, Model, losses, metrics
+from torchkeras.keras import optimizers
 from torchkeras.keras.callbacks import KERAS_MOMENTS
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -49,6 +50,7 @@ def weights(model):
 
 def test_a_binary_classifier_as_keras_users_write_it():
     model = binary()
+    model.learning_rate = 0.01
     history = model.fit(X.numpy(), Y.numpy(), batch_size=10, epochs=40, validation_data=(X[:50].numpy(),
                         Y[:50].numpy()), verbose=0)
     assert list(history.history) == ["loss", "accuracy", "AUC", "val_loss", "val_accuracy", "val_AUC"]
@@ -71,12 +73,12 @@ def test_arrays_frames_and_loaders_give_the_same():
 
 def test_options_reach_the_engine():
     model = binary()
-    history = model.fit(X, Y, batch_size=20, epochs=5, initial_epoch=2, steps_per_epoch=3, validation_freq=2,
+    history = model.fit(X, Y, batch_size=20, epochs=5, initial_epoch=2, steps_per_epoch=2, validation_freq=2,
                         validation_split=0.25, validation_steps=2, clip_grad_norm=1.0, **QUIET)
     assert history.epoch == [2, 3, 4]
     assert len(history.history["loss"]) == 3
     assert len(history.history["val_loss"]) == 2  # the fourth epoch, and the last
-    assert model.engine.run.global_step == 9
+    assert model.engine.run.global_step == 6
     assert model.engine.run.config.clip_grad_norm == 1.0
     frame = history.to_frame()
     assert frame["epoch"].tolist() == [3, 4, 5]
@@ -93,13 +95,15 @@ def test_a_generator_has_steps():
 
 
 @pytest.mark.parametrize(("verbose", "shown"), [
-    (0, []), (1, ["cpu is used", "train_loss="]), ("auto", ["train_loss="]),
+    (0, []), (1, ["cpu is used", " loss=", " val_AUC="]), ("auto", [" loss="]),
     (2, ["Epoch 1/2 - ", "s - loss: ", " - accuracy: ", " - val_AUC: "])])
 def test_verbose_says_how_much_is_shown(verbose, shown, capsys):
     binary().fit(X, Y, epochs=2, validation_split=0.2, verbose=verbose)
     printed = capsys.readouterr().out
     assert [one for one in shown if one not in printed] == []
     assert bool(printed) == bool(shown)
+    assert "train_" not in printed
+    assert "best" not in printed  # the last weights stay
     if verbose == 2:
         assert len(printed.splitlines()) == 2
 
@@ -112,9 +116,9 @@ def test_weights_and_numbers_are_those_of_kerasmodel_bit_for_bit():
     model, own, other = binary(), net(), net()
     history = model.fit(X, Y, verbose=0, sample_weight=torch.linspace(0, 1, 200), **asked)
     twin = KerasModel(own, losses.BinaryCrossentropy(), {"accuracy": metrics.AccuracyByShape(from_logits=False)},
-                      "nadam")
+                      optimizers.Nadam(own.parameters()))
     expected = twin.fit((X, Y, torch.linspace(0, 1, 200)), **watched, **asked)
-    KerasModel(other, losses.BinaryCrossentropy(), None, "nadam").fit((X, Y), **watched, **asked)
+    KerasModel(other, losses.BinaryCrossentropy(), None, optimizers.Nadam(other.parameters())).fit((X, Y), **watched, **asked)
     assert expected["train_loss"].is_monotonic_decreasing  # so that the best weights are the last ones
     assert torch.equal(weights(model), weights(own))
     assert not torch.equal(weights(model), weights(other))  # control: without the sample weights
@@ -381,31 +385,59 @@ def test_a_tensor_learning_rate_stays_a_tensor():
     assert model.learning_rate == 0.5
 
 
-def test_a_learning_rate_that_torch_would_not_see_is_refused():
+@pytest.mark.parametrize("name", ["learning_rate", "lr"])
+def test_the_rate_is_an_attribute_of_the_optimizer_too(name):
+    seen = []
+
     class Schedule:
         def on_epoch_begin(self, epoch, logs=None):
-            self.model.optimizer.learning_rate = 0.1
+            seen.append(getattr(self.model.optimizer, name))
+            setattr(self.model.optimizer, name, seen[-1] / 2)
 
-    model = linear()
-    before = weights(model)
-    with pytest.raises(TypeError, match=r"Set model\.learning_rate instead"):
-        model.fit(X, TARGET, callbacks=[Schedule()], **QUIET)
-    assert torch.equal(before, weights(model))
-    model.optimizer.lr = 0.1
-    with pytest.raises(TypeError, match=r"Set model\.learning_rate instead"):
-        model.train_on_batch(X, TARGET)
-    model.train_on_batch(X, TARGET)  # refused once, and gone
+    model, halved, other = linear(), linear(), linear()
+    model.fit(X, TARGET, epochs=3, callbacks=[Schedule()], **QUIET)
+    halved.fit(X, TARGET, epochs=3, callbacks=[Halved()], **QUIET)
+    other.fit(X, TARGET, epochs=3, **QUIET)
+    assert seen == [0.01, 0.005, 0.0025]
+    assert torch.equal(weights(model), weights(halved))
+    assert not torch.equal(weights(model), weights(other))  # control
+    setattr(model.optimizer, name, 0.25)
+    assert model.learning_rate == model.optimizer.param_groups[0]["lr"] == 0.25
+    model.optimizer.param_groups[0]["lr"] = 0.125  # as a scheduler does
+    assert getattr(model.optimizer, name) == 0.125
+    held, start = model.optimizer, weights(model)
+    setattr(held, name, 0.0)
+    model.train_on_batch(X, TARGET)
+    assert torch.equal(start, weights(model))
+    with pytest.raises(TypeError, match="learning_rate: received 'much'"):
+        model.learning_rate = "much"
+
+
+class Halved:
+    def on_epoch_begin(self, epoch, logs=None):
+        for group in self.model.optimizer.param_groups:
+            group["lr"] /= 2
+
+
+def test_an_optimizer_that_means_something_else_by_lr_keeps_it():
+    class Own(torch.optim.SGD):
+        lr = "mine"
+
+    model = Model(nn.Linear(4, 1))
+    model.compile(Own(model.parameters(), 0.5), "mse")
+    model.fit(X, TARGET, **QUIET)
+    assert (model.optimizer.lr, model.optimizer.learning_rate) == ("mine", 0.5)
 
 
 # One batch at a time
 
 def test_train_on_batch_is_the_loop_written_by_hand():
     model, own = binary(optimizer="adam"), net()
-    adam, total = torch.optim.Adam(own.parameters()), 0.0
+    adam, total = optimizers.Adam(own.parameters()), 0.0
     preds = []
     start = weights(own)
     for x, y in zip(X.split(30), Y.split(30), strict=True):
-        found = model.train_on_batch(x.numpy(), y.numpy())
+        found = model.train_on_batch(x.numpy(), y.numpy(), reset_metrics=False)
         adam.zero_grad()
         preds.append(own(x))
         losses.BinaryCrossentropy()(preds[-1], y).backward()
@@ -431,17 +463,35 @@ def test_gradients_from_elsewhere_do_not_count():
     assert not torch.equal(weights(plain), weights(summed))  # control
 
 
-def test_counts_begin_anew_after_reset_metrics_and_testing_has_its_own():
+def test_a_batch_is_measured_alone_and_with_those_before_it_only_where_asked():
     model = binary()
     first = model.train_on_batch(X[:20], Y[:20], return_dict=True)
     tested = model.test_on_batch(X[20:40], Y[20:40])
-    with_both = model.test_on_batch(X[40:60], Y[40:60])
-    model.reset_metrics()
     alone = model.test_on_batch(X[40:60], Y[40:60])
     assert first["loss"] == pytest.approx(losses.BinaryCrossentropy()(net()(X[:20]), Y[:20]).item())
-    assert with_both[0] == pytest.approx((tested[0] + alone[0]) / 2)
-    assert with_both[0] != pytest.approx(alone[0])  # control
     assert alone == pytest.approx(model.evaluate(X[40:60], Y[40:60]))
+    for _ in range(2):  # a call without reset_metrics=False begins anew
+        model.test_on_batch(X[:7], Y[:7])
+        model.test_on_batch(X[20:40], Y[20:40], reset_metrics=False)
+        both = model.test_on_batch(X[40:60], Y[40:60], reset_metrics=False)
+        assert both == pytest.approx(model.evaluate(X[20:60], Y[20:60]))
+        assert both[0] == pytest.approx((tested[0] + alone[0]) / 2)
+        assert both[0] != pytest.approx(alone[0])  # control
+    model.reset_metrics()
+    assert model.test_on_batch(X[40:60], Y[40:60], reset_metrics=False) == pytest.approx(alone)
+
+
+def test_training_adds_up_apart_from_testing_by_samples():
+    model = linear(metrics=["mae"])
+    model.learning_rate = 0.0
+    model.train_on_batch(X[:50], TARGET[:50], reset_metrics=False)
+    model.test_on_batch(X[:9], TARGET[:9])
+    both = model.train_on_batch(X[50:60], TARGET[50:60], reset_metrics=False)
+    assert both == pytest.approx(model.evaluate(X[:60], TARGET[:60]), rel=1e-6)
+    assert model.train_on_batch(X[50:60], TARGET[50:60]) == pytest.approx(model.evaluate(X[50:60], TARGET[50:60]),
+                                                                          rel=1e-6)
+    with pytest.raises(TypeError, match="reset_metrics"):
+        model.train_on_batch(X, TARGET, reset_metrics="no")
 
 
 def test_modes_and_dropout_are_right_and_left_alone():
@@ -490,11 +540,11 @@ def test_a_loop_of_ones_own_as_keras_users_write_it():
         if epoch == 15:
             model.learning_rate = model.learning_rate / 2
         for x, y in train:
-            trained = model.train_on_batch(x, y)
+            trained = model.train_on_batch(x, y, reset_metrics=False)
         for x, y in val:
-            tested = model.test_on_batch(x, y)
+            tested = model.test_on_batch(x, y, reset_metrics=False)
         rows.append(dict(zip(model.metrics_names, trained, strict=True)))
-    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+    assert rows[-1]["loss"] < 0.9 * rows[0]["loss"]
     assert tested == pytest.approx(model.evaluate(val))
 
 
@@ -824,7 +874,10 @@ WRONG = [
     (lambda m: m.compile("adam", "mse", backend="eager"), TypeError, ["compile(backend=...) without"]),
     (lambda m: m.fit(), TypeError, ["x: received None"]),
     (lambda m: m.fit(X, Y, epoch=3), TypeError, ["Did you mean 'epochs'?"]),
-    (lambda m: m.fit(X, Y, resume=True), TypeError, ["fit(resume=...)"]),
+    (lambda m: m.fit(X, Y, resume=True), ValueError, ["ckpt_path: received None with resume"]),
+    (lambda m: m.fit(X, Y, quiet=True), TypeError, ["fit(quiet=...)"]),
+    (lambda m: m.fit(X, Y, batch_size=10, steps_per_epoch=3, resume=True, ckpt_path="x"), ValueError,
+     ["steps_per_epoch: received 3 of 20 batches, with resume"]),
     (lambda m: m.fit(X, Y, verbose=3), ValueError, ["verbose"]),
     (lambda m: m.fit(X, Y, epochs=0), ValueError, ["epochs"]),
     (lambda m: m.fit(X, Y, validation_split=2), ValueError, ["validation_split"]),

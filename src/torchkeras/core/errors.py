@@ -112,3 +112,21 @@ def instance_not_class(argument: str, value: object) -> None:
     if isinstance(value, type):
         raise bad_type(argument, received=f"the class {value.__name__}", expected="an object",
                        fix=f"Did you mean {value.__name__}()?")
+
+
+def is_real(value: object) -> bool:
+    """Tell whether a value is one number: Python's, numpy's, or a 0-d tensor or array."""
+    if isinstance(value, Real):
+        return not isinstance(value, bool)
+    return getattr(value, "shape", None) == () and hasattr(value, "item") and (
+        isinstance(value.item(), Real))
+
+
+def check_min_delta(value: object) -> None:
+    """Raise unless a value is a finite number of at least 0."""
+    expected = "a finite number of at least 0"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+        raise bad_type("min_delta", received=kind_of(value), expected=expected)
+    if not 0 <= float(value) < float("inf"):
+        fix = "It is a size; mode says which direction is better." if float(value) < 0 else ""
+        raise bad_value("min_delta", received=value, expected=expected, fix=fix)

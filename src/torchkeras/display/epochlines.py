@@ -65,7 +65,9 @@ class StepLines:
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float]) -> None:
         """Print the numbers of the epoch so far, when due."""
         if (batch + 1) % self.log_step_freq == 0:
-            shown = {name: rounded(value) for name, value in logs.items()}
+            recent: Any = getattr(logs, "recent", None)  # at a cost that does not grow
+            values = logs if recent is None else recent()
+            shown = {name: rounded(value) for name, value in values.items()}
             self.screen.line(str({"step": batch + 1, **shown}))
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:

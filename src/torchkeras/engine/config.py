@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from torchkeras.core.errors import (
     bad_type,
     bad_value,
     check_bool,
+    check_min_delta,
     check_str,
+    is_real,
     kind_of,
     one_of,
     positive_number,
@@ -40,7 +42,7 @@ class FitConfig:
     cpu: bool = False
     gradient_accumulation_steps: int = 1
     initial_epoch: int = 0
-    validation_freq: int = 1
+    validation_freq: int | tuple[int, ...] = 1
     class_weight: Mapping[int, float] | None = None
     clip_grad_norm: float | None = None
     clip_grad_value: float | None = None
@@ -64,7 +66,7 @@ class FitConfig:
         check_min_delta(self.min_delta)
         whole_number("gradient_accumulation_steps", self.gradient_accumulation_steps, least=1)
         whole_number("initial_epoch", self.initial_epoch, least=0)
-        whole_number("validation_freq", self.validation_freq, least=1)
+        self.check_validation_freq()
         whole_number("seed", self.seed, least=0, most=2**32 - 1, optional=True)
         positive_number("clip_grad_norm", self.clip_grad_norm)
         positive_number("clip_grad_value", self.clip_grad_value)
@@ -90,6 +92,16 @@ class FitConfig:
     def of(cls, arguments: Mapping[str, Any], **changed: object) -> FitConfig:
         """Return the configuration among the arguments of a call of ``fit``."""
         return cls(**{name: arguments[name] for name in cls.__slots__} | changed)
+
+    def check_validation_freq(self) -> None:
+        """Raise unless it is a number of epochs, or a list of epochs, which is kept as a tuple."""
+        given: object = self.validation_freq
+        if not isinstance(given, (list, tuple)):
+            whole_number("validation_freq", given, least=1)
+            return
+        for epoch in given or [0]:
+            whole_number("validation_freq", epoch, least=1)
+        object.__setattr__(self, "validation_freq", tuple(int(epoch) for epoch in given))
 
     def as_plain_numbers(self) -> None:
         """Convert numpy's numbers to Python's, for files and other processes."""
@@ -123,16 +135,6 @@ class FitConfig:
         return self.resume or self.save_every is not None
 
 
-def check_min_delta(value: object) -> None:
-    """Raise unless a value is a finite number of at least 0."""
-    expected = "a finite number of at least 0"
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
-        raise bad_type("min_delta", received=kind_of(value), expected=expected)
-    if not 0 <= float(value) < float("inf"):
-        fix = "It is a size; mode says which direction is better." if float(value) < 0 else ""
-        raise bad_value("min_delta", received=value, expected=expected, fix=fix)
-
-
 def check_class_weight(weights: Mapping[int, float] | None) -> None:
     """Raise unless class weights are ``{class index: weight of at least 0}``."""
     if weights is None:
@@ -147,11 +149,3 @@ def check_class_weight(weights: Mapping[int, float] | None) -> None:
             raise bad_type("class_weight", received=received, expected=expected)
         if index < 0 or not 0 <= float(weight) < float("inf"):
             raise bad_value("class_weight", received=received, expected=expected)
-
-
-def is_real(value: object) -> bool:
-    """Tell whether a value is one number: Python's, numpy's, or a 0-d tensor or array."""
-    if isinstance(value, Real):
-        return not isinstance(value, bool)
-    return getattr(value, "shape", None) == () and hasattr(value, "item") and (
-        isinstance(value.item(), Real))

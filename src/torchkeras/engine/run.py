@@ -176,8 +176,11 @@ class Run:
 
     @property
     def validates(self) -> bool:
-        """Tell whether this epoch validates: every ``validation_freq``-th does, and the last."""
-        return self.epoch % self.config.validation_freq == 0 or self.epoch == self.config.epochs
+        """Tell whether this epoch validates: every so many and the last, or those in a list."""
+        every = self.config.validation_freq
+        if isinstance(every, tuple):
+            return self.epoch in every
+        return self.epoch % every == 0 or self.epoch == self.config.epochs
 
     # Older names
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from torchkeras.checkpoint.known_files import known_files_of
 from torchkeras.core.errors import bad_value, mistake
 from torchkeras.core.tracebacks import short_traceback
 from torchkeras.core.types import Value
+from torchkeras.data import outputs
 from torchkeras.keras.compiled import Compiled
 from torchkeras.kerasmodel import KerasModel
+from torchkeras.state.module_state import bare_state_dict
 from torchkeras.training.saving import LoadReport, Rename
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class BaseModel(nn.Module):
@@ -60,11 +67,7 @@ class BaseModel(nn.Module):
             ...     print(model.load(f"{folder}/net.pt"))
             2 of 2 weights loaded
         """
-        if str(path).endswith((".keras", ".h5", ".hdf5")):
-            raise bad_value("path", received=repr(str(path)),
-                            expected="a file of weights, such as 'net.pt' or "
-                            "'net.safetensors'", fix="Keras's file formats are not supported.")
-        self.engine.save_ckpt(path)
+        self.engine.save_ckpt(check_suffix("path", path))
 
     @short_traceback
     def load(self, path: str | os.PathLike[str], *, strict: bool = True,
@@ -85,12 +88,111 @@ class BaseModel(nn.Module):
         """
         return self.engine.load_ckpt(path, strict=strict, rename=rename)
 
+    @short_traceback
+    def save_weights(self, filepath: str | os.PathLike[str], overwrite: bool = True) -> None:
+        """Write the net's weights as :meth:`save` does, under Keras's name.
+
+        Args:
+            filepath: the file.
+            overwrite: False refuses a file that is there.
+
+        Raises:
+            ValueError: the path cannot be written, has a suffix of Keras's, or is there already.
+        """
+        if not overwrite and os.path.exists(filepath):
+            raise bad_value("filepath", received=f"{str(filepath)!r}, which is there already",
+                            expected="a new file", fix="Pass overwrite=True to replace it.")
+        self.save(filepath)
+
+    @short_traceback
+    def load_weights(self, filepath: str | os.PathLike[str], skip_mismatch: bool = False) -> None:
+        """Load weights as :meth:`load` does, under Keras's name.
+
+        Args:
+            filepath: the file.
+            skip_mismatch: load only those that match by name and shape.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the weights belong to another net.
+        """
+        self.load(check_suffix("filepath", filepath), strict=not skip_mismatch)
+
+    @short_traceback
+    def get_weights(self) -> list[NDArray[Any]]:
+        """Return copies of all weights and buffers as arrays, in the order of ``state_dict``.
+
+        Raises:
+            RuntimeError: a run with ``fsdp=True`` is under way, in which no process has them all.
+
+        Example:
+            >>> from torchkeras import Model
+            >>> [one.shape for one in Model(nn.Linear(2, 1)).get_weights()]
+            [(1, 2), (1,)]
+        """
+        self.check_whole("get_weights")
+        return [outputs.to_numpy(one.detach().clone()) for one in tensors_of(net_of(self))]
+
+    @short_traceback
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Set all weights and buffers, as :meth:`get_weights` returns them, all or none.
+
+        Args:
+            weights: arrays in the same order and of the same shapes.
+
+        Raises:
+            RuntimeError: a run with ``fsdp=True`` is under way.
+            ValueError: their number or a shape differs.
+        """
+        self.check_whole("set_weights")
+        own = tensors_of(net_of(self))
+        given = [torch.as_tensor(one) for one in weights]
+        shapes = [[tuple(one.shape) for one in each] for each in (given, own)]
+        if shapes[0] != shapes[1]:
+            raise bad_value("weights", received=f"arrays of shapes {shapes[0]}",
+                            expected=f"arrays of shapes {shapes[1]}")
+        with torch.no_grad():
+            for tensor, value in zip(own, given, strict=True):
+                tensor.copy_(value)
+
+    def check_whole(self, method: str) -> None:
+        """Raise while a run has divided the weights between processes."""
+        engine = None if self.compilation is None else self.compilation.engine
+        if engine is not None and engine.active and engine.run.strategy.divides_net:
+            raise mistake(RuntimeError(
+                f"{method}: in a run with fsdp=True no process has all weights; call it before or "
+                "after the run, or give patience=... and restore_best=True to fit"))
+
+    def count_params(self) -> int:
+        """Return the number of parameters, as :meth:`summary` does; buffers are not counted.
+
+        Example:
+            >>> from torchkeras import Model
+            >>> Model(nn.Linear(2, 1)).count_params()
+            3
+        """
+        return sum(one.numel() for one in net_of(self).parameters())
+
     @property
     def engine(self) -> KerasModel:
         """Return the :class:`KerasModel` underneath; before ``compile``, one without a loss."""
         engine = KerasModel(net_of(self)) if self.compilation is None else self.compilation.engine
         share_files(self, engine)
         return engine
+
+
+def check_suffix(argument: str, path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """Return a path after refusing suffixes of Keras's file formats."""
+    if str(path).endswith((".keras", ".h5", ".hdf5")):
+        raise bad_value(argument, received=repr(str(path)),
+                        expected="a file of weights, such as 'net.pt' or "
+                        "'net.safetensors'", fix="Keras's file formats are not supported.")
+    return path
+
+
+def tensors_of(net: nn.Module) -> list[Tensor]:
+    """Return all weights and buffers of a net, in the order of its ``state_dict``."""
+    return [one for one in bare_state_dict(net).values() if isinstance(one, Tensor)]
 
 
 def share_files(model: BaseModel, engine: KerasModel) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
+from torchkeras.core.errors import check_bool
 from torchkeras.core.tracebacks import short_traceback
 from torchkeras.core.types import Data
 from torchkeras.keras.base import BaseModel, compiled_of
 from torchkeras.keras.batchwise import predictions
-from torchkeras.keras.callbacks import check_rate
 from torchkeras.keras.compiled import in_keras_order
+from torchkeras.keras.rate import rate_of, set_rate, sync_rate
 
 
 class BatchMethods(BaseModel):
@@ -21,7 +20,7 @@ class BatchMethods(BaseModel):
     @short_traceback
     def train_on_batch(self, x: Data, y: Data = None, sample_weight: Data = None,
                        class_weight: Mapping[int, float] | None = None,
-                       return_dict: bool = False) -> Any:
+                       return_dict: bool = False, *, reset_metrics: bool = True) -> Any:
         """Train on one batch, on the net's device.
 
         Args:
@@ -30,11 +29,14 @@ class BatchMethods(BaseModel):
             sample_weight: one weight for each sample.
             class_weight: ``{class: weight}``.
             return_dict: return a dict instead of a list.
+            reset_metrics: False adds the batch to those since the last reset: the last call with
+                True, or of :meth:`reset_metrics`. Training and testing are counted apart.
 
         Returns:
-            The loss and the metrics of all batches since ``reset_metrics``, in the order of
-            ``metrics_names``; the loss alone where there are no metrics. Training and testing are
-            counted apart.
+            The loss and the metrics of this batch alone, before its update, in the order of
+            ``metrics_names``; the loss alone where there are no metrics. With
+            ``reset_metrics=False``, those of all batches since the last reset, weighted by their
+            samples.
 
         Raises:
             RuntimeError: the model was not compiled.
@@ -48,14 +50,15 @@ class BatchMethods(BaseModel):
             >>> model.compile(optimizer="sgd", loss="mse", metrics=["mae"])
             >>> loss, mae = model.train_on_batch(torch.zeros(4, 3), torch.ones(4, 1))
         """
+        check_bool("reset_metrics", reset_metrics)
         compiled = compiled_of(self)
-        check_rate(compiled.engine.optimizer)
-        return in_keras_order(compiled.batchwise.train(x, y, sample_weight, class_weight),
-                              return_dict)
+        sync_rate(compiled.engine.optimizer)
+        row = compiled.batchwise.train(x, y, sample_weight, class_weight, reset_metrics)
+        return in_keras_order(row, return_dict)
 
     @short_traceback
     def test_on_batch(self, x: Data, y: Data = None, sample_weight: Data = None,
-                      return_dict: bool = False) -> Any:
+                      return_dict: bool = False, *, reset_metrics: bool = True) -> Any:
         """Measure one batch in evaluation mode; arguments and result as in :meth:`train_on_batch`.
 
         Args:
@@ -63,9 +66,11 @@ class BatchMethods(BaseModel):
             y: its labels.
             sample_weight: one weight for each sample.
             return_dict: return a dict instead of a list.
+            reset_metrics: False adds the batch to those tested since the last reset.
 
         Returns:
-            The numbers of all batches tested since ``reset_metrics``.
+            The numbers of this batch alone; with ``reset_metrics=False``, those of all batches
+            tested since the last reset.
 
         Raises:
             RuntimeError: the model was not compiled.
@@ -79,7 +84,9 @@ class BatchMethods(BaseModel):
             >>> model.test_on_batch(torch.zeros(4, 1), torch.full((4, 1), 2.0))
             [4.0, 2.0]
         """
-        return in_keras_order(compiled_of(self).batchwise.test(x, y, sample_weight), return_dict)
+        check_bool("reset_metrics", reset_metrics)
+        row = compiled_of(self).batchwise.test(x, y, sample_weight, reset_metrics)
+        return in_keras_order(row, return_dict)
 
     @short_traceback
     def predict_on_batch(self, x: Data) -> Any:
@@ -101,7 +108,7 @@ class BatchMethods(BaseModel):
 
     @short_traceback
     def reset_metrics(self) -> None:
-        """Reset the numbers that :meth:`train_on_batch` and :meth:`test_on_batch` return.
+        """Reset what ``train_on_batch`` and ``test_on_batch`` add up with ``reset_metrics=False``.
 
         Raises:
             RuntimeError: the model was not compiled.
@@ -115,18 +122,16 @@ class BatchMethods(BaseModel):
 
     @property
     def optimizer(self) -> Any:
-        """Return the torch optimizer; for its rate see :attr:`learning_rate`."""
-        return None if self.compilation is None else self.compilation.engine.optimizer
+        """Return the torch optimizer; its ``learning_rate`` can be read and set, as in Keras."""
+        return None if self.compilation is None else sync_rate(self.compilation.engine.optimizer)
 
     @property
     def learning_rate(self) -> Any:
         """Return the rate of the optimizer's first group; setting it sets all groups."""
-        return None if self.optimizer is None else float(self.optimizer.param_groups[0]["lr"])
+        return rate_of(self.optimizer)
 
     @learning_rate.setter
     def learning_rate(self, rate: float) -> None:
-        for group in compiled_of(self).engine.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = float(rate)
+        optimizer = sync_rate(compiled_of(self).engine.optimizer)
+        set_rate(optimizer, rate)
+        sync_rate(optimizer)

@@ -34,7 +34,7 @@ from torchkeras.weighting import examination
 
 
 class Batchwise:
-    """Runs steps outside of any run and adds up their numbers until reset.
+    """Runs steps outside of any run; their numbers are those of a batch, or of all since a reset.
 
     Args:
         model: gives net, loss, metrics and optimizer.
@@ -46,8 +46,8 @@ class Batchwise:
         self.rehearsed = False
 
     def train(self, x: Data, y: Data, sample_weight: Data,
-              class_weight: Mapping[int, float] | None) -> dict[str, float]:
-        """Train on a batch; return the numbers of training so far."""
+              class_weight: Mapping[int, float] | None, alone: bool) -> dict[str, float]:
+        """Train on a batch; return its numbers ``alone``, or those since the last reset."""
         model = self.model
         if not self.rehearsed:
             preflight.check_learning(model)
@@ -56,17 +56,34 @@ class Batchwise:
         step.config, step.rehearsing = FitConfig(class_weight=class_weight), not self.rehearsed
         model.optimizer.zero_grad()
         with modes.train_mode(model.net), torch.enable_grad():
-            row = self.run_step(runner, combined(x, y, sample_weight))
+            row = self.run_step(runner, combined(x, y, sample_weight), alone)
         self.rehearsed = True
         return row
 
-    def test(self, x: Data, y: Data, sample_weight: Data) -> dict[str, float]:
-        """Measure a batch; return the numbers of testing so far."""
+    def test(self, x: Data, y: Data, sample_weight: Data, alone: bool) -> dict[str, float]:
+        """Measure a batch; return its numbers ``alone``, or those since the last reset."""
         with modes.eval_mode(*modules_of(self.model)), torch.no_grad():
-            return self.run_step(self.runner("val"), combined(x, y, sample_weight))
+            return self.run_step(self.runner("val"), combined(x, y, sample_weight), alone)
 
-    def run_step(self, runner: EpochRunner, data: Data) -> dict[str, float]:
-        """Run the step on a batch; return the numbers so far."""
+    def run_step(self, runner: EpochRunner, data: Data, alone: bool) -> dict[str, float]:
+        """Run the step on a batch; return its numbers ``alone``, or those since the last reset."""
+        if alone:
+            runner = self.begin_anew(runner)
+        try:
+            return self.counted(runner, data)
+        finally:
+            if alone:  # what is added up later begins after this batch
+                self.begin_anew(runner)
+
+    def begin_anew(self, runner: EpochRunner) -> EpochRunner:
+        """Return a runner on the same step that has counted nothing."""
+        runner.reset_metrics()
+        step = runner.step_runner
+        fresh = self.runners[runner.stage] = EpochRunner(step)
+        return fresh
+
+    def counted(self, runner: EpochRunner, data: Data) -> dict[str, float]:
+        """Run the step on a batch; return the numbers of all that the runner has counted."""
         batch, step = on_device_of(self.model.net, data), runner.step_runner
         if examination.needs_examination(step, divided=False):
             examination.record_denominator(

@@ -73,3 +73,14 @@ def newest(run: Run) -> dict[str, float]:
     return keras_names({name: value for name, value in row.items()
                         if not (math.isnan(value) and name.startswith("val_")
                                 and not run.validates)})
+
+
+def rows_of(run: Run) -> list[dict[str, float]]:
+    """Return the finished epochs of a run that is resumed, without numbers that are missing."""
+    if run.resumes_at is None:
+        return []
+    rows = [dict(zip(run.history, row, strict=True))
+            for row in zip(*run.history.values(), strict=True)]
+    return [{name: value for name, value in row.items()
+             if not (math.isnan(value) and name.startswith("val_"))}
+            for row in rows if row["epoch"] < run.resumes_at]

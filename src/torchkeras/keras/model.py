@@ -12,7 +12,7 @@ from torchkeras.core.screen import Plain
 from torchkeras.core.tracebacks import short_traceback
 from torchkeras.core.types import Data, LossLike, MetricsLike, OptimizerLike, SchedulerLike
 from torchkeras.display.epochlines import StepLines, numbers
-from torchkeras.keras import compiled
+from torchkeras.keras import compiled, running
 from torchkeras.keras.base import BaseModel, compiled_of, net_of, share_files
 from torchkeras.keras.batch_api import BatchMethods
 from torchkeras.keras.data import combined, features_only, held_out_share
@@ -89,8 +89,9 @@ class Model(BatchMethods):
         arguments are named ``(y_true, y_pred)``, as scikit-learn's are, in that order.
 
         Args:
-            optimizer: a torch optimizer, or a name, with torch's own defaults. Default: Adam, lr
-                3e-4.
+            optimizer: a torch optimizer; or a name of Keras, with Keras's numbers and defaults (see
+                :mod:`torchkeras.keras.optimizers`); or another name of torch, with torch's.
+                Default: torch's Adam, lr 3e-4.
             loss: a name in Keras or in torch, a function or a loss object; for several outputs a
                 list by place or a dict by name, or one loss for all of them. None for a net whose
                 output brings its ``loss``.
@@ -141,7 +142,8 @@ class Model(BatchMethods):
             validation_data: Data = None, shuffle: bool | None = None,
             class_weight: Mapping[int, float] | None = None, sample_weight: Data = None,
             initial_epoch: int = 0, steps_per_epoch: int | None = None,
-            validation_steps: int | None = None, validation_freq: int = 1, *, dl_train: Data = None,
+            validation_steps: int | None = None, validation_batch_size: int | None = None,
+            validation_freq: int | Sequence[int] = 1, *, dl_train: Data = None,
             dl_val: Data = None, log_step_freq: int | None = None, **options: Any) -> Any:
         """Train; a second call continues from the current weights and optimizer.
 
@@ -165,19 +167,23 @@ class Model(BatchMethods):
             validation_data: ``(x, y)``, ``(x, y, sample_weight)``, a Dataset or a DataLoader.
             shuffle: a new order each epoch. Default: for arrays and Datasets.
             class_weight: ``{class: weight}`` for the training loss.
-            sample_weight: one weight for each sample.
+            sample_weight: one weight for each sample; for several outputs a list or dict.
             initial_epoch: how many epochs were done before.
-            steps_per_epoch: batches in an epoch.
-            validation_steps: the same for ``validation_data``.
-            validation_freq: validate every ``validation_freq`` epochs.
+            steps_per_epoch: batches in an epoch; the next epoch goes on with those after them, and
+                begins the data anew at its end.
+            validation_steps: the same for ``validation_data``, which begins anew each time.
+            validation_batch_size: samples in a batch of the validation. Default: ``batch_size``.
+            validation_freq: validate every ``validation_freq`` epochs and after the last, or after
+                the epochs in a list, which count from 1.
             dl_train: training data, as in older versions.
             dl_val: validation data, as in older versions.
             log_step_freq: steps from one printed line to the next, as in older versions. Default 1.
-            **options: of :meth:`KerasModel.fit`: ``patience``, ``monitor`` and ``ckpt_path`` (any
-                of them brings the best weights back unless ``restore_best=False``), ``mode``,
-                ``min_delta``, ``restore_best``, ``plot``, ``wandb``, ``report``,
-                ``mixed_precision``, ``cpu``, ``gradient_accumulation_steps``, ``clip_grad_norm``,
-                ``clip_grad_value``, ``lr_interval``, ``speed``, ``seed``.
+                Metrics that go through all predictions so far are computed anew in these lines
+                when the epoch has grown by a tenth; in the table they are exact.
+            **options: all others of :meth:`KerasModel.fit`, such as ``ckpt_path``, ``patience``,
+                ``monitor``, ``resume`` and ``save_every`` (any of these five brings the best
+                weights back unless ``restore_best=False``), ``seed``, ``mixed_precision``,
+                ``clip_grad_norm``, ``num_processes`` or ``report``.
 
         Returns:
             A :class:`FitHistory` with ``.history`` and ``.epoch``; called as in older versions, a
@@ -199,13 +205,14 @@ class Model(BatchMethods):
             >>> list(model.fit(2, dl_train=[(x, x[:, :1])], verbose=0).columns)
             ['epoch', 'loss', 'mae']
         """
-        compiled.check_options(options)
+        running.check_options(options)
         arguments = {"batch_size": batch_size, "shuffle": shuffle, "class_weight": class_weight,
                      "validation_split": held_out_share(validation_split),
                      "initial_epoch": initial_epoch,
                      "steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps,
+                     "validation_batch_size": validation_batch_size,
                      "validation_freq": validation_freq}
-        level, shown = compiled.verbosity(verbose), []
+        level, shown = running.verbosity(verbose), []
         legacy = dl_train is not None or isinstance(x, int)
         other_style = {"y": y, "validation_data": validation_data,
                        "sample_weight": sample_weight} if legacy else {
@@ -216,7 +223,7 @@ class Model(BatchMethods):
             level, shown = 0, [StepLines(log_step_freq or 1)] if level else []
             epochs = x if epochs is None else epochs
         data = dl_train if legacy else combined(x, y, sample_weight)
-        history = compiled.train(self, compiled_of(self), data,
+        history = running.train(self, compiled_of(self), data,
                                  dl_val if legacy else validation_data, verbose=level,
                                  epochs=1 if epochs is None else epochs, callbacks=callbacks,
                                  shown=shown, options=options, **arguments)
@@ -257,7 +264,7 @@ class Model(BatchMethods):
         row = found.engine.evaluate(combined(x, y, sample_weight), batch_size=batch_size,
                                     steps=steps)
         named = keras_names(row, "val")
-        if compiled.verbosity(verbose):
+        if running.verbosity(verbose):
             Plain().line(numbers(named))
         if found.legacy and not return_dict:
             return row
@@ -288,7 +295,7 @@ class Model(BatchMethods):
             >>> Model(nn.Linear(4, 3)).predict(torch.zeros(10, 4)).shape
             (10, 3)
         """
-        compiled.verbosity(verbose)
+        running.verbosity(verbose)
         legacy = self.compilation is not None and self.compilation.legacy
         return self.engine.predict(features_only(x), batch_size=batch_size, steps=steps,
                                    as_numpy=not legacy)

@@ -51,11 +51,18 @@ def make_optimizer(optimizer: object, net: nn.Module, loss_fn: object = None) ->
     """
     if optimizer is not None and not isinstance(optimizer, str):
         return combine(optimizer, Optimizers)
-    if not any(weight.requires_grad for weight in net.parameters()):
+    learning = learning_weights(net, loss_fn)
+    if not learning:
         return None
-    learning = list({id(weight): weight for part in (net, *loss_modules(loss_fn))
-                     for weight in part.parameters() if weight.requires_grad}.values())
     return Adam(learning, lr=3e-4) if optimizer is None else names.optimizer(optimizer, learning)
+
+
+def learning_weights(net: nn.Module, loss_fn: object = None) -> list[nn.Parameter]:
+    """Return the weights of net and loss that learn; none where the net has nothing to learn."""
+    if not any(weight.requires_grad for weight in net.parameters()):
+        return []
+    return list({id(weight): weight for part in (net, *loss_modules(loss_fn))
+                 for weight in part.parameters() if weight.requires_grad}.values())
 
 
 def named_metrics(metrics: object, loss_fn: object) -> dict[str, Metric]:
