@@ -114,7 +114,7 @@ def test_positional_and_keyword_data_go_together_and_a_dict_can_be_one_argument(
 def test_inputs_may_be_nested_and_hold_what_is_no_tensor():
     net = Net(lambda self, pair, mask: self.layer(pair[0] + pair[1]["b"]), layer=nn.Linear(4, 2))
     found = look(net, ((torch.zeros(3, 4), {"b": torch.zeros(3, 4)}), None))
-    assert found.input_mb == 2 * 3 * 4 * 4 / MB
+    assert found.input_mb == pytest.approx(2 * 4 * 4 / MB)  # of one sample
 
 
 def test_several_shapes_may_have_their_own_dtypes():
@@ -239,9 +239,16 @@ def test_bytes_of_parameters_follow_their_dtype():
 
 def test_d66_the_input_size_is_that_of_the_numbers():
     data = torch.zeros(256, 3, 16, 16)
-    found = look(nn.Conv2d(3, 1, 3), data)
+    found = look(nn.Conv2d(3, 1, 3), data, batch_size=256)
     assert found.input_mb == 0.75 == data.numel() * 4 / MB
-    assert look(nn.Conv2d(3, 1, 3), data[:128]).input_mb != found.input_mb  # control
+    assert look(nn.Conv2d(3, 1, 3), data[:128], batch_size=128).input_mb != found.input_mb  # control
+    assert look(nn.Conv2d(3, 1, 3), data[:128]).input_mb == pytest.approx(0.75 / 256)  # of one sample
+
+
+def test_data_whose_tensors_differ_in_length_is_measured_whole():
+    net = Net(lambda self, edges, nodes: self.layer(nodes), layer=nn.Linear(4, 2))
+    found = look(net, (torch.zeros(2, 9, dtype=torch.int64), torch.zeros(5, 4)))
+    assert found.input_mb == pytest.approx((2 * 9 * 8 + 5 * 4 * 4) / MB)
 
 
 def test_d70_a_tuple_is_several_arguments_and_their_sizes_add_up():

@@ -32,7 +32,7 @@ OPTIONS = ("ckpt_path", "patience", "min_delta", "restore_best", "monitor", "mod
            "report", "mixed_precision", "cpu", "gradient_accumulation_steps", "clip_grad_norm",
            "clip_grad_value", "lr_interval", "speed", "seed")
 COMPILES = ("optimizer", "loss", "metrics", "loss_weights", "loss_func", "metrics_dict",
-            "from_logits", "lr_scheduler")
+            "from_logits", "lr_scheduler", "device")
 
 
 @dataclass
@@ -42,6 +42,7 @@ class Compiled:
     engine: KerasModel
     legacy: bool  # compiled with loss_func and metrics_dict
     multi_output: bool
+    cpu: bool = False  # compiled with device="cpu"
 
     def __post_init__(self) -> None:
         self.batchwise = Batchwise(self.engine)
@@ -135,7 +136,8 @@ def train(model: Model, compiled: Compiled, data: Data, val_data: Data, *, epoch
     try:
         engine.fit(data, val_data, epochs=epochs, quiet=verbose != 1,
                    callbacks=CheckedCallbacks([*own, moments]),
-                   **{"ckpt_path": None, "patience": None, "restore_best": best}
+                   **{"ckpt_path": None, "patience": None, "restore_best": best,
+                      "cpu": compiled.cpu}
                    | column_names(options), **arguments)
     finally:
         engine.__dict__.pop("EpochRunner", None)

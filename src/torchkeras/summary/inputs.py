@@ -68,7 +68,8 @@ def make_inputs(net: nn.Module, spec: InputSpec, made_up_samples: int) -> Inputs
         samples, scale = count, 1 / count if unknown else 1.0
     else:
         data = _given(which, spec)
-        samples, scale = count_samples(data), 1.0
+        samples = count_samples(data)
+        scale = 1 / samples if spec.batch_size == -1 and samples and alike(data) else 1.0
         if spec.batch_size not in (-1, samples):
             raise bad_value("batch_size", received=spec.batch_size,
                             expected=f"-1, or {samples} as in the data")
@@ -183,6 +184,11 @@ def holds_tensor(value: Tree) -> bool:
 def count_samples(value: Tree) -> int | None:
     """Return the length of the first tensor that has a dimension."""
     return next((tensor.shape[0] for tensor in tensors(value) if tensor.dim()), None)
+
+
+def alike(value: Tree) -> bool:
+    """Tell whether all tensors have one length, which then is the number of samples."""
+    return len({tensor.shape[0] for tensor in tensors(value) if tensor.dim()}) == 1
 
 
 def count_bytes(found: Iterable[Tensor]) -> int:
