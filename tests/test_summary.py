@@ -106,14 +106,15 @@ def test_positional_and_keyword_data_go_together_and_a_dict_can_be_one_argument(
     assert look(scaled, input_data_args=(torch.zeros(3, 4),), input_data_kwargs={"scale": 2}).total_params == 10
     packed = Net(lambda self, batch: self.layer(batch["x"]), layer=nn.Linear(4, 2))
     assert look(packed, input_data_args=({"x": torch.zeros(3, 4)},)).rows[0].shapes == ((-1, 2),)
-    with pytest.raises(TypeError, match="x"):  # control: a dict as data is passed by name
-        look(packed, {"x": torch.zeros(3, 4)})
+    assert look(packed, {"x": torch.zeros(3, 4)}).rows[0].shapes == ((-1, 2),)  # it takes no "x", so it takes the dict
+    with pytest.raises(TypeError, match="'y'"):  # control: it takes neither
+        look(packed, {"y": torch.zeros(3, 4)})
 
 
 def test_inputs_may_be_nested_and_hold_what_is_no_tensor():
     net = Net(lambda self, pair, mask: self.layer(pair[0] + pair[1]["b"]), layer=nn.Linear(4, 2))
     found = look(net, ((torch.zeros(3, 4), {"b": torch.zeros(3, 4)}), None))
-    assert found.input_mb == 2 * 3 * 4 * 4 / MB
+    assert found.input_mb == pytest.approx(2 * 4 * 4 / MB)  # of one sample
 
 
 def test_several_shapes_may_have_their_own_dtypes():
@@ -238,9 +239,16 @@ def test_bytes_of_parameters_follow_their_dtype():
 
 def test_d66_the_input_size_is_that_of_the_numbers():
     data = torch.zeros(256, 3, 16, 16)
-    found = look(nn.Conv2d(3, 1, 3), data)
+    found = look(nn.Conv2d(3, 1, 3), data, batch_size=256)
     assert found.input_mb == 0.75 == data.numel() * 4 / MB
-    assert look(nn.Conv2d(3, 1, 3), data[:128]).input_mb != found.input_mb  # control
+    assert look(nn.Conv2d(3, 1, 3), data[:128], batch_size=128).input_mb != found.input_mb  # control
+    assert look(nn.Conv2d(3, 1, 3), data[:128]).input_mb == pytest.approx(0.75 / 256)  # of one sample
+
+
+def test_data_whose_tensors_differ_in_length_is_measured_whole():
+    net = Net(lambda self, edges, nodes: self.layer(nodes), layer=nn.Linear(4, 2))
+    found = look(net, (torch.zeros(2, 9, dtype=torch.int64), torch.zeros(5, 4)))
+    assert found.input_mb == pytest.approx((2 * 9 * 8 + 5 * 4 * 4) / MB)
 
 
 def test_d70_a_tuple_is_several_arguments_and_their_sizes_add_up():
@@ -249,8 +257,19 @@ def test_d70_a_tuple_is_several_arguments_and_their_sizes_add_up():
     assert made_up.input_mb == pytest.approx((4 + 2) * 4 / MB) == given.input_mb
     assert made_up.input_mb != pytest.approx(4 * 2 * 4 / MB)  # control: the product
     one = Net(lambda self, pair: self.layer(pair[0]), layer=nn.Linear(4, 2))
-    with pytest.raises(TypeError, match="argument"):  # control: not one argument
-        look(one, (torch.zeros(1, 4), torch.zeros(1, 2)))
+    assert look(one, (torch.zeros(1, 4), torch.zeros(1, 2))).input_mb == given.input_mb  # as one argument
+    one = Net(lambda self, pair: self.layer(pair[0]), layer=nn.Linear(4, 2))
+    with pytest.raises(TypeError) as error:  # control: in neither way
+        look(one, (torch.zeros(1, 5), torch.zeros(1, 2)))
+    assert any("With all inputs in one container: RuntimeError: mat1 and mat2" in note for note in error.value.__notes__)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_a_scripted_net_is_refused_in_words_and_its_operations_are_counted():
+    scripted = torch.jit.script(nn.Linear(4, 2))
+    with pytest.raises(TypeError, match=r"Summarise it before torch.jit.script"):
+        look(scripted, (4,))
+    assert flop_summary(scripted, (4,), write=lambda text: None) == 16
 
 
 # --- shapes of outputs ---

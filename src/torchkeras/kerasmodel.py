@@ -11,7 +11,7 @@ from torch import nn
 
 from torchkeras.checkpoint import known_files, weights_path
 from torchkeras.checks import preflight
-from torchkeras.core.errors import bad_type, check_bool, mistake
+from torchkeras.core.errors import check_bool, mistake
 from torchkeras.core.optimizers import Schedulers, combine
 from torchkeras.core.tracebacks import short_traceback
 from torchkeras.core.types import Data, LossLike, MetricsLike, OptimizerLike, SchedulerLike, Value
@@ -32,6 +32,7 @@ from torchkeras.training.arguments import (
     launches_processes,
     make_optimizer,
     named_metrics,
+    print_numbers,
     warn_of_divergence,
     with_default_callbacks,
 )
@@ -235,7 +236,7 @@ class KerasModel(nn.Module):
         arguments = locals()
         check_labelled(self, train_data, val_data)
         check_options(arguments)
-        config = FitConfig.of(arguments, ckpt_path=weights_path.check_writable(ckpt_path))
+        config = FitConfig.of(arguments, ckpt_path=weights_path.for_best(self, ckpt_path))
         train, val = fit_data(arguments, wide_dtype(self.net))
         listeners = with_default_callbacks(
             callbacks, plot=plot, wandb=wandb, quiet=quiet, report=report, val_data=val)
@@ -345,7 +346,7 @@ class KerasModel(nn.Module):
     @short_traceback
     def evaluate(self, val_data: Data, *, batch_size: int | None = None, steps: int | None = None,
                  mixed_precision: str | None = None, cpu: bool = False,
-                 num_processes: int = 1) -> dict[str, float]:
+                 num_processes: int = 1, quiet: bool = True) -> dict[str, float]:
         """Measure loss and metrics on data; the numbers are those that ``fit`` would report.
 
         Args:
@@ -357,6 +358,7 @@ class KerasModel(nn.Module):
                 same ``val_loss``. Default: "no"; in a callback, that of the run.
             cpu: use the CPU.
             num_processes: start this many processes to measure with.
+            quiet: False prints the numbers too.
 
         Returns:
             ``{"val_loss": ..., "val_<metric>": ...}``.
@@ -373,12 +375,17 @@ class KerasModel(nn.Module):
             ['val_loss']
         """
         check_bool("cpu", cpu)
+        check_bool("quiet", quiet)
         data = batches(val_data, name="val_data", batch_size=batch_size, steps=steps,
                        dtype=wide_dtype(self.net), draws=False)
         if launches_processes(num_processes):
-            return spawn.evaluate(
+            found = spawn.evaluate(
                 self, num_processes, data, mixed_precision=mixed_precision, cpu=cpu)
-        return self.measure(data, mixed_precision, cpu)
+        else:
+            found = self.measure(data, mixed_precision, cpu)
+        if not quiet:
+            print_numbers(found)
+        return found
 
     @short_traceback
     def evaluate_ddp(self, num_processes: int, *args: Value, **kwargs: Value) -> dict[str, float]:
@@ -530,7 +537,7 @@ class KerasModel(nn.Module):
         return summary(self.net, *args, **kwargs)
 
     @short_traceback
-    def save_ckpt(self, ckpt_path: str | os.PathLike[str] = "checkpoint",
+    def save_ckpt(self, ckpt_path: str | os.PathLike[str] | None = None,
                   accelerator: object = None) -> None:
         """Write the net's weights to one file that ``net.load_state_dict(torch.load(...))`` reads.
 
@@ -539,7 +546,7 @@ class KerasModel(nn.Module):
 
         Args:
             ckpt_path: the file; safetensors when its name ends in ``.safetensors``, else torch's
-                format.
+                format. Default: that of the last ``fit``, else "checkpoint".
             accelerator: the run's Accelerator; for overrides, unused here.
 
         Raises:
@@ -553,19 +560,17 @@ class KerasModel(nn.Module):
             ...     print(model.load_ckpt(os.path.join(folder, "best.pt")))
             2 of 2 weights loaded
         """
-        path = weights_path.check_writable(ckpt_path)
-        if path is None:
-            raise bad_type("ckpt_path", received="None", expected="a path")
+        path = str(weights_path.check_writable(weights_path.or_last(self, ckpt_path)))
         weights_path.save_weights(self.net, path)
         known_files.remember(self, path)
 
     @short_traceback
-    def load_ckpt(self, ckpt_path: str | os.PathLike[str] = "checkpoint", *, strict: bool = True,
+    def load_ckpt(self, ckpt_path: str | os.PathLike[str] | None = None, *, strict: bool = True,
                   rename: Rename | None = None) -> LoadReport:
         """Load weights that ``save_ckpt`` or plain torch wrote, all or none; no code in it is run.
 
         Args:
-            ckpt_path: the file.
+            ckpt_path: the file. Default: that of the last ``fit``, else "checkpoint".
             strict: False loads only those that match by name and shape: a warm start.
             rename: maps names in the file to names in the net, see :func:`torchkeras.load_weights`.
 
@@ -576,6 +581,7 @@ class KerasModel(nn.Module):
             FileNotFoundError: there is no such file.
             ValueError: the weights belong to another net; the message lists the differences.
         """
+        ckpt_path = weights_path.or_last(self, ckpt_path)
         report = put_matching(self.net, ckpt_path, strict, rename, "ckpt_path")
         known_files.remember(self, ckpt_path, strict=strict, rename=rename)
         return report

@@ -10,10 +10,10 @@ from torch import nn
 
 from torchkeras.core.errors import one_of, whole_number
 from torchkeras.core.rng import seed_all
-from torchkeras.core.screen import print_safely
+from torchkeras.core.screen import detect, print_safely
 
 COLOURS = {"black": 30, "red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36,
-           "white": 37}
+           "white": 37, "purple": 35}
 
 
 def seed_everything(seed: int, *, deterministic: bool = False) -> int:
@@ -70,7 +70,7 @@ def colorful(text: str, color: str = "red") -> str:
 
     Args:
         text: what to colour.
-        color: black, red, green, yellow, blue, magenta, cyan or white.
+        color: black, red, green, yellow, blue, magenta (or purple), cyan or white.
 
     Raises:
         ValueError: there is no such colour.
@@ -81,6 +81,16 @@ def colorful(text: str, color: str = "red") -> str:
     """
     one_of("color", color, COLOURS)
     return f"\x1b[{COLOURS[color]}m{text}\x1b[0m"
+
+
+def is_jupyter() -> bool:
+    """Tell whether this runs in a notebook, which can show a live view.
+
+    Example:
+        >>> is_jupyter()
+        False
+    """
+    return detect() == "notebook"
 
 
 def delete_object(net: nn.Module) -> None:

@@ -14,7 +14,7 @@ from torchkeras.core.types import Value
 from torchkeras.display.live import LiveProgress
 from torchkeras.display.notebook import NotebookProgress
 from torchkeras.engine.history import History
-from torchkeras.engine.monitor import Monitor, check_monitor
+from torchkeras.engine.monitor import Monitor
 
 
 class Epochs(NamedTuple):
@@ -152,7 +152,7 @@ class VLog:
         """
         display, run = self.display, self.run
         row = {name: to_number(name, value) for name, value in info.items() if name != "epoch"}
-        check_monitor(run.monitor.name, list(row))
+        one_of("monitor_metric", run.monitor.name, row)
         self.steps[run.stage] = run.step
         run.history.open(run.epoch)
         run.history.record(row)

@@ -146,7 +146,7 @@ CALLS = {
             "sample_weight": r"fit\(\(x, y, sample_weight\)\)", "limit_train_batches": "'steps_per_epoch'",
             "patiense": "'patience'", "random_state": "'seed'", "devices": "'num_processes'",
             "qwertz": "one of train_data"},
-    "evaluate": {"x": "'val_data'", "verbose": "shows nothing", "y": r"evaluate\(\(x, y\)\)",
+    "evaluate": {"x": "'val_data'", "verbose": "'quiet'", "y": r"evaluate\(\(x, y\)\)",
                  "validation_steps": "'steps'", "epochs": r"fit\(epochs=", "return_dict": "gives a dict",
                  "loss": r"KerasModel\(loss_fn="},
     "predict": {"x": "'data'", "verbose": "shows nothing", "y": "needs no labels", "num_workers": "DataLoader"},

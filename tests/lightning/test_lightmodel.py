@@ -239,14 +239,14 @@ def test_each_epoch_prints_a_dated_rule_its_number_and_what_was_measured(capsys)
     printed = capsys.readouterr().out
     number = r"[\d.e-]+"
     epochs = [rf"{RULE}epoch = {k}\n{{'val_loss': {number}, 'val_acc': {number}}}\n"
-              rf"{{'acc': {number}, 'loss': {number}}}\n" for k in (1, 2)]
+              rf"{{'acc': {number}, 'loss': {number}}}\n" for k in (0, 1)]
     assert re.fullmatch("".join(epochs), printed)
     assert f"'val_loss': {model.get_history()['val_loss'][1]:.5f}"[:16] in printed
 
 
 def test_without_validation_the_training_numbers_are_printed_alone_and_quiet_prints_nothing(capsys):
     by_lightning(Classifier(parts()[0]), loaders()[0], epochs=1)
-    assert re.fullmatch(rf"{RULE}epoch = 1\n{{'acc': [\d.e-]+, 'loss': [\d.e-]+}}\n", capsys.readouterr().out)
+    assert re.fullmatch(rf"{RULE}epoch = 0\n{{'acc': [\d.e-]+, 'loss': [\d.e-]+}}\n", capsys.readouterr().out)
     model = Classifier(parts()[0])
     model.quiet = True
     by_lightning(model, *loaders(), epochs=1)
@@ -361,6 +361,9 @@ def test_lightnings_checkpoint_and_early_stopping_watch_the_validation_loss(tmp_
     assert 3 <= len(history) < 30
     assert history["val_loss"].idxmin() == len(history) - 3
     assert best.best_model_score.item() == pytest.approx(history["val_loss"].min(), rel=1e-6)
+    for given in ({}, {"net": None}):
+        with pytest.raises(TypeError, match=r"net: received none; .* Classifier.load_from_checkpoint\(path, net=net\)"):
+            Classifier.load_from_checkpoint(best.best_model_path, **given)
     loaded = Classifier.load_from_checkpoint(best.best_model_path, net=parts()[0])
     again = trainer().validate(loaded, loaders()[1], verbose=False)[0]["val_loss"]
     assert again == pytest.approx(history["val_loss"].min(), rel=1e-6)

@@ -135,6 +135,7 @@ class RunLogger(RowLogger):
         """Open a run, unless the user has opened one; a resumed run opens its own again."""
         stopped = self.stopped.get("run_id") if self.resumed(model.run) else None
         self.log_to(self.open(model.run, stopped), stopped, model)
+        vars(model)["run_id"] = self.run_id  # where older notebooks read it
 
     def open(self, run: Run, stopped: str | None) -> str:
         """Open a run of the service where none is open, and return the name of the one that is.

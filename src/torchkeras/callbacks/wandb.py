@@ -102,6 +102,7 @@ class WandbCallback(RunLogger):
         with warn_on_failure(model.run, "the best number", self.destination()):
             if self.wandb.run is not None and monitor.best is not None:
                 self.wandb.run.summary[f"best_{monitor.name}"] = monitor.best
+                self.wandb.run.summary["best_score"] = monitor.best
             if self.save_ckpt and ckpt_path is not None and monitor.best is not None:
                 self.upload(ckpt_path)
         self.close(model.run, 0)
@@ -111,7 +112,8 @@ class WandbCallback(RunLogger):
         if not os.path.exists(path):
             return
         artifact = self.wandb.Artifact(f"{self.wandb.run.id}-best", type="model")
-        artifact.add_file(path)
+        add = artifact.add_dir if os.path.isdir(path) else artifact.add_file
+        add(path)
         self.wandb.log_artifact(artifact)
 
     def finish(self, status: str | int) -> None:

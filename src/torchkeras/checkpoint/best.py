@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from torchkeras.checkpoint.best_file import BestFile, file_stamp, merge_learning
 from torchkeras.checkpoint.known_files import remember
+from torchkeras.checkpoint.replaced import load_and_follow
 from torchkeras.checkpoint.tensor_file import Limits, limits_for
 from torchkeras.checkpoint.weight_file import read_weights, short_error, write_weights
 from torchkeras.checkpoint.weights_path import is_user_defined
@@ -245,7 +246,7 @@ class Best:
                 self.file.close(self.write_all)  # the net holds them all: no need to read the file
                 self.remember_file()
         elif communicator.is_main_process:  # the file may be on the disk of rank 0 only
-            self.model.load_ckpt(self.path)
+            load_and_follow(self.model, self.path)
             self.remember_file()
         same_weights(communicator, *self.weights.modules)
 

@@ -26,12 +26,19 @@ class KnownFile(NamedTuple):
 
 
 def file_identity(path: FilePath) -> FileIdentity:
-    """Return numbers that change when the file is replaced, equal for all spellings of its path."""
+    """Return numbers that change when the file is replaced, equal for all spellings of its path.
+
+    A folder, which a ``save_ckpt`` of one's own may write, has those of all files in it.
+    """
+    place = os.path.expanduser(path)
     try:
-        found = os.stat(os.path.expanduser(path))
+        inside = (os.path.join(folder, name) for folder, _, names in os.walk(place)
+                  for name in sorted(names))
+        found = [os.stat(place), *map(os.stat, inside)]
     except (OSError, ValueError):
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return tuple(number for one in found
+                 for number in (one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns))
 
 
 def canonical_path(path: FilePath) -> str:

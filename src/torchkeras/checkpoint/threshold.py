@@ -10,17 +10,19 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from torchkeras.checkpoint import known_files
 from torchkeras.checkpoint.best import Best
+from torchkeras.checkpoint.replaced import replaced_parameters
 from torchkeras.checkpoint.tensor_file import limits_for
 from torchkeras.checkpoint.weight_file import read_weights
 from torchkeras.checkpoint.weights_path import is_user_defined
 from torchkeras.core import internals
+from torchkeras.core.restored import restored_state
 from torchkeras.core.stop import PassEnded
 from torchkeras.core.types import Value
 from torchkeras.data import Batches
@@ -117,11 +119,12 @@ def measure_file(model: Trainable, run: Run, best: Best, val: Batches,
     """
     modules = best.weights.modules
     step, before, items = make(), Weights(*modules), model.batch_items
-    if not frozen_unchanged(before, str(run.config.ckpt_path), model):
+    if best.weights.every or not frozen_unchanged(before, str(run.config.ckpt_path), model):
         before = Weights(*modules, every=True)
     here = {name: getattr(run, name) for name in PASS_ATTRIBUTES}
     try:
-        with copy_of(val) as twin, untouched(step), without_callbacks(model):
+        with (copy_of(val) as twin, untouched(step), without_callbacks(model),
+              same_parameters(model)):
             with run.communicator.raise_on_all_ranks():
                 if run.communicator.is_main_process:
                     load_file(model, str(run.config.ckpt_path), options)
@@ -168,14 +171,28 @@ def without_callbacks(model: Trainable) -> Iterator[None]:
         model.EpochRunner = own
 
 
+@contextmanager
+def same_parameters(model: Trainable) -> Iterator[None]:
+    """Put net and parameters back that a user's ``load_ckpt`` replaces."""
+    net = model.net
+    with restored_state(net) if model_saves_itself(model) else nullcontext():
+        try:
+            yield
+        finally:
+            model.net = net
+
+
 def load_file(model: Trainable, path: str, options: Mapping[str, Value]) -> None:
     """Load the weights of the file into the net, with the options they were loaded with before."""
+    net, before = model.net, dict(model.net.named_parameters())
     try:
         report = model.load_ckpt(path, **options)
     except Exception as error:
         raise CannotPeek(f"{type(error).__name__}: {error}") from error
     if getattr(report, "missing", None) or getattr(report, "mismatched", None):
         raise CannotPeek("it holds a part of the net's weights")
+    if model.net is not net or replaced_parameters(model.net, before):
+        raise CannotPeek("load_ckpt puts other parameters in the place of the net's")
 
 
 @contextmanager

@@ -15,8 +15,13 @@ from torchkeras.core.errors import bad_type, bad_value
 from torchkeras.engine.trainable import Trainable
 
 
-def check_writable(path: object) -> str | None:
-    """Return the path as text if a file can be written there, else raise; leave nothing behind."""
+def check_writable(path: object, folder_allowed: bool = False) -> str | None:
+    """Return the path as text if a file can be written there, else raise; leave nothing behind.
+
+    Args:
+        path: as the user gave it; None is returned as it is.
+        folder_allowed: whether it may be a folder: the model has its own ``save_ckpt``.
+    """
     if path is None:
         return None
     if not isinstance(path, (str, os.PathLike)):
@@ -26,10 +31,10 @@ def check_writable(path: object) -> str | None:
     if not str(path):
         raise bad_value("ckpt_path", received="an empty name", expected=expected)
     target = Path(path).expanduser()
-    if target.is_dir():
+    if target.is_dir() and not folder_allowed:
         raise bad_value("ckpt_path", received=f"the folder {str(path)!r}", expected=expected,
                         fix=f"Name a file in it: {str(target / 'best.pt')!r}.")
-    folder = target.parent
+    folder = target if target.is_dir() else target.parent
     while not folder.exists():
         folder = folder.parent
     try:
@@ -39,6 +44,18 @@ def check_writable(path: object) -> str | None:
             "ckpt_path", received=repr(str(path)), expected=expected,
             fix=f"The folder {str(folder)!r} cannot be written: {error.strerror}.") from error
     return str(target)
+
+
+def for_best(model: Trainable, path: object) -> str | None:
+    """Return the path for the best weights; with a ``save_ckpt`` of one's own, maybe a folder."""
+    return check_writable(path, folder_allowed=is_user_defined(model.save_ckpt))
+
+
+def or_last(model: Trainable, path: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
+    """Return a path; for None, that of the model's last ``fit``, else "checkpoint"."""
+    if path is not None:
+        return path
+    return (None if model.run is None else model.run.config.ckpt_path) or "checkpoint"
 
 
 def check_saveable(model: Trainable, path: str | None) -> None:

@@ -57,6 +57,10 @@ def compute_on_trial(metric: Metric, preds: Preds, labels: Labels) -> Any:
 def updated_copy(metric: Metric, preds: Preds, labels: Labels) -> Metric:
     """Return a copy of a metric that was updated with one batch only."""
     trial = copy.deepcopy(metric)
+    parts: list[Any] = [trial, getattr(trial, "metric", None)]  # what updates are held for
+    for part in parts:
+        if hasattr(part, "if_print"):
+            part.if_print = False
     if isinstance(preds, Tensor) and preds.is_cpu and isinstance(trial, nn.Module):
         trial.cpu()
     trial.reset()

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchkeras.core.errors import bad_type, bad_value
+from torchkeras.core.errors import bad_value
+from torchkeras.core.packing import call_for_fields, call_for_several, no_dict
+from torchkeras.core.signature import Signature, signature_of, takes_third
 from torchkeras.core.tree import map_tree
 from torchkeras.core.types import Batch, Labels, Leaf, LossFn
-from torchkeras.data.signature import Signature, signature_of, takes_third
 
 LABEL_KEYS = ("labels", "label", "y", "targets", "target")
 SHAPES = "(x,), (x, y), (x, y, sample_weight), a dict or one value"
@@ -293,9 +294,9 @@ def call(net: nn.Module, features: Batch) -> Any:
     Args:
         net: Called as ``net(...)``, so its hooks run.
         features: A tuple or list gives several inputs, or the one input of a net whose forward
-            takes no more than one; a dict gives keywords, or the one input of a net whose forward
-            takes none of them. Keys that forward does not take are left out. Anything else is the
-            one input.
+            takes one tuple (see :mod:`torchkeras.core.packing`); a dict gives keywords, or the one
+            input of a net whose forward takes none of them. Keys that forward does not take are
+            left out. Anything else is the one input.
 
     Returns:
         What the net returns.
@@ -312,10 +313,8 @@ def call(net: nn.Module, features: Batch) -> Any:
     if isinstance(features, Tensor):
         return net(features)
     if type(features) in (tuple, list):
-        taken = signature_of(net)
-        if taken is not None and taken.most == 1 and len(features) > 1:
-            return net(tuple(features))
-        return net(*features)
+        args, names = call_for_several(net, features)
+        return net(*args, **names)
     if isinstance(features, Items):
         return net(list(features))
     if isinstance(features, Mapping):
@@ -325,23 +324,12 @@ def call(net: nn.Module, features: Batch) -> Any:
 
 def call_with_fields(net: nn.Module, features: Mapping[Any, Any]) -> Any:
     """Call a net with named inputs."""
-    taken = signature_of(net)
-    if taken is None:  # compiled code may hide its signature
-        return net(**features)
-    known = {name: value for name, value in features.items() if taken.open or taken.takes(name)}
-    if taken.required <= set(known) and known:
-        return net(**known)
-    refusal = bad_type(
-        "features", received="a dict with the keys " + ", ".join(map(repr, features)),
-        expected=f"the inputs of {type(net).__name__}.forward{taken.text}",
-        fix="Rename the keys of the batch to these, or override StepRunner.forward.")
-    if known or taken.least > 1 or taken.most == 0:
-        raise refusal
+    args, names = call_for_fields(net, features)
     try:
-        return net(features)
+        return net(*args, **names)
     except TypeError as error:  # a net that expects a tensor and got the whole dict
-        if "dict" in str(error):
-            raise refusal from None
+        if args and "dict" in str(error):
+            raise no_dict(net, features, signature_of(net)) from None
         raise
 
 

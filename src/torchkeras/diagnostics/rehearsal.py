@@ -137,7 +137,8 @@ def untouched(step: StepRunner) -> Iterator[None]:
     Raises:
         CannotPeek: that is not possible.
     """
-    modules = [one for one in (step.net, step.loss_fn) if isinstance(one, nn.Module)]
+    held = vars(step)  # a step of the user's may keep neither
+    modules = [one for one in (held.get("net"), held.get("loss_fn")) if isinstance(one, nn.Module)]
     states, memento = random_states(), memento_of(*vars(step).values(), type(step))
     if memento.one_shot:
         raise CannotPeek("the net, the loss or a metric holds what can be read only once")

@@ -19,7 +19,7 @@ from torchkeras.kerasmodel import KerasModel
 from torchkeras.training.task import task_for
 
 COMPILES = ("optimizer", "loss", "metrics", "loss_weights", "loss_func", "metrics_dict",
-            "from_logits", "lr_scheduler")
+            "from_logits", "lr_scheduler", "device")
 
 
 @dataclass
@@ -29,6 +29,7 @@ class Compiled:
     engine: KerasModel
     legacy: bool  # compiled with loss_func and metrics_dict
     multi_output: bool
+    cpu: bool = False  # compiled with device="cpu"
 
     def __post_init__(self) -> None:
         self.batchwise = Batchwise(self.engine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from torchkeras.core.errors import bad_type, bad_value, whole_number
@@ -12,7 +13,7 @@ from torchkeras.core.screen import Plain
 from torchkeras.core.tracebacks import short_traceback
 from torchkeras.core.types import Data, LossLike, MetricsLike, OptimizerLike, SchedulerLike
 from torchkeras.display.epochlines import StepLines, numbers
-from torchkeras.keras import compiled, running
+from torchkeras.keras import compiled, older, running
 from torchkeras.keras.base import BaseModel, compiled_of, net_of, share_files
 from torchkeras.keras.batch_api import BatchMethods
 from torchkeras.keras.data import combined, features_only, held_out_share
@@ -80,7 +81,7 @@ class Model(BatchMethods):
                 loss_weights: Sequence[float] | Mapping[str, float] | None = None, *,
                 loss_func: LossLike = None, metrics_dict: MetricsLike = None,
                 from_logits: bool = False, lr_scheduler: SchedulerLike = None,
-                **torch_options: Any) -> None:
+                device: str | torch.device | None = None, **torch_options: Any) -> None:
         """Set optimizer, loss and metrics; without any of them, this is ``nn.Module.compile``.
 
         As in Keras: ``compile(optimizer="nadam", loss="binary_crossentropy", metrics=["accuracy",
@@ -103,6 +104,8 @@ class Model(BatchMethods):
             metrics_dict: metrics by column, as in older versions.
             from_logits: True when losses and metrics given by Keras's names take logits.
             lr_scheduler: a torch scheduler on the optimizer.
+            device: as in older versions: where the net is moved to. "cpu" keeps ``fit``,
+                ``evaluate`` and ``predict`` there; they take the best accelerator otherwise.
             **torch_options: options of torch's compiler, such as ``mode="max-autotune"`` or
                 ``dynamic=True``.
 
@@ -119,7 +122,8 @@ class Model(BatchMethods):
         """
         parts = {"optimizer": optimizer, "lr_scheduler": lr_scheduler}
         legacy, keras = (loss_func, metrics_dict), (loss, metrics, loss_weights)
-        if all(one is None for one in (*legacy, *keras, *parts.values())) and not from_logits:
+        given = (*legacy, *keras, *parts.values(), device)
+        if all(one is None for one in given) and not from_logits:
             nn.Module.compile(net_of(self), **torch_options)
             return
         compiled.check_compile(torch_options)
@@ -133,6 +137,7 @@ class Model(BatchMethods):
         self.compilation = (
             compiled.compile_legacy(net, loss_func, metrics_dict, **parts) if is_legacy else
             compiled.compile_keras(net, loss, metrics, loss_weights, from_logits, **parts))
+        self.compilation.cpu = older.placed(net, device)
         share_files(self, self.compilation.engine)
 
     @short_traceback
@@ -147,7 +152,7 @@ class Model(BatchMethods):
             dl_val: Data = None, log_step_freq: int | None = None, **options: Any) -> Any:
         """Train; a second call continues from the current weights and optimizer.
 
-        Called as in older versions, ``fit(200, dl_train=..., dl_val=..., log_step_freq=20)``, it
+        Called as in older versions, ``fit(200, dl_train, dl_val, log_step_freq=20)``, it
         prints a line every ``log_step_freq`` steps and a boxed table each epoch.
 
         Args:
@@ -206,6 +211,8 @@ class Model(BatchMethods):
             ['epoch', 'loss', 'mae']
         """
         running.check_options(options)
+        x, y, batch_size, epochs, dl_train, dl_val, log_step_freq = older.OlderFit(
+            x, y, batch_size, epochs, dl_train, dl_val, log_step_freq).by_name()
         arguments = {"batch_size": batch_size, "shuffle": shuffle, "class_weight": class_weight,
                      "validation_split": held_out_share(validation_split),
                      "initial_epoch": initial_epoch,
@@ -262,7 +269,7 @@ class Model(BatchMethods):
         """
         found = compiled_of(self)
         row = found.engine.evaluate(combined(x, y, sample_weight), batch_size=batch_size,
-                                    steps=steps)
+                                    steps=steps, cpu=found.cpu)
         named = keras_names(row, "val")
         if running.verbosity(verbose):
             Plain().line(numbers(named))
@@ -296,9 +303,10 @@ class Model(BatchMethods):
             (10, 3)
         """
         running.verbosity(verbose)
-        legacy = self.compilation is not None and self.compilation.legacy
+        found = self.compilation
         return self.engine.predict(features_only(x), batch_size=batch_size, steps=steps,
-                                   as_numpy=not legacy)
+                                   as_numpy=found is None or not found.legacy,
+                                   cpu=found is not None and found.cpu)
 
 
 def check_style(legacy: bool, other_style: Mapping[str, object], dl_train: Data, x: Data,

@@ -86,7 +86,8 @@ def train(model: Model, compiled: Compiled, data: Data, val_data: Data, *, epoch
     history.columns = [name.removeprefix("train_") for name in engine.columns(validates)
                        if name != "lr"]
     best = any(options.get(name) not in (None, False) for name in KEEPS)
-    chosen = {"ckpt_path": None, "patience": None, "restore_best": best} | column_names(options)
+    chosen = {"ckpt_path": None, "patience": None, "restore_best": best,
+              "cpu": compiled.cpu} | column_names(options)
     if verbose == 1:
         own.append(KerasProgress(chosen.get("plot", True), chosen["restore_best"]))
     model.history = history

@@ -57,9 +57,9 @@ class LightModel(pl.LightningModule):
 
     Numbers of an epoch are means over its samples, and metrics cover the whole epoch; with several
     processes, the samples of all (Lightning's sampler may repeat a few, to give each process the
-    same number). Each epoch prints a dated rule, its number (from 1), the numbers of validation and
-    those of training. After ``fit`` the net holds the last weights; Lightning's ``ModelCheckpoint``
-    keeps the best.
+    same number). Each epoch prints a dated rule, its number (from 0, as Lightning counts), the
+    numbers of validation and those of training. After ``fit`` the net holds the last weights;
+    Lightning's ``ModelCheckpoint`` keeps the best.
 
     Args:
         net: the module to train.
@@ -311,7 +311,7 @@ class LightModel(pl.LightningModule):
         train = {name.removeprefix("train_"): value for name, value in row.items() if name != "lr"}
         loss = {"loss": train.pop("loss")} if "loss" in train else {}
         lines = [f"\n{'=' * 80}{datetime.now():%Y-%m-%d %H:%M:%S}",
-                 f"epoch = {self.current_epoch + 1}"]
+                 f"epoch = {self.current_epoch}"]
         lines += [str(rounded(one)) for one in (self.validated, train | loss) if one]
         self.say("\n".join(lines))
 
@@ -353,6 +353,29 @@ class LightModel(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the history from a Lightning checkpoint."""
         self.history = History(checkpoint.get(SAVED, {}))
+
+    @classmethod
+    @short_traceback
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Value, **parts: Value) -> Any:
+        """Build a model from its parts, and load a checkpoint of Lightning's into it.
+
+        Args:
+            checkpoint_path: what ``ModelCheckpoint`` or ``trainer.save_checkpoint`` wrote.
+            *args: as Lightning takes them: ``map_location``, ``hparams_file``, ``strict``.
+            **parts: the arguments of the class, ``net`` among them: a checkpoint holds the weights
+                of a net, not the net.
+
+        Raises:
+            TypeError: no net is given, and the class makes none.
+
+        Example:
+            >>> LightModel.load_from_checkpoint("best.ckpt", net=net)  # doctest: +SKIP
+        """
+        if cls.__init__ is LightModel.__init__ and parts.get("net") is None:
+            raise bad_type("net", received="none",
+                           expected="the net whose weights the checkpoint holds",
+                           fix=f"{cls.__name__}.load_from_checkpoint(path, net=net).")
+        return super().load_from_checkpoint(checkpoint_path, *args, **parts)
 
     @staticmethod
     @short_traceback

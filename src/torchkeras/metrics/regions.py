@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchkeras.core.errors import bad_value, whole_number
+from torchkeras.core.errors import bad_value, check_bool, whole_number
+from torchkeras.core.screen import print_safely
 from torchkeras.metrics.base import Metric, MetricState
 from torchkeras.metrics.reading import Classes, as_classes, mask_left_out
 from torchkeras.metrics.shapes import paired, shape_error
@@ -24,15 +25,18 @@ class IOU(Metric):
     Intersection over union is the Jaccard index (1901).
 
     Args:
-        num_classes: the number of classes, the background included.
+        num_classes: the number of classes, the background included. 1 means 2, as in older
+            versions: one score per position.
         threshold: with two classes and one score per position, the probability above which it is
             class 1.
         from_logits: whether such a score is a logit or a probability.
         axis: the class dimension, where the shapes do not determine it: 1 or -1.
         ignore_index: one more label to exclude, such as 0.
+        if_print: print the share of right positions and the value of each class whenever the value
+            of an epoch is computed.
 
     Raises:
-        ValueError: ``num_classes`` is below 2, or shapes are neither scores ``(N, C, ...)`` or
+        ValueError: ``num_classes`` is below 1, or shapes are neither scores ``(N, C, ...)`` or
             ``(N, ..., C)`` with labels ``(N, ...)``, nor class numbers (or, for two classes, single
             scores) one to one with labels.
 
@@ -47,10 +51,14 @@ class IOU(Metric):
     cheap = True
 
     def __init__(self, num_classes: int, threshold: float = 0.5, from_logits: bool = True, *,
-                 axis: int | None = None, ignore_index: int | None = None) -> None:
+                 axis: int | None = None, ignore_index: int | None = None,
+                 if_print: bool = False) -> None:
         super().__init__()
-        whole_number("num_classes", num_classes, least=2)
+        whole_number("num_classes", num_classes, least=1)
+        check_bool("if_print", if_print)
+        num_classes = max(num_classes, 2)
         self.num_classes, self.cut = num_classes, Threshold(threshold, from_logits)
+        self.if_print, self.cheap = if_print, not if_print  # a cheap one is computed more often
         self.task = Task(one_hot=False, axis=axis, ignore_index=ignore_index)
         self.add_sum("confusion", (num_classes, num_classes))
         self.add_sum("missed", (num_classes,))
@@ -100,8 +108,26 @@ class IOU(Metric):
 
     def value(self, state: MetricState) -> Tensor:
         """Return the mean over classes with a union."""
-        confusion = state["confusion"].double()
-        overlap = confusion.diagonal()
-        union = confusion.sum(0) + confusion.sum(1) + state["missed"] - overlap
+        overlap, union = areas(state)
         mean = (overlap / union.clamp(min=1)).sum() / (union > 0).sum().clamp(min=1)
         return torch.where(state["seen"] > 0, mean, torch.nan)
+
+    def compute(self) -> Tensor:
+        """Return the value, and print its parts if asked."""
+        if self.if_print:
+            found = {name: total.cpu() for name, total in self.state().items()}
+            overlap, union = areas(found)
+            each = ["none" if not whole else f"{part / whole:.4f}"
+                    for part, whole in zip(overlap.tolist(), union.tolist(), strict=True)]
+            counted = (found["confusion"].sum() + found["missed"].sum()).clamp(min=1)
+            print_safely(f"right: {overlap.sum() / counted:.4f}, IoU of each class: "
+                         + ", ".join(each))
+        value: Tensor = super().compute()
+        return value
+
+
+def areas(state: MetricState) -> tuple[Tensor, Tensor]:
+    """Return the size of intersection and union of each class."""
+    confusion = state["confusion"].double()
+    overlap = confusion.diagonal()
+    return overlap, confusion.sum(0) + confusion.sum(1) + state["missed"] - overlap

@@ -12,7 +12,9 @@ class Rollback:
     """The state before a run, to restore when the run fails before its first update."""
 
     def __init__(self, *modules: nn.Module) -> None:
-        self.weights, self.random = Weights(*modules), random_states()
+        # where nothing learns by gradients, a step of the user's may write into the weights
+        every = not any(weight.requires_grad for one in modules for weight in one.parameters())
+        self.weights, self.random = Weights(*modules, every=every), random_states()
 
     def restore(self) -> list[str]:
         """Restore weights, buffers and random generators, and clear gradients.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence
 
 from torchkeras.core.errors import bad_type, bad_value, whole_number
+from torchkeras.core.modes import eval_mode
+from torchkeras.core.packing import Call, call_for_fields, call_for_several
 from torchkeras.core.types import Data, Tree
 
 CALLS = ("Call summary(net, input_shape=(3, 32, 32)), summary(net, features) "
@@ -34,6 +36,13 @@ class InputSpec:
     input_data_kwargs: Mapping[str, Any] | None
 
 
+class _Arguments(NamedTuple):
+    """Arguments of forward as the user gave them."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Inputs:
     """The arguments of one forward pass."""
@@ -50,21 +59,32 @@ def make_inputs(net: nn.Module, spec: InputSpec, made_up_samples: int) -> Inputs
     if spec.batch_size != -1:
         whole_number("batch_size", spec.batch_size, least=1)
     which = _source_name(spec)
+    place = next((tensor.device for tensor in (*net.parameters(), *net.buffers())), None)
     samples: int | None
     if which == "input_shape" and not holds_tensor(spec.input_shape):
         unknown = spec.batch_size == -1
         count = made_up_samples if unknown else spec.batch_size
-        args, kwargs = _made_up(spec.input_shape, count, input_dtypes(net, spec.input_dtype))
+        data = _made_up(spec.input_shape, count, input_dtypes(net, spec.input_dtype))
         samples, scale = count, 1 / count if unknown else 1.0
     else:
-        args, kwargs = _given(which, spec)
-        samples, scale = count_samples((args, kwargs)), 1.0
+        data = _given(which, spec)
+        samples = count_samples(data)
+        scale = 1 / samples if spec.batch_size == -1 and samples and alike(data) else 1.0
         if spec.batch_size not in (-1, samples):
             raise bad_value("batch_size", received=spec.batch_size,
                             expected=f"-1, or {samples} as in the data")
-    place = next((tensor.device for tensor in (*net.parameters(), *net.buffers())), None)
-    return Inputs(to_device(args, place), to_device(kwargs, place), samples, spec.batch_size,
-                  scale)
+    args, kwargs = _arguments(net, to_device(data, place))
+    return Inputs(args, kwargs, samples, spec.batch_size, scale)
+
+
+def _arguments(net: nn.Module, data: Data) -> Call:
+    """Return the arguments of forward: the data, or what the user gave for each."""
+    if isinstance(data, _Arguments):
+        return data.args, data.kwargs
+    with eval_mode(net):
+        if isinstance(data, Mapping):
+            return call_for_fields(net, data)
+        return call_for_several(net, data)
 
 
 def _source_name(spec: InputSpec) -> str:
@@ -78,23 +98,21 @@ def _source_name(spec: InputSpec) -> str:
     return named[0]
 
 
-def _given(name: str, spec: InputSpec) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the user's data as positional and keyword arguments."""
+def _given(name: str, spec: InputSpec) -> Any:
+    """Return the user's data: a tuple, list or dict of inputs, or arguments as they are."""
     if name in ("input_data_args", "input_data_kwargs"):
         args = spec.input_data_args
         listed = tuple(args) if type(args) in (tuple, list) else () if args is None else (args,)
-        return listed, dict(spec.input_data_kwargs or {})
+        return _Arguments(listed, dict(spec.input_data_kwargs or {}))
     data = getattr(spec, name)
     if not holds_tensor(data):
         raise bad_type(name, received=f"{str(data)[:80]} ({type(data).__name__})",
                        expected="a tensor, or a tuple, list or dict of tensors", fix=CALLS)
-    if isinstance(data, Mapping):
-        return (), dict(data)
-    return (data,) if isinstance(data, (Tensor, PackedSequence)) else tuple(data), {}
+    return data if type(data) in (tuple, list) or isinstance(data, Mapping) else (data,)
 
 
 def _made_up(shapes: Shapes, samples: int,
-             kinds: Sequence[torch.dtype]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+             kinds: Sequence[torch.dtype]) -> tuple[Any, ...] | dict[str, Any]:
     """Return a tensor for the shape, for each shape of a list, or for each name of a dict."""
     names = list(shapes) if isinstance(shapes, Mapping) else None
     listed = shapes if is_shape_list(shapes) else [shapes]
@@ -106,7 +124,7 @@ def _made_up(shapes: Shapes, samples: int,
     each = kinds if len(kinds) == len(listed) else [kinds[0]] * len(listed)
     values = [
         made_up_tensor(shape, samples, kind) for shape, kind in zip(listed, each, strict=True)]
-    return (tuple(values), {}) if names is None else ((), dict(zip(names, values, strict=True)))
+    return tuple(values) if names is None else dict(zip(names, values, strict=True))
 
 
 def is_shape_list(shapes: object) -> bool:
@@ -166,6 +184,11 @@ def holds_tensor(value: Tree) -> bool:
 def count_samples(value: Tree) -> int | None:
     """Return the length of the first tensor that has a dimension."""
     return next((tensor.shape[0] for tensor in tensors(value) if tensor.dim()), None)
+
+
+def alike(value: Tree) -> bool:
+    """Tell whether all tensors have one length, which then is the number of samples."""
+    return len({tensor.shape[0] for tensor in tensors(value) if tensor.dim()}) == 1
 
 
 def count_bytes(found: Iterable[Tensor]) -> int:

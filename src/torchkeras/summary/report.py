@@ -50,8 +50,7 @@ def summary(net: nn.Module, input_shape: Shapes = None, input_data: Data = None,
             name).
         input_dtype: Dtype of generated inputs: one, or one for each shape. Default: that of the
             net's parameters.
-        batch_size: Samples in the generated input. -1: sizes are those of one sample, and shapes
-            show -1.
+        batch_size: Samples in the input. -1: sizes are those of one sample, and shapes show -1.
         layer_modules: Module types that get one row, whatever they contain.
         input_data_args: Positional arguments as they are: ``(batch,)`` for a net that takes one
             dict.
@@ -59,7 +58,8 @@ def summary(net: nn.Module, input_shape: Shapes = None, input_data: Data = None,
         write: Receives the table.
 
     Returns:
-        The figures of the table. With data, sizes are of all the data.
+        The figures of the table. Sizes are those of one sample, or of ``batch_size`` samples; of
+        data whose tensors differ in length, those of all.
 
     Raises:
         TypeError: An argument of the wrong kind.

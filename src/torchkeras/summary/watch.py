@@ -17,6 +17,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from torchkeras.core import internals
 from torchkeras.core.errors import bad_type, instance_not_class
+from torchkeras.core.restored import restored_state
 from torchkeras.core.types import Tree
 from torchkeras.summary.inputs import CALLS, Inputs, count_bytes, tensors
 
@@ -82,6 +83,9 @@ def unwrapped(net: nn.Module) -> nn.Module:
 
 def run_forward(net: nn.Module, inputs: Inputs, watch: CallRecorder | None = None) -> None:
     """Run a forward pass in eval mode, recorded by ``watch``."""
+    if watch and any(isinstance(module, torch.jit.ScriptModule) for module in net.modules()):
+        raise bad_type("net", received="a scripted net, which does not show its layers",
+                       expected="an nn.Module", fix="Summarise it before torch.jit.script.")
     hidden = {id(inner) for module in net.modules() if isinstance(module, ParametrizationList)
               for inner in module.modules()}  # they compute a weight; they are no layers
     handles = []
@@ -122,30 +126,3 @@ def without_side_effects(net: nn.Module) -> Iterator[None]:
             torch.backends.mha.set_fastpath_enabled(fast)
             random.setstate(python)
             np.random.set_state(numpy_state)
-
-
-@contextmanager
-def restored_state(net: nn.Module) -> Iterator[None]:
-    """Put back every attribute of every module (modes too), and the values of the buffers."""
-    kept = [(module, dict(vars(module)), [(held, dict(held)) for held in _members(module)])
-            for module in net.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in net.buffers()
-               if not (is_lazy(buffer) or buffer.is_meta)]
-    try:
-        yield
-    finally:
-        for module, attributes, members in kept:
-            for held, before in members:
-                held.clear()
-                held.update(before)
-            vars(module).clear()
-            vars(module).update(attributes)
-        for buffer, values in buffers:
-            # any write, even of equal values, would break a pending backward
-            if not torch.equal(buffer, values):
-                buffer.copy_(values)
-
-
-def _members(module: nn.Module) -> list[dict[str, Any]]:
-    held = (internals.parameters(module), internals.buffers(module), internals.children(module))
-    return [one for one in held if isinstance(one, dict)]

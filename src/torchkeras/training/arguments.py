@@ -19,6 +19,7 @@ from torchkeras.checks import preflight
 from torchkeras.core import keywords
 from torchkeras.core.errors import bad_type, bad_value, check_bool, kind_of, mistake, whole_number
 from torchkeras.core.optimizers import Optimizers, combine
+from torchkeras.core.screen import print_safely
 from torchkeras.core.tracebacks import level_of_caller
 from torchkeras.core.types import Data, Metric
 from torchkeras.data import Batches, batches, split_validation
@@ -33,7 +34,7 @@ from torchkeras.engine.step import StepRunner
 from torchkeras.engine.trainable import Trainable
 from torchkeras.state.components import loss_modules
 from torchkeras.training import names
-from torchkeras.training.own_steps import updates_itself
+from torchkeras.training.own_steps import idle_optimizer, is_own, updates_itself
 from torchkeras.training.schedules import Span, schedule_notes
 from torchkeras.training.task import task_of
 
@@ -69,6 +70,8 @@ def named_metrics(metrics: object, loss_fn: object) -> dict[str, Metric]:
     """Return metric objects by name, from a dict or a list of names."""
     if metrics is None:
         return {}
+    if isinstance(metrics, nn.ModuleDict):
+        metrics = dict(metrics.items())
     if isinstance(metrics, (list, tuple)) and all(isinstance(one, str) for one in metrics):
         metrics = {name: name for name in metrics}
     if not isinstance(metrics, Mapping):
@@ -180,10 +183,7 @@ def with_validation(train_data: Data, val_data: Data, share: float | None,
 def check_run(config: FitConfig, model: Trainable, train: Batches,
               val: Batches | None) -> tuple[FitConfig, list[str]]:
     """Check config, model and data together; return the final config, and notes for the user."""
-    if model.optimizer is None:
-        raise bad_value("net", received="a net without a parameter that requires grad",
-                        expected="one that can learn")
-    notes = preflight.check_learning(model)
+    notes = check_learns(model)
     check_step_objects(model)
     check_class_weight(config, model)
     if val is None and config.monitor == "val_loss":
@@ -203,6 +203,24 @@ def check_run(config: FitConfig, model: Trainable, train: Batches,
     return config, notes
 
 
+def check_learns(model: Trainable) -> list[str]:
+    """Raise if nothing would learn; return notes on what does not.
+
+    A StepRunner with a ``__call__`` of its own may teach a net that needs no gradients, such as a
+    table of values. Its optimizer then has nothing to move.
+    """
+    learns = any(weight.requires_grad for weight in model.net.parameters())
+    if not learns and is_own(model.StepRunner):
+        model.optimizer = model.optimizer or idle_optimizer()
+        return []
+    if model.optimizer is None:
+        raise bad_value("net", received="a net without a parameter that requires grad",
+                        expected="one that can learn",
+                        fix="A net that learns in another way, such as a table of values, needs a "
+                            "StepRunner with a __call__ of its own.")
+    return preflight.check_learning(model)
+
+
 def check_known_monitor(config: FitConfig, model: Trainable, val: Batches | None) -> None:
     """Refuse a monitor that no stage measures; a StepRunner of the user's may measure anything."""
     stages = ("train", "val") if val is not None else ("train",)
@@ -210,6 +228,12 @@ def check_known_monitor(config: FitConfig, model: Trainable, val: Batches | None
     if model.StepRunner is StepRunner and not any(
             "_" + name in config.monitor for name in model.metrics_dict):
         check_monitor(config.monitor, known)
+
+
+def print_numbers(row: Mapping[str, float]) -> None:
+    """Print numbers by name, once in all processes."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        print_safely("  ".join(f"{name}: {value:.6g}" for name, value in row.items()))
 
 
 def warn_of_divergence(run: Run, once: bool = False) -> None:

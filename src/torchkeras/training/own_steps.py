@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import torch
+from torch.optim import SGD, Optimizer
+
 from torchkeras.engine.step import StepRunner
 
 
@@ -21,3 +24,8 @@ def names_scheduler(kind: type) -> bool:
                  for name, function in vars(one).items()
                  if name != "__init__" and hasattr(function, "__code__")]
     return any("lr_scheduler" in function.__code__.co_names for function in functions)
+
+
+def idle_optimizer() -> Optimizer:
+    """Return an optimizer that moves nothing, for a step that teaches its net without gradients."""
+    return SGD([torch.zeros(())], lr=0.0)

@@ -15,10 +15,11 @@ from torchkeras.core.communicator import Communicator
 from torchkeras.core.errors import message
 from torchkeras.core.modes import eval_mode, with_gradients_if_needed
 from torchkeras.core.rng import put_random_states, random_states
-from torchkeras.core.tree import children, is_container, map_tree, rebuild
+from torchkeras.core.tree import children, is_container, leaves, map_tree, rebuild
 from torchkeras.core.types import Batch, HasParts, Labels, Leaf, Preds
 from torchkeras.data import batch as batches
 from torchkeras.data import outputs
+from torchkeras.data.batch import Items
 from torchkeras.data.collected import collect_outputs
 from torchkeras.data.joined import Path, is_only_loss, part_at, without_extras
 from torchkeras.data.reuse import copy_leaf
@@ -75,6 +76,7 @@ class Predictor:
             preds, judged_by = with_gradients_if_needed(self.net, self.run, batch)
         if self.step is not None and not self.step.plain:
             preds = map_tree(to_float32, preds)
+        count = rows_of_inputs(batch, self.net, preds, count)
         if self.first is None:
             self.first = (None if isinstance(preds, Tensor) else batch), count
         labels = labels_of(batch, self.net) if self.own_forward else judged_by
@@ -208,6 +210,22 @@ def samples_of(batch: Batch, net: nn.Module) -> int | None:
     except ValueError:
         flat = isinstance(batch, (tuple, list)) and not any(map(is_container, batch))
         return len(batch) if flat else None
+
+
+def rows_of_inputs(batch: Batch, net: nn.Module, preds: Preds, count: int | None) -> int | None:
+    """Return the number of samples of a batch without labels whose one input is a list of tensors.
+
+    They are one for each sample, or one tuple of inputs: the outputs tell, if they have as many
+    rows as each of the tensors.
+    """
+    alone = type(batch) in (tuple, list) and len(batch) == 1 and type(batch[0]) in (tuple, list)
+    items = batches.split(batch, net)[0] if alone else None
+    if not isinstance(items, Items):
+        return count
+    lengths = {len(one) if one.ndim else 0 for one in items}
+    first = next((one for one in leaves(preds) if isinstance(one, Tensor) and one.ndim), None)
+    rows = None if first is None or isinstance(preds, list) else len(first)
+    return rows if rows is not None and lengths == {rows} else count
 
 
 def labels_of(batch: Batch, net: nn.Module) -> Labels:

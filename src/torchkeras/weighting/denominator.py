@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchkeras.core.signature import unwrapped
 from torchkeras.core.types import Batch, Labels, Preds, Stage
-from torchkeras.data.signature import unwrapped
 from torchkeras.losses import PenalizedLoss
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from torchkeras.core.errors import bad_type, bad_value
+from torchkeras.core.signature import takes_third
 from torchkeras.core.tree import map_tree
 from torchkeras.core.types import Count, Labels, LossFn, Preds
 from torchkeras.data.outputs import logits_of
-from torchkeras.data.signature import takes_third
 from torchkeras.weighting.denominator import Denominator, known_denominator, options_of
 
 
