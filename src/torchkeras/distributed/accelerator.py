@@ -12,7 +12,7 @@ import torch
 from torchkeras.core.allocator import keep_freed_memory
 from torchkeras.core.errors import bad_value
 from torchkeras.distributed.rendezvous import meet
-from torchkeras.distributed.restart import join_attempt
+from torchkeras.distributed.restart import PATIENCE, join_attempt
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -32,6 +32,7 @@ def start_accelerator(*, mixed_precision: str = "no", cpu: bool = False,
         warnings.filterwarnings("ignore", "IProgress not found")
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState, GradientState, PartialState
+        from accelerate.utils import InitProcessGroupKwargs
 
     # without cpu=True, accelerate would not make launched processes without devices one job
     cpu = cpu or (launched() and not has_device_for_each())
@@ -47,7 +48,8 @@ def start_accelerator(*, mixed_precision: str = "no", cpu: bool = False,
         for state in (AcceleratorState, GradientState, *(() if launched() else (PartialState,))):
             state._shared_state = type(state._shared_state)()
         accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu,
-                                  gradient_accumulation_steps=accumulation)
+                                  gradient_accumulation_steps=accumulation,
+                                  kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     return accelerator
