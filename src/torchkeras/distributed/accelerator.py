@@ -11,6 +11,7 @@ import torch
 
 from torchkeras.core.allocator import keep_freed_memory
 from torchkeras.core.errors import bad_value
+from torchkeras.core.rng import begin_generators
 from torchkeras.distributed.rendezvous import meet
 from torchkeras.distributed.restart import PATIENCE, join_attempt
 
@@ -21,11 +22,18 @@ if TYPE_CHECKING:
 ONE_AT_A_TIME = threading.Lock()
 
 
-def start_accelerator(*, mixed_precision: str = "no", cpu: bool = False,
-                      accumulation: int = 1) -> Accelerator:
+def start_accelerator(*, mixed_precision: str = "no", cpu: bool = False, accumulation: int = 1,
+                      home: torch.device | None = None) -> Accelerator:
     """Return an Accelerator for one call of fit, evaluate or predict, on the best device there is.
 
-    In a launched job, form the process group first.
+    In a launched job, form the process group first. Otherwise a net that is on one of several
+    accelerators is computed there, not on the first.
+
+    Args:
+        mixed_precision: "no", "bf16" or "fp16".
+        cpu: whether to use the CPU.
+        accumulation: the batches of one update.
+        home: where the net is; None: nowhere in particular.
     """
     with warnings.catch_warnings():
         # in a notebook, from a package that accelerate imports
@@ -52,6 +60,9 @@ def start_accelerator(*, mixed_precision: str = "no", cpu: bool = False,
                                   kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
     if accelerator.device.type == "cpu":
         keep_freed_memory()
+    elif not launched() and home is not None and home.type == accelerator.device.type:
+        accelerator.state.device = home
+    begin_generators(accelerator.device)
     return accelerator
 
 
