@@ -442,7 +442,8 @@ class KerasModel(nn.Module):
                 ids beside them; if the data's layout has none, those of ``StepRunner.forward``.
             as_numpy: return numpy arrays instead of tensors.
             stream: return a generator, one item for each batch, for outputs that do not fit in
-                memory or cannot be concatenated.
+                memory or cannot be concatenated. Until it ends or is closed, the net is on the
+                accelerator; its mode is yours between two items.
             steps: the number of batches to take. Default: all.
             mixed_precision: "no", "bf16", or "fp16" on an accelerator: as in ``fit``, to get the
                 same outputs. Default: "no"; in a callback, that of the run.

@@ -188,7 +188,7 @@ def test_a_copy_on_an_accelerator_is_made_anew_where_samples_changed(change, mon
     loader = DataLoader(dataset, 6)
     found = batches(loader, name="train_data", device="cpu")
     resident = found.memory.on(torch.device("cpu"))  # copies in the place of an accelerator's
-    monkeypatch.setattr("torchkeras.data.located.to_device", lambda leaf, device: leaf.clone())
+    monkeypatch.setattr("torchkeras.data.located.copy_to", lambda leaf, device: leaf.clone())
     list(resident)
     change(loader)
     plain, moved = list(loader), list(resident)

@@ -10,7 +10,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from torchkeras import Callback, KerasModel, Model
+from torchkeras.checkpoint.manager import CheckpointManager
 from torchkeras.checks import divergence
+from torchkeras.core.communicator import Communicator
+from torchkeras.core.stop import Request
+from torchkeras.engine.inspected import Inspected
+from torchkeras.state.optimizer_state import drop_non_finite, is_finite
 
 generator = torch.Generator().manual_seed(0)
 X, Y = torch.randn(64, 4, generator=generator), torch.randn(64, 1, generator=generator)
@@ -211,3 +216,69 @@ def test_processes_that_this_one_started_have_it_warn_once():
                                 quiet=True, cpu=True)
     assert len(told) == 1
     assert list(history.columns) == ["epoch", "train_loss", "lr"]
+
+
+def unguarded(monkeypatch):
+    """Losses are read after the update, as on an accelerator."""
+    monkeypatch.setattr(Inspected, "check_finite_loss", lambda step, loss, preds, batch: loss)
+
+
+ADAPTIVE = {"Adam": torch.optim.Adam, "momentum": lambda weights, lr: torch.optim.SGD(weights, lr=lr, momentum=0.9),
+            "RMSprop": torch.optim.RMSprop}
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_after_a_loss_that_is_read_late_the_optimizer_holds_no_nan_and_the_next_fit_trains(name, monkeypatch):
+    unguarded(monkeypatch)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
+    optimizer = ADAPTIVE[name](net.parameters(), lr=0.01)
+    model = KerasModel(net, "mse", optimizer=optimizer)
+    options = {"epochs": 2, "batch_size": 16, "shuffle": False, "ckpt_path": None, "quiet": True}
+    with pytest.warns(RuntimeWarning, match="train_loss is nan"):
+        model.fit((spoiled(X, 40), Y), **options)
+    assert all(one.isfinite().all() for one in net.parameters())
+    assert [state for state in optimizer.state.values() if not is_finite(state)] == []
+    assert any("optimizer: held NaN" in note for note in model.run.notes)
+    before = net[0].weight.detach().clone()
+    assert model.fit((X, Y), **options).attrs["stop_reason"] is None
+    assert not torch.equal(before, net[0].weight)
+    assert not any("held NaN" in note for note in model.run.notes)  # control
+
+
+def test_a_finite_loss_with_a_gradient_that_is_not_leaves_no_nan_in_the_optimizer_either():
+    torch.manual_seed(0)
+    net = nn.Linear(4, 1)
+    optimizer = torch.optim.Adam(net.parameters())
+    model = KerasModel(net, Root(), optimizer=optimizer)
+    with pytest.warns(RuntimeWarning, match="train_loss is nan"):
+        model.fit((X, Y), epochs=2, batch_size=16, ckpt_path=None, quiet=True)
+    assert [state for state in optimizer.state.values() if not is_finite(state)] == []
+
+
+def test_only_what_is_not_finite_is_dropped_and_in_all_processes_alike():
+    weights = [nn.Parameter(torch.ones(2)) for _ in range(3)]
+    optimizer = torch.optim.LBFGS(weights)
+    optimizer.state[weights[0]] = {"step": 3, "d": torch.ones(2), "old": [torch.ones(2)], "mask": torch.tensor([True])}
+    optimizer.state[weights[1]] = {"step": 3, "old": [torch.tensor([1.0, math.inf])]}
+    optimizer.state[weights[2]] = {"step": 4}
+    kept = optimizer.state[weights[0]]
+    assert drop_non_finite({"optimizer": optimizer}, lambda own: [own, {("optimizer", 2)}]) == ["optimizer"]
+    assert list(optimizer.state) == [weights[0]]  # another process found the third
+    assert optimizer.state[weights[0]] is kept
+    assert drop_non_finite({"optimizer": optimizer}, lambda own: [own]) == []  # control
+
+
+def test_a_state_that_would_hold_nan_is_not_saved(tmp_path, monkeypatch):
+    unguarded(monkeypatch)
+    saved = []
+    write = CheckpointManager.write
+    monkeypatch.setattr(CheckpointManager, "write",
+                        lambda manager, *rest: saved.append(manager.run.global_step) or write(manager, *rest))
+    for request, expected in ((Request("nan", True), []), (None, [1, 2, 3, 4])):  # as of one of several processes
+        monkeypatch.setattr(Communicator, "request", request)
+        net = nn.Linear(4, 1)
+        KerasModel(net, "mse", optimizer=torch.optim.Adam(net.parameters())).fit(
+            (X, Y), epochs=1, batch_size=16, ckpt_path=tmp_path / f"{request is None}.pt", quiet=True, resume=True,
+            save_every=1)
+        assert saved == expected

@@ -33,7 +33,11 @@ def objects_and_tensors_are_exchanged(device):
     assert communicator.all_gather("a") == ["a"]
     assert communicator.broadcast({"b": 1}) == {"b": 1}
     assert communicator.reduce_on_main(len, 4) == 1
-    assert torch.equal(communicator.all_gather(x)[0], x)
+    large = torch.arange(2.0 ** 19, device=device).reshape(2, -1)
+    for found in (communicator.all_gather(x)[0], communicator.broadcast([x])[0]):
+        assert found.is_cpu  # on no other process's device
+        assert torch.equal(found, x.cpu())
+    assert torch.equal(communicator.broadcast({"large": large})["large"], large.cpu())
 
 
 def backward(net, device):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from torchkeras.acceleration.same_modules import SameModules
 from torchkeras.acceleration.trial import OtherNumbers, Trial, all_equal, changes_agree
+from torchkeras.core.rng import put_random_states, random_states
 from torchkeras.core.tree import map_tree
 from torchkeras.core.types import Batch, StepOutput, Value
 from torchkeras.engine.step import StepRunner
@@ -202,12 +203,15 @@ def no_recompilation() -> Iterator[None]:
 
 
 @contextmanager
-def quiet_compilation(device: torch.device) -> Iterator[None]:
+def quiet_compilation() -> Iterator[None]:
     """Restore the random state after a run that only compiles, and suppress torch's warnings."""
-    with (torch.random.fork_rng([] if device.type == "cpu" else [device]),
-          warnings.catch_warnings()):
-        warnings.simplefilter("ignore")
-        yield
+    states = random_states()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        put_random_states(states)
 
 
 def compiled(function: Callable[..., Any], **options: Value) -> Any:

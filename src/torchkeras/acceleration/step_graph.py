@@ -249,7 +249,7 @@ class CompiledTrainStep(EagerStep):
         """
         self.set_variables(self.optimizer)
         copies = cloned(self.tensors())
-        with torch.no_grad(), quiet_compilation(next(iter(self.weights.values())).device):
+        with torch.no_grad(), quiet_compilation():
             losses = [graph(*copies, self.variables, *data)[0].reshape(-1) for graph, data in runs]
             return torch.cat(losses), copies, torch_generators(random_states())
 

@@ -182,7 +182,7 @@ def memory_of(one: Tensor) -> tuple[int, int]:
 
 def torch_generators(states: State) -> list[Tensor]:
     """Return the states of torch's random generators."""
-    return [states["torch"], *states["cuda"]]
+    return [states["torch"], *(one for each in states["accelerator"].values() for one in each)]
 
 
 def all_equal(some: list[Tensor], others: list[Tensor]) -> bool:

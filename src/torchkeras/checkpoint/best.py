@@ -19,6 +19,8 @@ from torchkeras.core.tracebacks import level_of_caller
 from torchkeras.core.types import State, Value
 from torchkeras.distributed.broadcast import same_weights
 from torchkeras.engine.trainable import Trainable
+from torchkeras.state.components import components_of
+from torchkeras.state.optimizer_state import drop_non_finite
 from torchkeras.state.weights import Weights
 
 UNWRITTEN = "the best weights are not in"
@@ -221,12 +223,22 @@ class Best:
         elif diverged and self.epoch_start is not None:
             self.epoch_start.restore()
             same_weights(run.communicator, *self.epoch_start.modules)
+        if diverged:
+            self.free_optimizers_of_nan()
         self.retry()
         if self.unwritten is not None:
             self.warn(f"{UNWRITTEN} {self.path!r} ({self.unwritten}). " + (
                 "The net holds them: save them elsewhere, model.save_ckpt('another/place')."
                 if run.config.restore_best
                 else "With restore_best=False the net holds the last weights."))
+
+    def free_optimizers_of_nan(self) -> None:
+        """Drop optimizer state that is not finite; the weights have been restored."""
+        run = self.model.run
+        names = drop_non_finite(components_of(self.model).optimizers, run.communicator.all_gather)
+        if names:
+            run.notes.append(f"{', '.join(names)}: held NaN or infinity, as the loss was read only "
+                             "after the update; begins anew where it did")
 
     def close(self) -> None:
         """Merge what lies beside the file into it, however the run ended."""

@@ -221,8 +221,12 @@ class CheckpointManager(NoCheckpoint):
         position = {"phase": phase, "epoch": epoch, "step": step,
                     "row": self.row if phase == "validation" else {}}
         with run.strategy.taking():
-            ranks = run.communicator.all_gather(self.rank_state(phase))
+            own = self.rank_state(phase)  # which reads the losses so far
+            ranks = run.communicator.all_gather(own)
             self.wait()
+            request = run.communicator.request
+            if any(run.communicator.all_gather(request is not None and request.diverged)):
+                return  # the weights and moments of this moment are worth nothing
             content = None
             if self.store is not None:
                 state = run_state_dict(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchkeras.core import internals
-from torchkeras.core.optimizers import Optimizers, Schedulers, each_of
-from torchkeras.core.types import OneOrMany
+from torchkeras.core.optimizers import Schedulers, each_of
+from torchkeras.core.scaling import ScaledOptimizers
+from torchkeras.core.tree import map_tree
+from torchkeras.core.types import Leaf, OneOrMany
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -21,31 +23,87 @@ if TYPE_CHECKING:
 @contextmanager
 def on_device(device: torch.device, net: nn.Module, *others: object,
               optimizers: Iterable[Optimizer] = ()) -> Iterator[None]:
-    """Move net, loss, metrics and optimizer states to a device; move them back at the end."""
-    home, states = device_of(net), list(optimizers)
-    movable = [one for one in (net, *others) if isinstance(one, nn.Module)]
-    if home is None or is_same_device(home, device):
-        for one in movable[1:]:
-            one.to(device)
+    """Move net, loss, metrics and optimizer states to a device; move each back where it was.
+
+    A module on several devices is left alone.
+    """
+    movable = list({id(one): one for one in (net, *others) if isinstance(one, nn.Module)}.values())
+    homes = [(one, home_of(one, device_of(net))) for one in movable if not is_spread(one)]
+    states = list(optimizers)
+    with current_device(device):
+        try:
+            for one, _ in homes:
+                one.to(device)
+            move_states(states)
+            yield
+        finally:
+            for one, home in homes:
+                if home is not None:
+                    one.to(home)
+            move_states(states)
+
+
+@contextmanager
+def current_device(device: torch.device) -> Iterator[None]:
+    """Let ``"cuda"`` without a number mean this device within."""
+    if device.index is None or device.type not in ("cuda", "xpu"):
         yield
         return
-    move_to(movable, states, device)
+    with torch.accelerator.device_index(device.index):
+        yield
+
+
+@contextmanager
+def cache_freed(device: torch.device, net: nn.Module) -> Iterator[None]:
+    """Give unused memory back to the system at the end, if the net is elsewhere outside of it.
+
+    Otherwise the accelerator looks full to other programs although nothing is there.
+    """
+    home = device_of(net)
     try:
         yield
     finally:
-        move_to(movable, states, home)
+        if device.type != "cpu" and home is not None and home.type != device.type:
+            with suppress(RuntimeError):  # not every device can
+                torch.accelerator.empty_cache()
 
 
-def move_to(modules: list[nn.Module], optimizers: list[Optimizer], device: torch.device) -> None:
-    """Move modules in place, and the states of optimizers."""
-    for module in modules:
-        module.to(device)
-    for state in (state for optimizer in optimizers for state in optimizer.state.values()
-                  if isinstance(state, dict)):
-        for name, value in state.items():
-            # step counters stay where the optimizer made them, usually on the CPU
-            if isinstance(value, Tensor) and name != "step":
-                state[name] = value.to(device)
+def move_states(optimizers: Iterable[Optimizer]) -> None:
+    """Move what optimizers remember of each parameter to where the parameter is.
+
+    Step counters stay on the CPU unless a ``fused`` or ``capturable`` optimizer reads them on the
+    device: reading one there waits for the device, twice a parameter and step.
+    """
+    for optimizer in optimizers:
+        counts_there = {id(weight) for group in optimizer.param_groups for weight in group["params"]
+                        if group.get("fused") or group.get("capturable")}
+        for weight, state in optimizer.state.items():
+            if isinstance(weight, Tensor) and isinstance(state, dict):
+                move_state(state, weight, step_too=id(weight) in counts_there)
+
+
+def move_state(state: dict[str, Any], weight: Tensor, *, step_too: bool) -> None:
+    """Move one parameter's state, nested lists of tensors too."""
+    def move(leaf: Leaf) -> Leaf:
+        return leaf.to(weight.device) if isinstance(leaf, Tensor) else leaf
+
+    for name, value in state.items():
+        if name != "step" or step_too:
+            state[name] = map_tree(move, value)
+
+
+def home_of(module: nn.Module, otherwise: torch.device | None) -> torch.device | None:
+    """Return where a module is; a metric without parameters or buffers may tell its device."""
+    home = device_of(module)
+    if home is None:
+        told = getattr(module, "device", None)
+        home = told if isinstance(told, torch.device) else otherwise
+    return home
+
+
+def is_spread(module: nn.Module) -> bool:
+    """Tell whether a module is on several devices."""
+    return len({value.device for value in (*module.parameters(), *module.buffers())}) > 1
 
 
 def device_of(net: nn.Module) -> torch.device | None:
@@ -64,7 +122,9 @@ def wrap_optimizers(accelerator: Accelerator, optimizer: OneOrMany,
     """Wrap optimizer and scheduler for the accelerator's gradient scaler and accumulation."""
     from accelerate.scheduler import AcceleratedScheduler
 
-    wrapped = {key: accelerator.prepare_optimizer(one) for key, one in each_of(optimizer).items()}
+    # accelerate would move step counters to the device, from which each step would read them
+    wrapped = {key: accelerator.prepare_optimizer(one, device_placement=False)
+               for key, one in each_of(optimizer).items()}
     of = {id(one.optimizer): one for one in wrapped.values()}
     first = next(iter(wrapped.values()))
     # split_batches keeps accelerate from stepping once for every process
@@ -72,7 +132,7 @@ def wrap_optimizers(accelerator: Accelerator, optimizer: OneOrMany,
                                             split_batches=True)
                   for key, one in each_of(lr_scheduler).items()}
     several = bool(schedulers) and None not in schedulers
-    return (wrapped[None] if None in wrapped else Optimizers(wrapped),
+    return (wrapped[None] if None in wrapped else ScaledOptimizers(wrapped),
             Schedulers(schedulers) if several else schedulers.get(None))
 
 

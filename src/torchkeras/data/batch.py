@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torchkeras.core.packing import call_for_fields, call_for_several, no_dict
 from torchkeras.core.signature import Signature, signature_of, takes_third
 from torchkeras.core.tree import map_tree
 from torchkeras.core.types import Batch, Labels, Leaf, LossFn
+from torchkeras.data.pinning import is_ordinary
 
 LABEL_KEYS = ("labels", "label", "y", "targets", "target")
 SHAPES = "(x,), (x, y), (x, y, sample_weight), a dict or one value"
@@ -272,20 +275,28 @@ def to_device(batch: Batch, device: torch.device | str) -> Batch:
         device(type='meta')
     """
     device = torch.device(device)
-    # A non-blocking copy to the CPU can be read before it is complete.
-    non_blocking = device.type != "cpu"
+    # CUDA has read pageable memory before the call returns, and torch keeps pinned memory until it
+    # is read. MPS does not hold the source; a copy to the CPU can be read before it is complete.
+    on_cuda = device.type == "cuda"
 
     def move(leaf: Leaf) -> Leaf:
         if isinstance(leaf, Tensor):
-            return leaf.to(device, non_blocking=non_blocking)
-        record = dataclasses.is_dataclass(leaf) and not isinstance(leaf, type)
-        if record and not hasattr(leaf, "to"):
-            moved = {name: to_device(value, device)
-                     for name, value in (fields_of(leaf) or {}).items()}
-            return dataclasses.replace(leaf, **moved)
-        return leaf.to(device) if callable(getattr(leaf, "to", None)) else leaf
+            return leaf.to(device, non_blocking=on_cuda and is_ordinary(leaf))
+        return moved_by_itself(leaf, device) if callable(getattr(leaf, "to", None)) else leaf
 
     return map_tree(move, batch)
+
+
+def moved_by_itself(leaf: Leaf, device: torch.device) -> Leaf:
+    """Return what the method ``to`` of an object makes, and leave the object where it is.
+
+    The batches of tokenizers and of graph libraries move in place: data of the user's, which would
+    stay on the device after training.
+    """
+    if device.type != "cpu" and not isinstance(leaf, nn.Module):
+        with suppress(Exception):  # a user's class may refuse copies in any way
+            leaf = copy.copy(leaf)
+    return leaf.to(device)
 
 
 def call(net: nn.Module, features: Batch) -> Any:

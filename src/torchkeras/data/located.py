@@ -12,8 +12,8 @@ from torchkeras.core import internals
 from torchkeras.core.tree import map_tree, rebuild
 from torchkeras.core.types import Data, Tree
 from torchkeras.data.arrays import ArrayDataset, WholeBatches
-from torchkeras.data.batch import to_device
 from torchkeras.data.fingerprint import whole_numbers
+from torchkeras.data.pinning import index_on
 from torchkeras.data.validation import Part
 
 Index = Tensor | slice
@@ -58,22 +58,54 @@ class SampleTensors:
 
     def rows(self, index: Index) -> list[Tensor]:
         """Return copies of some samples, which a net may write into."""
+        if isinstance(index, Tensor):  # once for all tensors
+            index = index_on(index, self.watched[0].device)
         own = index if self.indices is None else select_rows(self.indices, index)
         return [select_rows(one, own) for one in self.tensors]
 
+    @property
+    def few(self) -> bool:
+        """Tell whether a copy needs only the rows of a Subset, which are fewer than all."""
+        return self.indices is not None and len(self.indices) < len(self.tensors[0])
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of a copy."""
+        if self.few:
+            return self.row_bytes * len(self.watched[-1])
+        return sum(one.nbytes for one in self.watched)
+
     def on(self, device: torch.device, before: SampleTensors | None) -> SampleTensors:
         """Return the same on another device; reuse copies of ``before`` that are unchanged."""
-        kept = {} if before is None or before.origin is None else {
-            id(one): copy
-            for one, copy in zip(before.origin.watched, before.watched, strict=True)
-            if shows_changes(one)
-            and before.origin.marks.get(id(one)) == (one, internals.version(one), one.data_ptr())}
-        copies = [kept[id(one)] if id(one) in kept else to_device(one, device)
-                  for one in self.watched]
-        waiting = iter(copies)
-        other = SampleTensors(map_tree(lambda _: next(waiting), self.tree), next(waiting, None), [])
+        few, indices = self.few, self.indices
+        kept = {} if before is None else before.unchanged_copies(indices if few else None)
+        rows = [one if id(one) in kept or not few else select_rows(one, self.watched[-1])
+                for one in self.tensors]
+        copies = iter([kept[id(one)] if id(one) in kept else copy_to(row, device)
+                       for one, row in zip(self.tensors, rows, strict=True)])
+        chosen = None if few or indices is None else copy_to(indices, device)
+        other = SampleTensors(map_tree(lambda _: next(copies), self.tree), chosen, [])
         other.origin = self
         return other
+
+    def unchanged_copies(self, rows: Tensor | None) -> dict[int, Tensor]:
+        """Return the copies that are still those of their originals, by the originals' ids.
+
+        Args:
+            rows: the only rows that a copy is to have; None: all.
+        """
+        origin = self.origin
+        if origin is None or origin.few != (rows is not None) or (
+                rows is not None and not torch.equal(rows, origin.watched[-1])):
+            return {}
+        return {id(one): copy for one, copy in zip(origin.tensors, self.tensors, strict=True)
+                if shows_changes(one)
+                and origin.marks.get(id(one)) == (one, internals.version(one), one.data_ptr())}
+
+
+def copy_to(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on another device."""
+    return tensor.to(device)
 
 
 def shows_changes(tensor: Tensor) -> bool:

@@ -22,6 +22,7 @@ from torchkeras.core.tree import map_tree
 from torchkeras.core.types import Source, Tree
 from torchkeras.data.arrays import as_it_is
 from torchkeras.data.located import Index, SampleTensors, is_selectable, locate, unwrap_subsets
+from torchkeras.data.pinning import index_on
 
 BATCHES_AT_ONCE, BYTES_AT_ONCE = 8, 1 << 17  # as much as stays in the processor's cache
 ALIGNED, ALIGNED_ELSEWHERE = 64, 512  # bytes: torch's alignment on a CPU, and on an accelerator
@@ -158,8 +159,8 @@ def index_blocks(batch_sampler: Any, samples: int, found: SampleTensors,
         yield from ((index, len(index)) for index in given)
         return
     generator = generator_of(sampler) if random else None
-    order = torch.randperm(len(sampler.data_source), generator=generator).to(
-        found.tensors[0].device) if random else None
+    order = index_on(torch.randperm(len(sampler.data_source), generator=generator),
+                     found.tensors[0].device) if random else None
     size, end = batch_sampler.batch_size, len(sampler)
     end = end // size * size if batch_sampler.drop_last else end
     together = min(BATCHES_AT_ONCE, BYTES_AT_ONCE // (size * found.row_bytes or 1))

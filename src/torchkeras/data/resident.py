@@ -10,23 +10,39 @@ from torch import Tensor
 from torchkeras.core.tree import map_tree
 from torchkeras.core.types import Batch, Leaf
 from torchkeras.data.batch import to_device
+from torchkeras.data.pinning import pinned, pinned_copy, tensors_within
 
-PART = 4  # data may take 1/4 of the memory that is free
+PART, MOST = 4, 4 << 30  # data may take 1/4 of the memory that is free, and no more bytes than this
 
 
-def fits_on(tensors: list[Tensor], device: torch.device) -> bool:
-    """Tell whether there is room for these tensors, which are not there yet, on an accelerator."""
+def fits_on(size: int, device: torch.device) -> bool:
+    """Tell whether there is room on an accelerator for so many bytes of data.
+
+    It is asked before the net's activations and the optimizer's state are there.
+    """
     try:
         free, _ = torch.accelerator.get_memory_info(device)
     except Exception:  # Apple's devices do not tell; torch's error differs between releases
         return False
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) <= free // PART
+    return size <= min((free + cached(device)) // PART, MOST)
+
+
+def cached(device: torch.device) -> int:
+    """Return the bytes that torch's allocator holds unused: free to this process alone."""
+    try:
+        reserved = torch.accelerator.memory_reserved(device)
+        return max(reserved - torch.accelerator.memory_allocated(device), 0)
+    except Exception:  # not every device counts
+        return 0
 
 
 class DevicePrefetcher:
     """Moves batches to a device; on CUDA in a stream beside the kernels of earlier steps.
 
-    A copy from pageable memory would block the program, so batches are pinned first.
+    A copy from pageable memory would block the program, so tensors are pinned first. The memory of
+    a copy is that stream's: torch must know which other stream reads it, or it gives the memory to
+    the next copy while a step still reads. So an object that moves itself, and may hold tensors out
+    of sight, moves in the stream that computes.
 
     Args:
         device: the device to move to.
@@ -43,22 +59,22 @@ class DevicePrefetcher:
         """Return the batch on the device."""
         if self.stream is None:
             return to_device(batch, self.device)
+        copies: list[Tensor] = []
+
+        def begin(leaf: Leaf) -> Leaf:
+            tensors = tensors_within(leaf)
+            if not tensors or not all(one.is_cpu for one in tensors):
+                return leaf
+            ready = self.pin(leaf) if isinstance(leaf, Tensor) else leaf
+            moved = to_device(ready, self.device)
+            copies.extend(tensors_within(moved))
+            return moved
+
         with torch.cuda.stream(self.stream):
-            moved = to_device(map_tree(self.pin, batch), self.device)
+            moved = map_tree(begin, batch)
         working = torch.cuda.current_stream(self.device)
         working.wait_stream(self.stream)
-        map_tree(lambda leaf: leaf.record_stream(working) if isinstance(leaf, Tensor) else None,
-                 moved)
-        return moved
-
-
-def pinned(leaf: Leaf) -> Leaf:
-    """Return a CPU tensor in page-locked memory; any other value as it is."""
-    pageable = isinstance(leaf, Tensor) and leaf.is_cpu and not leaf.is_pinned()
-    return leaf.pin_memory() if pageable else leaf
-
-
-def pinned_copy(leaf: Leaf) -> Leaf:
-    """Return the same; copy a tensor that is pinned already, as its loader may overwrite it."""
-    reused = isinstance(leaf, Tensor) and leaf.is_cpu and leaf.is_pinned()
-    return pinned(leaf.clone() if reused else leaf)
+        for one in copies:
+            if not one.is_cpu:  # lengths of a PackedSequence stay there
+                one.record_stream(working)
+        return to_device(moved, self.device)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from torchkeras.core.errors import bad_type, whole_number
-from torchkeras.core.rng import put_random_states, random_states
+from torchkeras.core.rng import cpu_random_states, put_random_states
 from torchkeras.core.types import Data
 
 MASK = 2**64 - 1
@@ -67,7 +67,7 @@ class seeded(Dataset[Any]):  # noqa: N801 (called like a function)
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        before = random_states() if get_worker_info() is None else None
+        before = cpu_random_states() if get_worker_info() is None else None
         number = mix_numbers(self.seed, int(self.epoch), int(index) % len(self))
         random.seed(number)
         np.random.seed(number & 0xFFFFFFFF)

@@ -211,10 +211,19 @@ class Batches:
         found = None if self.memory is None else self.memory.samples
         # samples that require grad are copied with each batch: a copy of all would not be updated
         if self.memory is not None and found is not None and device.type != "cpu" and (
-                not found.requires_grad and fits_on(found.tensors, device)):
+                not found.requires_grad and fits_on(found.nbytes, device)):
             self.device_data = self.memory.on(device, before)
         if self.device_data is None or not self.device_data.is_on(device):
             self.prefetcher = DevicePrefetcher(device, gives_fresh(self.source))
+
+    def give_back(self) -> bool:
+        """Free the copy of the data on the device; tell whether there was one."""
+        resident = self.device_data is not None and self.device_data is not self.memory
+        self.device_data, self.prefetcher, self.placed_on = self.memory, None, None
+        if self.sharing is not None:
+            self.sharing.memory = self.memory
+        return resident
+
     @property
     def fresh(self) -> bool:
         """Tell whether each batch keeps its memory to itself when the next one is read."""

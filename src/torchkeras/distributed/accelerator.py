@@ -14,8 +14,9 @@ import torch
 from torchkeras.core import internals
 from torchkeras.core.allocator import keep_freed_memory
 from torchkeras.core.errors import bad_value
+from torchkeras.core.rng import begin_generators
 from torchkeras.distributed.rendezvous import meet
-from torchkeras.distributed.restart import join_attempt
+from torchkeras.distributed.restart import PATIENCE, join_attempt
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -25,17 +26,25 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 ONE_AT_A_TIME = threading.Lock()
 
 
-def start_accelerator(*, mixed_precision: str = "no", cpu: bool = False,
-                      accumulation: int = 1) -> Accelerator:
+def start_accelerator(*, mixed_precision: str = "no", cpu: bool = False, accumulation: int = 1,
+                      home: torch.device | None = None) -> Accelerator:
     """Return an Accelerator for one call of fit, evaluate or predict, on the best device there is.
 
-    In a launched job, form the process group first.
+    In a launched job, form the process group first. Otherwise a net that is on one of several
+    accelerators is computed there, not on the first.
+
+    Args:
+        mixed_precision: "no", "bf16" or "fp16".
+        cpu: whether to use the CPU.
+        accumulation: the batches of one update.
+        home: where the net is; None: nowhere in particular.
     """
     with warnings.catch_warnings():
         # in a notebook, from a package that accelerate imports
         warnings.filterwarnings("ignore", "IProgress not found")
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState, GradientState, PartialState
+        from accelerate.utils import InitProcessGroupKwargs
 
     # without cpu=True, accelerate would not make launched processes without devices one job
     cpu = cpu or (launched() and not has_device_for_each())
@@ -51,10 +60,14 @@ def start_accelerator(*, mixed_precision: str = "no", cpu: bool = False,
         internals.renew_states(
             AcceleratorState, GradientState, *(() if launched() else (PartialState,)))
         accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu,
-                                  gradient_accumulation_steps=accumulation)
+                                  gradient_accumulation_steps=accumulation,
+                                  kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
     accelerator.autocast = partial(autocast, accelerator)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
+    elif not launched() and home is not None and home.type == accelerator.device.type:
+        accelerator.state.device = home
+    begin_generators(accelerator.device)
     return accelerator
 
 

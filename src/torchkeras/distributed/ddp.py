@@ -60,8 +60,7 @@ class WeightedAllReduceHook:
 
     def payload(self, like: Tensor) -> Tensor:
         """Return the two numbers that are reduced with the first bucket."""
-        return torch.stack([torch.as_tensor(one, dtype=torch.float64, device=like.device)
-                            for one in (self.weight, self.non_finite)])
+        return torch.stack([scalar(one, like.device) for one in (self.weight, self.non_finite)])
 
     def finish(self) -> None:
         """Wait for all messages, and set the results: gradients divided by the sum of weights."""
@@ -74,6 +73,13 @@ class WeightedAllReduceHook:
                 gradients.copy_(message[:-2])
             future.set_result(gradients.div_(weight))
         self.pending.clear()
+
+
+def scalar(value: float | Tensor, device: torch.device) -> Tensor:
+    """Return a number in float64 on a device; ``torch.full`` does not wait for it, a copy would."""
+    if isinstance(value, Tensor):
+        return value.to(device, torch.float64)
+    return torch.full((), value, dtype=torch.float64, device=device)
 
 
 class PendingBucket(NamedTuple):
@@ -155,8 +161,7 @@ def set_weight(step: StepRunner, weight: float | Tensor, last: bool) -> None:
 def true_scale(step: StepRunner, counts: list[Count]) -> Count:
     """Return the total of a window's counts on all ranks, divided by the world size."""
     world_size = distributed.get_world_size()
-    total = torch.as_tensor(sum(counts), dtype=torch.float64, device=step.accelerator.device)
-    total = total.reshape(1)
+    total = scalar(sum(counts), step.accelerator.device).reshape(1)
     distributed.all_reduce(total)
     return (total.item() or 1.0) / world_size if total.is_cpu else total[0] / world_size
 
@@ -169,7 +174,7 @@ def total_counts(step: StepRunner, counts: list[Count]) -> list[Count] | None:
     counted = any(isinstance(one, Terms) for one in counts)
     own = totals_of(counts) if counted else [0] * (len(terms.shares) + 1)
     device = step.accelerator.device
-    total = torch.stack([torch.as_tensor(one, dtype=torch.float64, device=device) for one in own])
+    total = torch.stack([scalar(one, device) for one in own])
     distributed.all_reduce(total)
     return total.tolist() if total.is_cpu else list(total)
 

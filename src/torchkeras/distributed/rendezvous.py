@@ -15,14 +15,14 @@ import socket
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from torchkeras.distributed.restart import PATIENCE
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
-PATIENCE = timedelta(minutes=30)  # torch's own for gloo
 LOOPBACKS = ("lo", "lo0", "Loopback Pseudo-Interface 1")  # on Linux, macOS, Windows
 DESCRIPTORS = Path("/dev/fd")  # the open files of this process, where the system lists them
 TRIES = 3  # a program that probes new ports must not end a job
@@ -59,7 +59,8 @@ def meet(backend: str) -> None:
     for number in range(TRIES):
         once = stores.PrefixStore(f"try {number}", store)
         before = listeners()
-        distributed.init_process_group(backend, store=once, rank=rank, world_size=world)
+        distributed.init_process_group(backend, timeout=PATIENCE, store=once, rank=rank,
+                                       world_size=world)
         found = strangers(once, rank, world, listeners() - before)
         if not found:
             return

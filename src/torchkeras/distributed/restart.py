@@ -7,7 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
-PATIENCE = timedelta(minutes=30)  # torch's own for gloo
+# torch's own for gloo; NCCL's 10 minutes would end a job during a long callback of process 0
+PATIENCE = timedelta(minutes=30)
 
 
 def join_attempt(backend: str) -> None:
@@ -32,5 +33,5 @@ def join_attempt(backend: str) -> None:
     store = stores.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]),
                             is_master=False, timeout=PATIENCE, use_libuv=libuv)
     distributed.init_process_group(
-        backend, store=stores.PrefixStore(f"attempt {attempt}", store),
+        backend, timeout=PATIENCE, store=stores.PrefixStore(f"attempt {attempt}", store),
         rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]))

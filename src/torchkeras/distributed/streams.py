@@ -32,6 +32,6 @@ def streams(communicator: Communicator) -> Iterator[None]:
 def same_stream(communicator: Communicator) -> None:
     """Broadcast the random state of process 0, so that all scripts draw the same numbers next."""
     if communicator.world_size > 1:
-        common = communicator.broadcast({**random_states(), "cuda": []})
+        common = communicator.broadcast(random_states())
         if not communicator.is_main_process:
             put_random_states(common)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from torchkeras.core.rng import put_random_states, random_states
+from torchkeras.core.rng import cpu_random_states, put_random_states
 from torchkeras.distributed import rendezvous
 from torchkeras.distributed.communicator import sendable
 from torchkeras.distributed.job_folder import JOB, remove, tell_mapped
@@ -32,7 +32,7 @@ def main(folder: Path) -> int:
         put_random_states(job["random"])
         result = job["work"](**job["arguments"])
         if rank == 0:
-            result["random"] = {**random_states(), "cuda": []}
+            result["random"] = cpu_random_states()
             with (folder / "unfinished").open("wb") as file:
                 torch.save(result, file, pickle_module=cloudpickle)
             (folder / "unfinished").rename(folder / "result")

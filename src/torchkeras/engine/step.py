@@ -107,10 +107,11 @@ class StepRunner(Inspected):
         if norm is None and value is None:
             return
         weights = parameters_moved(self.net, self.optimizer)
+        self.accelerator.unscale_gradients()  # a scaler allows it once an update
         if norm is not None:
-            self.accelerator.clip_grad_norm_(weights, norm)
+            nn.utils.clip_grad_norm_(weights, norm)
         if value is not None:
-            self.accelerator.clip_grad_value_(weights, value)
+            nn.utils.clip_grad_value_(weights, value)
 
     def measure(self, loss: Tensor, preds: Preds, labels: Labels) -> StepOutput:
         """Let the metrics count, without reading a number from the device."""

@@ -80,7 +80,7 @@ def rng_state(*sources: Source) -> State:
     states = random_states()
     version, key, gauss = states["python"]
     return {"python": [version, np.array(key, dtype=np.uint32), gauss], "numpy": states["numpy"],
-            "torch": states["torch"], "cuda": list(states["cuda"]),
+            "torch": states["torch"], "accelerator": states["accelerator"],
             "own": [[generator_state(one) for one in own_generators(source)] for source in sources],
             "counters": [sampler_counters(source) for source in sources]}
 
@@ -89,9 +89,9 @@ def set_rng_state(states: State, *sources: Source) -> None:
     """Set the states of all random generators."""
     version, key, gauss = states["python"]
     put_random_states({"python": (version, tuple(int(one) for one in key), gauss),
-                       "numpy": states["numpy"],
-                       "torch": states["torch"], "cuda": states["cuda"]
-                       if torch.cuda.is_available() else []})
+                       "numpy": states["numpy"], "torch": states["torch"],
+                       # 5.0.0a1 had a list for CUDA alone
+                       "accelerator": states.get("accelerator", {"cuda": states.get("cuda")})})
     for source, own in zip(sources, states["own"], strict=False):
         for generator, state in zip(own_generators(source), own, strict=False):
             set_generator_state(generator, state)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from torchkeras.core.tree import leaves
 from torchkeras.core.types import Leaf, State
 from torchkeras.state.wrappers import bare_parameters
 
+Place: TypeAlias = tuple[str, int]  # an optimizer's name, and the number of one of its parameters
 # how an optimizer computes, not what
 IMPLEMENTATION_OPTIONS = ("foreach", "fused", "capturable", "differentiable", "params")
 
@@ -123,3 +125,35 @@ def add_saved_groups(optimizer: Optimizer, saved: Mapping[str, Any], modules: li
     for number in range(len(optimizer.param_groups), min(count, len(saved["order"]))):
         optimizer.add_param_group({"params": [named[name] for name in saved["order"][number]],
                                    **saved["groups"][number]})
+
+
+def drop_non_finite(optimizers: Mapping[str, Optimizer],
+                    all_gather: Callable[[set[Place]], list[set[Place]]]) -> list[str]:
+    """Drop what optimizers remember of parameters for which it holds NaN or infinity.
+
+    Off the CPU a loss is read steps after its gradients have moved the optimizer. The weights can
+    be restored, but moments that are NaN would make the next update NaN too.
+
+    Args:
+        optimizers: the optimizers by name.
+        all_gather: returns the places of all processes: a parameter that is divided between them
+            must lose its state in each.
+
+    Returns:
+        The names of the optimizers that lost some.
+    """
+    weights = {name: [weight for group in one.param_groups for weight in group["params"]]
+               for name, one in optimizers.items()}
+    own = {(name, place) for name, every in weights.items() for place, weight in enumerate(every)
+           if not is_finite(optimizers[name].state.get(weight, {}))}
+    found = sorted(set().union(*all_gather(own)))
+    for name, place in found:
+        optimizers[name].state.pop(weights[name][place], None)
+    return list(dict.fromkeys(name for name, _ in found))
+
+
+def is_finite(state: Leaf) -> bool:
+    """Tell whether all tensors in a parameter's state are finite, as far as they are here."""
+    tensors = (getattr(one, "_local_tensor", one) for one in leaves(state)
+               if isinstance(one, Tensor))
+    return all(bool(one.isfinite().all()) for one in tensors)

@@ -71,7 +71,7 @@ class Predictor:
     def __call__(self, batch: Batch) -> Predicted:
         """Return the net's predictions for a batch, and its labels."""
         count = samples_of(batch, self.net)
-        # the mode is set for each batch: between two batches of a stream the caller has the net
+        # the mode is set for each batch: between two batches of a stream it is the caller's
         with eval_mode(*self.modules), torch.no_grad(), explain.in_forward(self.net, batch):
             preds, judged_by = with_gradients_if_needed(self.net, self.run, batch)
         if self.step is not None and not self.step.plain:

@@ -118,6 +118,7 @@ class TrainingSession:
         smallest = smallest_part(self.train.last_batch, run.communicator.world_size)
         with (signals(run), run.communicator.watch_others(), modes.train_mode(model.net),
               preflight.batchnorm_watch(model.net, smallest),
+              device.cache_freed(run.accelerator.device, model.net),
               device.on_device(run.accelerator.device, whole, *others, *metrics,
                                optimizers=parts.optimizers.values())):
             try:
@@ -130,6 +131,9 @@ class TrainingSession:
                 raise
             finally:
                 forget(run)
+                for data in (self.train, self.val):
+                    if data is not None:
+                        data.give_back()
         if run.exit_code:
             raise SystemExit(run.exit_code)
 
@@ -164,7 +168,8 @@ def new_run(model: KerasModel, config: FitConfig, listeners: list[Any], train: B
     """Return a run, after the checks that need config, model and data together."""
     config, notes = check_run(config, model, train, val)
     accelerator = start_accelerator(mixed_precision=config.mixed_precision, cpu=config.cpu,
-                                    accumulation=config.gradient_accumulation_steps)
+                                    accumulation=config.gradient_accumulation_steps,
+                                    home=device.device_of(model.net))
     strategy = measuring_strategy(join_job(accelerator))
     world_size = strategy.communicator.world_size
     notes += check_learning(
@@ -245,8 +250,7 @@ def measuring(model: KerasModel, data: Batches, accelerator: Accelerator,
               tools=TrainingObjects({"val": model.metrics_dict if metrics is None else metrics}))
     parts, communicator = components_of(model), strategy.communicator
     with communicator.watch_others(), device.on_device(
-            accelerator.device, *parts.modules.values(), model.loss_fn, *(metrics or {}).values(),
-            optimizers=() if model.active else parts.optimizers.values()):
+            accelerator.device, *parts.modules.values(), model.loss_fn, *(metrics or {}).values()):
         same_weights(communicator, *parts.modules.values())
         yield run
         same_stream(communicator)
@@ -257,12 +261,14 @@ def measuring_with(model: KerasModel, mixed_precision: str | None, cpu: bool) ->
     if mixed_precision is not None:
         one_of("mixed_precision", mixed_precision, PRECISIONS)
     if not model.active:
-        return start_accelerator(mixed_precision=mixed_precision or "no", cpu=cpu)
+        return start_accelerator(mixed_precision=mixed_precision or "no", cpu=cpu,
+                                 home=device.device_of(model.net))
     model.run.strategy.refresh()
     own = model.run.accelerator
     if mixed_precision in (None, own.mixed_precision):
         return own
-    return start_accelerator(mixed_precision=str(mixed_precision), cpu=own.device.type == "cpu")
+    return start_accelerator(mixed_precision=str(mixed_precision), cpu=own.device.type == "cpu",
+                             home=own.device)
 
 
 def smallest_part(batch: int | None, world: int) -> int | None:

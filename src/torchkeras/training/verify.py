@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from torchkeras.core.errors import bad_type, whole_number
+from torchkeras.core.rng import begin_generators
 from torchkeras.core.types import Data, Leaf, Source, Value
 from torchkeras.data import batches
 from torchkeras.data.source import data_components
@@ -70,6 +71,9 @@ def verify_resume(model: KerasModel, train_data: Data, val_data: Data, steps: in
     known = batches(train_data, name="train_data", batch_size=options.get("batch_size")).length
     each = (steps + 1) // 2 if known is None else min((steps + 1) // 2, known)
     sources = [one for one in (train_data, val_data) if one is not None]
+    kind = torch.accelerator.current_accelerator(check_available=True)
+    if kind is not None and not options.get("cpu"):
+        begin_generators(kind)
     before, numbers = rng_state(*sources), integer_attributes(sources)
     options = {"epochs": 2, "steps_per_epoch": each, "patience": None, "quiet": True,
                "val_data": val_data, **options}
