@@ -12,6 +12,7 @@ import torch
 
 from torchkeras.acceleration.executors import ChannelsLast, CompiledNet, EagerStep, shapes_of
 from torchkeras.acceleration.multi_step_graph import CompiledMultiStep
+from torchkeras.acceleration.repeated_step import RepeatedStep
 from torchkeras.acceleration.step_graph import CompiledTrainStep
 from torchkeras.acceleration.trial import OtherNumbers, Unfit
 from torchkeras.acceleration.updates import constant_options
@@ -126,7 +127,8 @@ class StepAutotuner(Eager):
             self.best = took
             self.kept.append(self.way)
             if isinstance(self.way, CompiledTrainStep):
-                self.candidates.append(CompiledMultiStep)
+                on_cpu = step.accelerator.device.type == "cpu"
+                self.candidates.append(RepeatedStep if on_cpu else CompiledMultiStep)
             self.report.append(f"{self.way.name} {readable(took)}")
         else:
             self.drop(step, batch, f"{self.way.name} {readable(took)}")

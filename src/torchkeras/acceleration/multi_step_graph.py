@@ -42,9 +42,12 @@ class CompiledMultiStep(EagerStep):
         self.size = len(batch[0])
         self.pending: deque[float] = deque()
         self.at_once = 1
-        block = self.build_function()
-        self.graph: Any = compiled(block, fullgraph=True)
+        self.graph = self.build_graph()
         self.compile_and_compare()
+
+    def build_graph(self) -> Any:
+        """Return the function that computes a block."""
+        return compiled(self.build_function(), fullgraph=True)
 
     def compile_and_compare(self) -> None:
         """Compile the graph, and compare it with as many runs of the graph of one step."""

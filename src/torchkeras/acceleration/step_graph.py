@@ -20,10 +20,10 @@ from torchkeras.acceleration import hooks, updates
 from torchkeras.acceleration.executors import (
     EagerStep,
     RecompilationNeeded,
-    compiled,
     no_recompilation,
     quiet_compilation,
 )
+from torchkeras.acceleration.recorded_graph import recorded
 from torchkeras.acceleration.same_modules import (
     SameModules,
     SameOptimizer,
@@ -164,7 +164,7 @@ class CompiledTrainStep(EagerStep):
         self.counters = {name: metric for name, metric in step.metrics_dict.items()
                          if counts_in_graph(metric)}
         self.train_step = self.build_function(step)
-        self.graph: Any = compiled(self.train_step, fullgraph=True)
+        self.graph, self.last = recorded(self.train_step)
         self.compile_and_compare(batch)
         self.reference.free()
 
