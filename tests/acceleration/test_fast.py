@@ -443,6 +443,7 @@ def test_the_rehearsal_leaves_no_trace():
     assert str(before) == str(after)
 
 
+@pytest.mark.filterwarnings("error")
 def test_what_the_compiler_has_deprecated_of_its_own_is_no_reason_against_a_graph(monkeypatch):
     def importing(function, **options):
         warnings.warn("what this imports is deprecated", DeprecationWarning, stacklevel=2)
