@@ -21,7 +21,7 @@ from torch import nn
 import torchkeras
 from torchkeras.engine.config import FitConfig
 from torchkeras.keras.epochs import FitHistory
-from torchkeras.training.saving import LoadReport
+from torchkeras.training.loading import LoadReport
 from torchkeras.training.verify import ResumeReport
 
 GOLDEN = Path(__file__).parent / "golden" / "surface.txt"

@@ -17,7 +17,8 @@ from torchkeras.engine.step import StepRunner
 from torchkeras.kerasmodel import KerasModel
 from torchkeras.summary import flop_summary, summary
 from torchkeras.train import train_model
-from torchkeras.training.saving import load_checkpoint, load_weights, save_checkpoint
+from torchkeras.training.loading import load_weights
+from torchkeras.training.saving import load_checkpoint, save_checkpoint
 from torchkeras.utils import printlog, seed_everything
 
 if TYPE_CHECKING:

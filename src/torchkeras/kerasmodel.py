@@ -36,8 +36,8 @@ from torchkeras.training.arguments import (
     warn_of_divergence,
     with_default_callbacks,
 )
+from torchkeras.training.loading import LoadReport, Rename, put_matching
 from torchkeras.training.predicting import Predicted, Predictor, concatenate, to_main_memory
-from torchkeras.training.saving import LoadReport, Rename, put_matching
 from torchkeras.training.session import TrainingSession
 from torchkeras.training.verify import ResumeReport, verify_resume
 

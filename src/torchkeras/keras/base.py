@@ -17,7 +17,7 @@ from torchkeras.data import outputs
 from torchkeras.keras.compiled import Compiled
 from torchkeras.kerasmodel import KerasModel
 from torchkeras.state.module_state import bare_state_dict
-from torchkeras.training.saving import LoadReport, Rename
+from torchkeras.training.loading import LoadReport, Rename
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

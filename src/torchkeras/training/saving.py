@@ -5,21 +5,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from numbers import Number
 from pathlib import Path
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from torchkeras.checkpoint.best_file import read_best
-from torchkeras.checkpoint.run_state import check_optimizer
 from torchkeras.checkpoint.serialization import TensorJSONEncoder, unpack
 from torchkeras.checkpoint.state_folder import STATE_LIMITS, parse_json
 from torchkeras.checkpoint.tensor_file import LimitExceeded, Limits, limits_for
@@ -28,195 +21,24 @@ from torchkeras.checkpoint.weight_file import (
     existing_file,
     guess_content,
     safetensors_chunks,
-    shape_of,
     short_error,
     write_atomically,
     write_chunks,
 )
-from torchkeras.core import internals
-from torchkeras.core.errors import bad_type, bad_value
+from torchkeras.core.errors import bad_value
 from torchkeras.core.stop import CheckpointCorruptError
 from torchkeras.core.tracebacks import short_traceback
-from torchkeras.core.types import State, Stateful, Value
+from torchkeras.core.types import Value
 from torchkeras.state.module_state import (
     bare_state_dict,
     load_bare_state_dict,
-    metadata_of,
-    resizable_buffer_names,
-    tensor_names,
 )
 from torchkeras.state.optimizer_state import load_optimizer_state, optimizer_state
-from torchkeras.state.weights import Weights, all_or_nothing
-from torchkeras.state.wrappers import without_wrappers
+from torchkeras.state.weights import Weights
+from torchkeras.training.loading import is_tensor
+from torchkeras.training.part_checks import Part, check_fits
 
 FORMAT = "torchkeras-checkpoint 1"
-SHOWN = 5  # names of a kind that a report lists
-Rename = Mapping[str, str] | Callable[[str], str | None]
-Part: TypeAlias = Any  # what save_checkpoint takes: a module, an optimizer, any object or value
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What was loaded: lists of the names ``loaded``, ``missing``, ``unexpected``, ``mismatched``.
-
-    A missing name is only in the net, an unexpected one only in the source; the shapes of a
-    mismatched one differ.
-    """
-
-    loaded: list[str]
-    missing: list[str]
-    unexpected: list[str]
-    mismatched: list[str]  # with both shapes
-    note: str = ""  # on the file, if there is something to say
-
-    @property
-    def unlike(self) -> list[str]:
-        """Return ``mismatched``, by its older name."""
-        return self.mismatched
-
-    def __str__(self) -> str:
-        total = len(self.loaded) + len(self.missing) + len(self.mismatched)
-        lines = [f"{len(self.loaded)} of {total} weights loaded"]
-        for kind in ("missing", "unexpected", "mismatched"):
-            names = getattr(self, kind)
-            more = f" ... and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            lines += [f"{kind}: {', '.join(names[:SHOWN])}{more}"] if names else []
-        lines += [self.note] if self.note else []
-        return "\n  ".join(lines)
-
-
-@short_traceback
-def load_weights(net: nn.Module, source: FilePath | Mapping[str, Tensor], *, strict: bool = True,
-                 rename: Rename | None = None) -> LoadReport:
-    """Start from weights of another net: all of them, or those that match by name and shape.
-
-    No code in a file is run. When anything is refused, the net is as it was.
-
-    Args:
-        net: takes the weights. Wrappers of DataParallel, DDP and torch.compile are seen through, on
-            both sides.
-        source: a weights file (torch's format, or safetensors by its suffix), or names and tensors.
-        strict: True refuses weights that do not match all of the net's; False takes those that do.
-        rename: from names in the source to names in the net: a dict of prefixes
-            (``{"encoder.": "backbone."}``; the longest that fits counts), or a function that
-            returns the new name, or None to leave a weight out.
-
-    Returns:
-        A report: ``loaded``, ``missing``, ``unexpected`` and ``mismatched``, lists of names.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: with ``strict``, names or shapes differ; two weights get the same name; or
-            nothing matches.
-
-    Example:
-        >>> old = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 10))
-        >>> new = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-        >>> print(load_weights(new, old.state_dict(), strict=False))
-        2 of 4 weights loaded
-          mismatched: 1.bias: [10] in the source, [2] in the net,
-            1.weight: [10, 4] in the source, [2, 4] in the net
-    """
-    return put_matching(net, source, strict, rename, "source")
-
-
-def put_matching(net: nn.Module, source: FilePath | Mapping[str, Value], strict: bool,
-                 rename: Rename | None, argument: str) -> LoadReport:
-    """Load matching weights, as :func:`load_weights`; errors call the source ``argument``."""
-    given: object = source
-    place = note = ""
-    if isinstance(source, (str, os.PathLike)):
-        place = f" in {str(source)!r}"
-        given, note = read_best(source, limits_for(net))
-    if not isinstance(given, Mapping):
-        raise bad_type(argument, received=f"a {type(given).__name__}",
-                       expected="a weights file, or names and tensors")
-    own, free = bare_state_dict(net), resizable_buffer_names(net)
-    named, versions = bare_names(given, {*own, *free}, rename)
-    live = own.keys() - tensor_names(net)  # values that code of the net computes and takes back
-    alike = {name: value for name, value in named.items()
-             if name in live
-             or (name in free and is_tensor(value) and same_layout(value, own.get(name)))
-             or (name in own and can_take(value, own[name]))}
-    mismatched = sorted(named.keys() & {*own, *free} - alike.keys())
-    report = LoadReport(
-        sorted(alike), sorted(own.keys() - named.keys()), sorted(named.keys() - own.keys() - free),
-        [f"{name}: {describe(named[name])} in the source, {describe(own.get(name))} in the net"
-         for name in mismatched], note)
-    if not alike or (strict and (report.missing or report.unexpected or report.mismatched)):
-        raise bad_value(
-            argument, received=f"weights of another net{place}: {report}",
-            expected="the names and shapes of the net's",
-            fix="Pass strict=False to take what matches, or rename=... for other names.")
-    state = OrderedDict({**own, **alike})
-    internals.set_module_versions(state, versions)
-    with all_or_nothing(net):
-        load_bare_state_dict(net, state, exact=False)
-    return report
-
-
-def bare_names(given: Mapping[str, Value], wanted: set[str],
-               rename: Rename | None) -> tuple[dict[str, Value], dict[str, Value]]:
-    """Return weights under the names of the bare net, and the versions of their modules."""
-    first = without_wrappers(list(given), wanted)
-    named = rename_weights({first[name]: value for name, value in given.items()}, rename)
-    then = without_wrappers(list(named), wanted)
-    modules = {name.rpartition(".")[0]: then.get(form, form).rpartition(".")[0]
-               for name, form in first.items()}
-    versions = {modules.get(name, name): one for name, one in metadata_of(given).items()}
-    return {then[name]: value for name, value in named.items()}, versions
-
-
-def can_take(value: object, own: Value) -> bool:
-    """Return whether a weight can take a value: of its shape and layout, or if it is lazy."""
-    return (is_tensor(value) == is_tensor(own)
-            and (is_lazy(own) or shape_of(value) == shape_of(own)) and same_layout(value, own))
-
-
-def same_layout(value: object, own: object) -> bool:
-    """Return whether torch can copy one tensor into the other: of the same layout and kind."""
-    return not is_tensor(value) or not is_tensor(own) or is_lazy(own) or (
-        value.layout == own.layout and value.is_quantized == own.is_quantized)
-
-
-def is_tensor(value: object) -> TypeGuard[Tensor]:
-    """Return whether a value is a tensor."""
-    return isinstance(value, Tensor)
-
-
-def describe(value: object) -> str:
-    """Return the shape of a tensor, with its layout if not dense; or the type of a value."""
-    if not is_tensor(value) or is_lazy(value):
-        return f"a {type(value).__name__}"
-    kind = "quantized" if value.is_quantized else str(value.layout).removeprefix("torch.")
-    shape = str(list(value.shape))
-    return shape if kind == "strided" else f"{shape} ({kind})"
-
-
-def rename_weights(weights: Mapping[str, Value], rename: Rename | None) -> dict[str, Value]:
-    """Return weights under their new names; refuse two of one name."""
-    if rename is None:
-        return dict(weights)
-    change = rename if callable(rename) else prefix_renamer(rename)
-    found: dict[str, Value] = {}
-    for name, value in weights.items():
-        new = change(name)
-        if new in found:
-            raise bad_value("rename", received=f"two weights that come to the name {new!r}",
-                            expected="one of each")
-        if new is not None:
-            found[new] = value
-    return found
-
-
-def prefix_renamer(table: Mapping[str, str]) -> Callable[[str], str]:
-    """Return a function that replaces the longest prefix that is in the table."""
-    def change(name: str) -> str:
-        fits = [old for old in table if name.startswith(old)]
-        longest = max(fits, key=len, default=None)
-        return name if longest is None else table[longest] + name[len(longest):]
-
-    return change
 
 
 @short_traceback
@@ -441,80 +263,6 @@ def part_state(part: Part, modules: list[nn.Module]) -> Value:
         return optimizer_state(part, modules)
     return bare_state_dict(part) if kind == "module" else (
         part.state_dict() if kind == "state" else part)
-
-
-def check_fits(name: str, part: Part, state: Value, modules: list[nn.Module]) -> None:
-    """Refuse a state that does not fit its part, before anything is loaded."""
-    if isinstance(part, nn.Module):
-        own, free = bare_state_dict(part), resizable_buffer_names(part)
-        wrong = [key for key in {**own, **state} if key not in free and (
-            key not in own or key not in state or (is_tensor(own[key]) and (
-                not is_tensor(state[key]) or shape_of(own[key]) != shape_of(state[key]))))]
-        if wrong:
-            raise bad_value(
-                name, received=f"a net that differs in {', '.join(wrong[:SHOWN])}",
-                expected="the names and shapes that were kept")
-    elif isinstance(part, torch.optim.Optimizer):
-        if state["kind"] != type(part).__name__:
-            raise bad_value(name, received=f"{type(part).__name__}",
-                            expected=f"{state['kind']}, which was kept")
-        check_optimizer(part, modules, state)
-    else:
-        check_object(name, part, state)
-
-
-def check_object(name: str, part: Stateful, state: Value) -> None:
-    """Refuse the state of another object that the part would take silently.
-
-    torch's schedules set everything in a state as attributes.
-    """
-    own: Value = part.state_dict()
-    if not isinstance(own, dict):
-        return
-    if not isinstance(state, dict):
-        wrong = [f"a {type(state).__name__} in place of a dict"]
-    elif type(part).__module__ == torch.optim.lr_scheduler.__name__:
-        wrong = schedule_differences(name, part, own, state)
-    else:
-        alike = not own or not state or own.keys() & state.keys()
-        wrong = [] if alike else [str(key) for key in state]
-    if wrong:
-        raise bad_value(
-            name,
-            received=f"a {type(part).__name__}, which differs in {', '.join(wrong[:SHOWN])}",
-            expected="the kind of object whose state was kept", fix="Build it as it was.")
-
-
-def schedule_differences(name: str, part: Stateful, own: State, state: State) -> list[str]:
-    """Return what tells that a state is not of this schedule of torch's; check inner schedules."""
-    changing = ("verbose", "_verbose")  # that torch's versions have or lack
-    new = [key for key in state if key not in own and key not in changing and (
-        not isinstance(key, str) or not key.startswith("_") or hasattr(part, key))]
-    gone = [key for key in own
-            if key not in state and not key.startswith("_") and key not in changing]
-    wrong = [*map(str, new), *gone, *changed_kinds(own, state)]
-    inner: Sequence[Stateful] = internals.inner_schedulers(part)  # of SequentialLR, ...
-    if inner and not wrong:
-        given = state.get(internals.SCHEDULERS)
-        if not isinstance(given, list) or len(given) != len(inner):
-            wrong = ["the number of its schedules"]
-        for one, another in zip(inner, given or (), strict=False):
-            check_object(name, one, another)
-    return wrong
-
-
-def changed_kinds(own: Mapping[str, Value], given: Mapping[str, Value]) -> list[str]:
-    """Return the names of values whose kind (number, text, list, dict) differs from the saved."""
-    return [name for name, value in own.items() if name in given and value_kind(value) is not None
-            and value_kind(value) != value_kind(given[name])]
-
-
-def value_kind(value: object) -> str | None:
-    """Return the kind of a value, which another of its kind may replace; None for objects."""
-    if isinstance(value, (Number, bool)) or (is_tensor(value) and value.numel() == 1):
-        return "number"
-    kinds = {str: "text", list: "several", tuple: "several", dict: "names"}
-    return next((sort for kind, sort in kinds.items() if isinstance(value, kind)), None)
 
 
 def load_part_state(part: Part, state: Value) -> None:
