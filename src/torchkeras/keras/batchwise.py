@@ -56,14 +56,15 @@ class Batchwise:
         step.config, step.rehearsing = FitConfig(class_weight=class_weight), not self.rehearsed
         model.optimizer.zero_grad()
         with modes.train_mode(model.net), torch.enable_grad():
-            row = self.run_step(runner, combined(x, y, sample_weight), alone)
+            row = self.run_step(runner, combined(x, y, sample_weight, model.loss_fn), alone)
         self.rehearsed = True
         return row
 
     def test(self, x: Data, y: Data, sample_weight: Data, alone: bool) -> dict[str, float]:
         """Measure a batch; return its numbers ``alone``, or those since the last reset."""
         with modes.eval_mode(*modules_of(self.model)), torch.no_grad():
-            return self.run_step(self.runner("val"), combined(x, y, sample_weight), alone)
+            return self.run_step(
+                self.runner("val"), combined(x, y, sample_weight, self.model.loss_fn), alone)
 
     def run_step(self, runner: EpochRunner, data: Data, alone: bool) -> dict[str, float]:
         """Run the step on a batch; return its numbers ``alone``, or those since the last reset."""

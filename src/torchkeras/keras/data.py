@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torchkeras.core.errors import bad_type, bad_value
 from torchkeras.core.types import Data
+from torchkeras.data.arrays import is_array
 from torchkeras.data.kinds import array_tree
+from torchkeras.keras.multi_output import with_weights
 
 
-def combined(x: Data, y: Data = None, sample_weight: Data = None) -> Data:
-    """Return features, labels and weights as a tuple; data with its own labels is unchanged."""
+def combined(x: Data, y: Data = None, sample_weight: Data = None, loss_fn: object = None) -> Data:
+    """Return features, labels and weights as a tuple; data with its own labels is unchanged.
+
+    Args:
+        x: features, or data with its own labels.
+        y: labels.
+        sample_weight: weights; a list or dict of them by output goes along with the labels.
+        loss_fn: the loss, which knows the outputs.
+    """
     if x is None:
         raise bad_type("x", received="None", expected="arrays, a Dataset or a DataLoader")
     if y is None:
@@ -22,7 +33,22 @@ def combined(x: Data, y: Data = None, sample_weight: Data = None) -> Data:
                         expected="None: it brings its own",
                         fix="Pass arrays for x, or leave y out.")
     labels = tuple(y) if isinstance(y, list) and array_tree(y) is not y else y
+    if by_output(sample_weight):
+        return features, with_weights(labels, sample_weight, loss_fn)
     return (features, labels) if sample_weight is None else (features, labels, sample_weight)
+
+
+def by_output(weights: Data) -> bool:
+    """Tell whether sample weights are a list or dict of those of each output."""
+    return isinstance(weights, Mapping) or (
+        isinstance(weights, (list, tuple))
+        and any(one is None or is_array(one) or isinstance(one, (list, tuple)) for one in weights))
+
+
+def validation_of(data: Data, loss_fn: object) -> Data:
+    """Return validation data, with the weights of each output beside the labels if it has any."""
+    weighed = isinstance(data, tuple) and len(data) == 3 and by_output(data[2])
+    return combined(data[0], data[1], data[2], loss_fn) if weighed else data
 
 
 def features_only(x: Data) -> Data:

@@ -75,12 +75,13 @@ def newest(run: Run) -> dict[str, float]:
                                 and not run.validates)})
 
 
-def rows_of(run: Run) -> list[dict[str, float]]:
-    """Return the finished epochs of a run that is resumed, without numbers that are missing."""
+def rows_of(run: Run, saved: list[dict[str, float]] | None) -> list[dict[str, float]]:
+    """Return the finished epochs of a run that is resumed: as saved, else from its own history."""
     if run.resumes_at is None:
         return []
-    rows = [dict(zip(run.history, row, strict=True))
-            for row in zip(*run.history.values(), strict=True)]
+    rows = saved if saved is not None else [
+        dict(zip(run.history, row, strict=True))
+        for row in zip(*run.history.values(), strict=True)]
     return [{name: value for name, value in row.items()
              if not (math.isnan(value) and name.startswith("val_"))}
             for row in rows if row["epoch"] < run.resumes_at]

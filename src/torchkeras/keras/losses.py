@@ -14,9 +14,11 @@ from torchkeras.core.errors import bad_type, instance_not_class
 from torchkeras.core.types import Labels, Preds
 from torchkeras.data import outputs
 from torchkeras.losses import LayerPenalty
-from torchkeras.metrics import Task
+from torchkeras.metrics import MeanLoss, Task
 from torchkeras.metrics.function import preds_first
 from torchkeras.training import names
+
+COLUMNS = {"FBetaScore": "fbeta_score", "LogCosh": "logcosh"}  # Keras's own exceptions
 
 
 class NumpyFallback:
@@ -101,12 +103,18 @@ def metric_of(metric: object, task: Task) -> Any:
 
 
 def column_of(metric: object) -> str:
-    """Return a metric's name: as given, the function's, or the class's in snake case."""
+    """Return a metric's name: as given, the function's, or the class's as Keras writes it."""
     if isinstance(metric, str):
         return metric
     given = getattr(metric, "name", None) or getattr(metric, "__name__", None)
     if isinstance(given, str):
         return given
-    words = re.sub(r"(?<=[^_A-Z])(?=[A-Z][a-z]|[A-Z]$)|(?<=[a-z])(?=[A-Z])", "_",
-                   type(metric).__name__)
-    return words.lower()
+    kind: Any = metric.loss_fn if isinstance(metric, MeanLoss) else metric
+    name = type(kind).__name__
+    return COLUMNS.get(name) or snake_case(name)
+
+
+def snake_case(name: str) -> str:
+    """Return the name of a class in Keras's snake case: TopKAccuracy becomes top_k_accuracy."""
+    words = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", words).lower()

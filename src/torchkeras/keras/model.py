@@ -15,12 +15,12 @@ from torchkeras.core.types import Data, LossLike, MetricsLike, OptimizerLike, Sc
 from torchkeras.display.epochlines import StepLines, numbers
 from torchkeras.keras import compiled, older, running
 from torchkeras.keras.base import BaseModel, compiled_of, net_of, share_files
-from torchkeras.keras.batch_api import BatchMethods
-from torchkeras.keras.data import combined, features_only, held_out_share
+from torchkeras.keras.data import combined, features_only, held_out_share, validation_of
 from torchkeras.keras.epochs import FitHistory, keras_names
+from torchkeras.keras.run_api import RunMethods
 
 
-class Model(BatchMethods):
+class Model(RunMethods):
     """Train any net with the calls that Keras users know; numbers are as in :class:`KerasModel`.
 
     Wrap a net (``Model(net)``), subclass and write ``forward``, or draw (``Model(inputs=...,
@@ -229,9 +229,11 @@ class Model(BatchMethods):
             whole_number("log_step_freq", log_step_freq, least=1, optional=True)
             level, shown = 0, [StepLines(log_step_freq or 1)] if level else []
             epochs = x if epochs is None else epochs
-        data = dl_train if legacy else combined(x, y, sample_weight)
-        history = running.train(self, compiled_of(self), data,
-                                 dl_val if legacy else validation_data, verbose=level,
+        found = compiled_of(self)
+        loss_fn = found.engine.loss_fn
+        data = dl_train if legacy else combined(x, y, sample_weight, loss_fn)
+        history = running.train(self, found, data, dl_val if legacy else validation_of(
+                                    validation_data, loss_fn), verbose=level,
                                  epochs=1 if epochs is None else epochs, callbacks=callbacks,
                                  shown=shown, options=options, **arguments)
         return history.to_frame() if legacy else history
@@ -239,7 +241,8 @@ class Model(BatchMethods):
     @short_traceback
     def evaluate(self, x: Data = None, y: Data = None, batch_size: int | None = None,
                  verbose: int | str = 0, sample_weight: Data = None, steps: int | None = None,
-                 return_dict: bool = False) -> Any:
+                 return_dict: bool = False, *, mixed_precision: str | None = None,
+                 cpu: bool = False, num_processes: int = 1) -> Any:
         """Measure loss and metrics on data.
 
         Args:
@@ -250,6 +253,9 @@ class Model(BatchMethods):
             sample_weight: one weight for each sample.
             steps: the number of batches to take. Default: all.
             return_dict: return a dict instead of a list.
+            mixed_precision: "no", "bf16" or "fp16", as in :meth:`fit`.
+            cpu: use the CPU.
+            num_processes: start this many processes to measure with.
 
         Returns:
             The loss and the metrics in the order of ``metrics_names``, or the loss alone if there
@@ -268,8 +274,10 @@ class Model(BatchMethods):
             [4.0, 2.0]
         """
         found = compiled_of(self)
-        row = found.engine.evaluate(combined(x, y, sample_weight), batch_size=batch_size,
-                                    steps=steps, cpu=found.cpu)
+        row = found.engine.evaluate(combined(x, y, sample_weight, found.engine.loss_fn),
+                                    batch_size=batch_size, steps=steps,
+                                    mixed_precision=mixed_precision, cpu=cpu or found.cpu,
+                                    num_processes=num_processes)
         named = keras_names(row, "val")
         if running.verbosity(verbose):
             Plain().line(numbers(named))
@@ -279,7 +287,9 @@ class Model(BatchMethods):
 
     @short_traceback
     def predict(self, x: Data, batch_size: int | None = None, verbose: int | str = 0,
-                steps: int | None = None) -> Any:
+                steps: int | None = None, *, output: str = "raw", with_labels: bool = False,
+                stream: bool = False, mixed_precision: str | None = None,
+                cpu: bool = False) -> Any:
         """Run the net over data in evaluation mode: each sample once, in order.
 
         Args:
@@ -288,6 +298,11 @@ class Model(BatchMethods):
             batch_size: samples in a batch. Default 32.
             verbose: accepted as in Keras; nothing is shown.
             steps: the number of batches to take. Default: all.
+            output: "raw", or "probabilities" or "classes" as the loss defines them.
+            with_labels: return ``(outputs, labels)``; arrays are then ``(x, y)``.
+            stream: return a generator, one item for each batch.
+            mixed_precision: "no", "bf16" or "fp16", as in :meth:`fit`.
+            cpu: use the CPU.
 
         Returns:
             numpy arrays, in the tuples and dicts that the net returns; after
@@ -304,9 +319,12 @@ class Model(BatchMethods):
         """
         running.verbosity(verbose)
         found = self.compilation
-        return self.engine.predict(features_only(x), batch_size=batch_size, steps=steps,
+        data = x if with_labels else features_only(x)
+        return self.engine.predict(data, batch_size=batch_size, steps=steps, output=output,
+                                   with_labels=with_labels, stream=stream,
                                    as_numpy=found is None or not found.legacy,
-                                   cpu=found is not None and found.cpu)
+                                   mixed_precision=mixed_precision,
+                                   cpu=cpu or (found is not None and found.cpu))
 
 
 def check_style(legacy: bool, other_style: Mapping[str, object], dl_train: Data, x: Data,

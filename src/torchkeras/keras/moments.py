@@ -53,12 +53,14 @@ class KerasMoments(Callback):
 
     def __init__(self, keras_model: Model, callbacks: list[Any], history: FitHistory) -> None:
         self.keras_model, self.callbacks, self.history = keras_model, callbacks, history
-        self.resumed: Mapping[str, Any] = {}
+        self.resumed: Mapping[str, Any] = {"rows": None, "callbacks": {}}
+        self.is_copy = False  # in another process
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of the callbacks that have one, by their place in the list."""
-        return {str(place): one.state_dict() for place, one in enumerate(self.callbacks)
-                if has_state_dict(one)}
+        """Return the history, and the states of the callbacks that have one, by their place."""
+        return {"rows": [dict(row) for row in self.history.rows],
+                "callbacks": {str(place): one.state_dict()
+                              for place, one in enumerate(self.callbacks) if has_state_dict(one)}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Store the states of a stopped run until its callbacks have begun."""
@@ -67,13 +69,14 @@ class KerasMoments(Callback):
     def on_fit_start(self, model: KerasModel) -> None:
         """Pass parameters and model to the callbacks, then call ``on_train_begin``."""
         self.keras_model.stop_training = False
-        if self.keras_model.compilation is not None:  # in another process, the engine is a copy
-            self.keras_model.compilation.engine = model
+        compilation = self.keras_model.compilation
+        if compilation is not None and compilation.engine is not model:
+            self.is_copy, compilation.engine = True, model
         if self.callbacks:
             vars(model)["EpochRunner"] = type("Events", (BatchEvents,), {"moments": self})
         prepare(self.callbacks, model)
-        for row in rows_of(model.run):
-            self.history.add(int(row.pop("epoch")) - 1, keras_names(row))
+        for row in rows_of(model.run, self.resumed["rows"]):
+            self.history.add(int(row["epoch"]) - 1, keras_names(row))
         for one in self.callbacks:
             if hasattr(one, "set_params"):
                 one.set_params(self.history.params)
@@ -82,9 +85,8 @@ class KerasMoments(Callback):
             else:
                 one.model = self.keras_model
         self.call("on_train_begin", {})
-        for place, state in self.resumed.items():
+        for place, state in self.resumed["callbacks"].items():
             self.callbacks[int(place)].load_state_dict(state)
-        self.resumed = {}
 
     def on_epoch_start(self, model: KerasModel) -> None:
         """Call ``on_epoch_begin``; Keras counts epochs from 0."""
@@ -106,6 +108,9 @@ class KerasMoments(Callback):
         call_all((functools.partial(self.call_one, one, "on_train_end", logs)
                   for one in self.callbacks),
                  "on_train_end")
+        for one in self.callbacks if self.is_copy else ():  # a model cannot be sent back
+            for name in {"model", "_model"} & vars(one).keys():
+                setattr(one, name, None)
 
     def call(self, moment: str, *given: object) -> None:
         """Call a method of each callback that has it."""

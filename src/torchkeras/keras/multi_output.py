@@ -21,6 +21,7 @@ from torchkeras.training.task import task_for
 from torchkeras.weighting import examination, weighing
 from torchkeras.weighting.denominator import Denominator, known_denominator
 
+LABELS, WEIGHTS = "labels of the outputs", "weights of the outputs"  # where outputs have weights
 TAKEN = ("loss", "logits")  # the engine looks for a loss and for scores under these names
 
 
@@ -32,6 +33,8 @@ class Output(NamedTuple):
 
     def of(self, values: Preds, argument: str) -> Preds:
         """Return this output's part of predictions or labels."""
+        if isinstance(values, Mapping) and LABELS in values:
+            values = values[LABELS]
         if isinstance(values, Mapping) and self.name in values:
             return values[self.name]
         if isinstance(values, (tuple, list)) and self.place < len(values):
@@ -80,7 +83,9 @@ class OutputLosses(nn.Module):
 
     def forward(self, preds: Preds, labels: Labels) -> Tensor:
         """Return the sum over outputs."""
-        return self.summed([loss(output.of(preds, "preds"), output.of(labels, "labels"))
+        weights = weights_in(labels)
+        return self.summed([term(loss, output.of(preds, "preds"), output.of(labels, "labels"),
+                                 weights.get(output.name))
                             for output, loss in self.losses.items()], labels)
 
     def weighted(self, preds: Preds, labels: Labels, weights: Tensor) -> Tensor:
@@ -123,6 +128,20 @@ class OutputLosses(nn.Module):
                 for output, loss in self.losses.items()]
 
 
+def weights_in(labels: Labels) -> Mapping[str, Tensor]:
+    """Return the sample weights that labels bring along, by output."""
+    brought: Mapping[str, Tensor] = labels.get(WEIGHTS, {}) if isinstance(labels, Mapping) else {}
+    return brought
+
+
+def term(loss: LossFn, preds: Preds, labels: Labels, weights: Tensor | None) -> Tensor:
+    """Return the loss of one output, with its sample weights if it has any."""
+    if weights is not None:
+        return weighing.weighted_term(loss, preds, labels, weights)
+    found: Tensor = loss(preds, labels)
+    return found
+
+
 class OutputLoss(Metric):
     """Measures one output's loss: the mean over samples, or over the labels that count.
 
@@ -145,12 +164,17 @@ class OutputLoss(Metric):
 
     def counted(self, preds: Preds, labels: Labels) -> dict[str, Tensor | int]:
         """Return the counts of this output's part of a batch."""
-        return super().counted(self.output.of(preds, "preds"), self.output.of(labels, "labels"))
+        weights = weights_in(labels).get(self.output.name)
+        preds, labels = self.output.of(preds, "preds"), self.output.of(labels, "labels")
+        if weights is None:
+            return super().counted(preds, labels)
+        return self.count(preds.detach(), labels.detach(), weights)
 
-    def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
+    def count(self, preds: Tensor, labels: Tensor,
+              weights: Tensor | None = None) -> dict[str, Tensor | int]:
         """Return the batch's loss times its denominator, and the denominator."""
         found = known_denominator(self.loss) or self.found.get(self.output)
-        loss = wide(self.loss(preds, labels))
+        loss = wide(term(self.loss, preds, labels, weights))
         seen = torch.as_tensor((found or Denominator("samples")).count(labels, len(preds)),
                                dtype=loss.dtype)
         # until it is known which labels a loss ignores, a NaN loss means: all of them
@@ -266,6 +290,20 @@ def losses_of(loss: object, listed: Sequence[Output], weights: object,
             raise bad_value("loss", received=f"reduction={one.reduction!r} for {output.name!r}",
                             expected="'mean', where there are several outputs")
     return OutputLosses(found, shares)
+
+
+def with_weights(labels: Labels, weights: object, loss_fn: object) -> Labels:
+    """Return labels that bring the sample weights of each output along.
+
+    Raises:
+        ValueError: there is one output, or none of this name.
+    """
+    terms = weighing.terms_of(loss_fn)
+    if terms is None:
+        raise bad_value("sample_weight", received=f"a {type(weights).__name__}, as for several "
+                        "outputs", expected="one weight for each sample, where there is one output")
+    given = per_output("sample_weight", weights, list(terms.losses))
+    return {LABELS: labels, WEIGHTS: {output.name: one for output, one in given.items()}}
 
 
 def knows_logits(name: str) -> bool:

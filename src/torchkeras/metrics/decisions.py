@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchkeras.core.errors import bad_value, one_of
+from torchkeras.core.errors import bad_value, one_of, positive_number
 from torchkeras.metrics.answers import BinaryCounts
 from torchkeras.metrics.base import MetricState
 from torchkeras.metrics.reading import Classes, as_classes
@@ -201,3 +201,46 @@ class F1(Decisions):
     def ratio(self, right: Tensor, said: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
         """Return twice the true positives, and predicted positives plus positives."""
         return 2 * right, said + true
+
+
+class FBetaScore(F1):
+    """See precision and recall as one number, with recall ``beta`` times as important.
+
+    (1 + beta^2) x precision x recall / (beta^2 x precision + recall), of counts; with ``beta=1``
+    it is :class:`F1`, which says what counts as positive, what is excluded, and the averages.
+    (Keras's FBetaScore returns the value of each class unless it is given an average.)
+
+    Args:
+        beta: how much more important recall is.
+        threshold: the probability above which a prediction is positive.
+        from_logits: True when the net's outputs are logits, False when they are probabilities.
+        average: for scores of classes: "macro", "micro", or "auto".
+        one_hot: what labels of the shape of the predictions are, where there are several columns.
+        axis: the class dimension, where the shapes do not determine it: 1 or -1.
+        ignore_index: one more label to exclude, such as 255 or 0.
+        task: all of this as a loss defines it, in place of the arguments except threshold and
+            average.
+
+    Raises:
+        ValueError: ``beta`` is not above 0, or as at :class:`Precision`.
+
+    Example:
+        >>> metric = FBetaScore(beta=2.0, from_logits=False)
+        >>> metric.update(torch.tensor([0.9, 0.8, 0.1]), torch.tensor([1, 0, 0]))
+        >>> round(metric.compute().item(), 4)
+        0.8333
+    """
+
+    def __init__(self, beta: float = 1.0, threshold: float = 0.5, from_logits: bool = True, *,
+                 average: str = "auto", one_hot: bool | None = False, axis: int | None = None,
+                 ignore_index: int | None = None, task: Task | None = None) -> None:
+        super().__init__(threshold, from_logits, average=average, one_hot=one_hot, axis=axis,
+                         ignore_index=ignore_index, task=task)
+        positive_number("beta", beta)
+        self.beta = float(beta)
+
+    def share(self, right: Tensor, said: Tensor, true: Tensor) -> Tensor:
+        """Return the ratio in float64; 0 where there are neither positives nor predictions."""
+        square = self.beta ** 2
+        whole = square * true.double() + said
+        return torch.where(whole > 0, (1 + square) * right.double() / whole.clamp(min=1e-300), 0.0)

@@ -157,9 +157,10 @@ def safe_ratio(part: Tensor, whole: Tensor, otherwise: float) -> Tensor:
 class AUC(Ranking):
     """See how likely a positive scores above a negative: the area under the ROC curve.
 
-    Exact at any batch size: ties count half, and the area is added up in integers. With one class
-    only there is nothing to rank and the value is 0.5. A NaN score makes it NaN. Memory: 5 bytes
-    for each float32 score (with C classes, 4 x C + 1 for each sample).
+    Exact at any batch size: ties count half, and the area is added up in integers. (Keras's AUC
+    goes by 200 thresholds, so the two may differ in the third digit.) With one class only there is
+    nothing to rank and the value is 0.5. A NaN score makes it NaN. Memory: 5 bytes for each float32
+    score (with C classes, 4 x C + 1 for each sample).
 
     Predictions of the shape of the labels are binary. Of scores of two classes, the second is the
     positive one; of more, each class is ranked against all others, by softmax probabilities, and

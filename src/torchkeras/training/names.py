@@ -60,6 +60,9 @@ KERAS_ENTROPIES: LossTable = {  # these must know whether predictions are logits
     "binary_crossentropy": losses.BinaryCrossentropy,
     "categorical_crossentropy": losses.CategoricalCrossentropy,
     "sparse_categorical_crossentropy": losses.SparseCategoricalCrossentropy,
+    "binary_focal_crossentropy": losses.BinaryFocalCrossentropy,
+    "categorical_focal_crossentropy": losses.CategoricalFocalCrossentropy,
+    "bce": losses.BinaryCrossentropy,
 }
 KERAS_LOSSES: LossTable = {
     "mse": losses.MeanSquaredError, "mean_squared_error": losses.MeanSquaredError,
@@ -68,6 +71,16 @@ KERAS_LOSSES: LossTable = {
     "mean_absolute_percentage_error": losses.MeanAbsolutePercentageError,
     "huber": losses.Huber, "kl_divergence": losses.KLDivergence, "kld": losses.KLDivergence,
     "cosine_similarity": losses.CosineSimilarity,
+    "msle": losses.MeanSquaredLogarithmicError,
+    "mean_squared_logarithmic_error": losses.MeanSquaredLogarithmicError,
+    "log_cosh": losses.LogCosh, "logcosh": losses.LogCosh, "log_cosh_error": losses.LogCosh,
+    "poisson": losses.Poisson, "hinge": losses.Hinge,
+    "squared_hinge": losses.SquaredHinge, "categorical_hinge": losses.CategoricalHinge,
+    "categorical_generalized_cross_entropy": losses.CategoricalGeneralizedCrossEntropy,
+    "ctc": losses.CTC,
+}
+KERAS_WHOLE: dict[str, Callable[[], nn.Module]] = {  # no mean over samples, and so no metric
+    "dice": losses.Dice, "tversky": losses.Tversky, "circle": losses.Circle,
 }
 KERAS_METRICS: MetricTable = {
     "accuracy": metrics.AccuracyByShape, "acc": metrics.AccuracyByShape,
@@ -80,6 +93,20 @@ KERAS_METRICS: MetricTable = {
     "mse": metrics.MSE, "mean_squared_error": metrics.MSE,
     "mae": metrics.MAE, "mean_absolute_error": metrics.MAE,
     "rmse": metrics.RMSE, "root_mean_squared_error": metrics.RMSE, "r2_score": metrics.R2,
+    "true_positives": metrics.TruePositives, "true_negatives": metrics.TrueNegatives,
+    "false_positives": metrics.FalsePositives, "false_negatives": metrics.FalseNegatives,
+    "fbeta_score": metrics.FBetaScore, "f_beta_score": metrics.FBetaScore,
+    "binary_io_u": metrics.BinaryIoU, "pearson_correlation": metrics.PearsonCorrelation,
+    "concordance_correlation": metrics.ConcordanceCorrelation,
+}
+
+WITH_ARGUMENTS = {  # metrics of Keras that cannot be had by name, in Keras neither
+    "iou": "IoU(num_classes=3, target_class_ids=[0])", "meaniou": "MeanIoU(num_classes=3)",
+    "onehotiou": "OneHotIoU(num_classes=3, target_class_ids=[0])",
+    "onehotmeaniou": "OneHotMeanIoU(num_classes=3)",
+    "precisionatrecall": "PrecisionAtRecall(0.8)", "recallatprecision": "RecallAtPrecision(0.8)",
+    "sensitivityatspecificity": "SensitivityAtSpecificity(0.8)",
+    "specificityatsensitivity": "SpecificityAtSensitivity(0.8)",
 }
 
 
@@ -143,7 +170,7 @@ def loss(name: str) -> nn.Module:
         >>> loss("cross-entropy")
         CrossEntropyLoss()
     """
-    every = merge_tables(LOSSES, KERAS_ENTROPIES | KERAS_LOSSES)
+    every = merge_tables(LOSSES, KERAS_ENTROPIES | KERAS_LOSSES, KERAS_WHOLE)
     build: Callable[[], nn.Module] = look_up("loss_fn", name, every)
     return build()
 
@@ -165,7 +192,7 @@ def keras_loss(name: str, from_logits: bool = False) -> nn.Module:
         >>> keras_loss("binary_crossentropy", from_logits=True).from_logits
         True
     """
-    every = merge_tables(KERAS_ENTROPIES | KERAS_LOSSES, LOSSES)
+    every = merge_tables(KERAS_ENTROPIES | KERAS_LOSSES, KERAS_WHOLE, LOSSES)
     found: Callable[..., nn.Module] = look_up("loss", name, every)
     if found in KERAS_ENTROPIES.values():
         return found(from_logits=from_logits)
@@ -197,6 +224,9 @@ def keras_metric(name: str, from_logits: bool = False,
         >>> keras_metric("sparse_categorical_accuracy")
         SparseCategoricalAccuracy()
     """
+    if (example := WITH_ARGUMENTS.get(normalize(name))) is not None:
+        raise bad_value("metrics", received=f"{name!r}, which needs an argument",
+                        expected="the metric object", fix=f"Such as metrics.{example}.")
     task = Task(from_logits=from_logits, one_hot=False) if task is None else task
     known = merge_tables(KERAS_METRICS, KERAS_ENTROPIES | KERAS_LOSSES, METRICS)
     found = look_up("metrics", name, known)
