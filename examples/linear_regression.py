@@ -1,23 +1,16 @@
-"""A plane through noisy points, on three levels: gradients alone, layers and an optimizer, and fit. All find it."""
+"""A plane through noisy points, on three levels: gradients alone, layers and an optimizer, and fit (two faces)."""
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from torchkeras import KerasModel
+from plane_points import TRUE_B, TRUE_W, Plane, make_points, save_picture
+from torchkeras import Model
 from torchkeras.data import data_iter
-
-TRUE_W, TRUE_B, NOISE = (2.0, -3.0), 10.0, 1.0
-Plane = tuple[float, float, float]
-
-
-def make_points(samples: int = 400) -> tuple[Tensor, Tensor]:
-    """Features of shape (samples, 2) from -5 to 5, and y = 2 x1 - 3 x2 + 10 with noise, of shape (samples, 1)."""
-    x = 10 * torch.rand(samples, 2) - 5
-    return x, x @ torch.tensor(TRUE_W)[:, None] + TRUE_B + NOISE * torch.randn(samples, 1)
 
 
 def low_level(x: Tensor, y: Tensor, epochs: int) -> Plane:
@@ -44,31 +37,24 @@ def middle_level(x: Tensor, y: Tensor, epochs: int) -> Plane:
 
 
 def high_level(x: Tensor, y: Tensor, epochs: int) -> Plane:
-    """The same by fit, which also measures and shows how it goes."""
+    """The same in Keras's words: compile and fit, which also measures and shows how it goes."""
     net = nn.Linear(2, 1)
-    model = KerasModel(net, loss_fn="mse", metrics_dict=["mae"], optimizer=torch.optim.SGD(net.parameters(), lr=0.01))
-    model.fit((x, y), epochs=epochs, batch_size=10, ckpt_path=None, patience=None)
+    model = Model(net)
+    model.compile(optimizer=torch.optim.SGD(net.parameters(), lr=0.01), loss="mse", metrics=["mae"])
+    model.fit(x, y, batch_size=10, epochs=epochs)
     return (*net.weight.flatten().tolist(), net.bias.item())
 
 
-def save_picture(path: Path, x: Tensor, y: Tensor, plane: Plane) -> None:
-    """The plane among the points; beside it, each feature alone, what the other one explains taken off."""
-    w1, w2, b = plane
-    figure = Figure(figsize=(13, 4.4), layout="constrained")
-    figure.suptitle(f"found: w = ({w1:.2f}, {w2:.2f}), b = {b:.2f}        true: w = (2, -3), b = 10")
-    space = figure.add_subplot(1, 3, 1, projection="3d", xlabel="x1", ylabel="x2", title="y")
-    space.view_init(elev=28, azim=150)  # a plane seen from the side is a line
-    space.computed_zorder = False  # points over the plane
-    grid1, grid2 = torch.meshgrid(torch.linspace(-5, 5, 11), torch.linspace(-5, 5, 11), indexing="ij")
-    space.plot_surface(grid1.numpy(), grid2.numpy(), (w1 * grid1 + w2 * grid2 + b).numpy(), color="#F58518", alpha=0.35)
-    space.scatter(x[:, 0], x[:, 1], y[:, 0], s=6, color="#4C78A8", alpha=0.8)
-    ends = torch.tensor([-5.0, 5.0])
-    for number, (own, other) in enumerate(((w1, w2), (w2, w1))):
-        axes = figure.add_subplot(1, 3, 2 + number, xlabel=f"x{number + 1}", title=f"y without what x{2 - number} adds")
-        axes.scatter(x[:, number], y[:, 0] - other * x[:, 1 - number], s=9, color="#4C78A8", alpha=0.6)
-        axes.plot(ends, own * ends + b, color="#F58518", linewidth=2.5, label=f"slope {own:.2f}")
-        axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+def lightning_level(x: Tensor, y: Tensor, epochs: int) -> Plane:
+    """The same by the Trainer of Lightning."""
+    from torchkeras import LightModel
+
+    net = nn.Linear(2, 1)
+    model = LightModel(net, "mse", ["mae"], torch.optim.SGD(net.parameters(), lr=0.01), quiet=True)
+    trainer = LightModel.Trainer(gpus=0, max_epochs=epochs, logger=False, enable_checkpointing=False,
+                                 enable_progress_bar=False, enable_model_summary=False)
+    trainer.fit(model, DataLoader(TensorDataset(x, y), batch_size=10, shuffle=True))
+    return (*net.weight.flatten().tolist(), net.bias.item())
 
 
 def main(argv: list[str] | None = None) -> dict[str, Plane]:
@@ -81,11 +67,13 @@ def main(argv: list[str] | None = None) -> dict[str, Plane]:
     torch.manual_seed(options.seed)
     x, y = make_points()
     levels = {"low": low_level, "middle": middle_level, "high": high_level}
+    if find_spec("pytorch_lightning"):
+        levels["lightning"] = lightning_level
     found = {name: level(x, y, options.epochs) for name, level in levels.items()}
 
-    print(f"\n{'level':8}{'w1':>8}{'w2':>8}{'b':>8}")
+    print(f"\n{'level':10}{'w1':>8}{'w2':>8}{'b':>8}")
     for name, plane in {"true": (*TRUE_W, TRUE_B), **found}.items():
-        print(f"{name:8}" + "".join(f"{number:8.3f}" for number in plane))
+        print(f"{name:10}" + "".join(f"{number:8.3f}" for number in plane))
     options.output.mkdir(parents=True, exist_ok=True)
     save_picture(options.output / "linear_regression.png", x, y, found["high"])
     return found

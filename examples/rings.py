@@ -1,14 +1,16 @@
-"""Which of two rings does a point belong to? One net on three levels: gradients alone, layers, and fit."""
+"""Which of two rings does a point belong to? One net on three levels: gradients alone, layers, and fit (two faces)."""
 
 import argparse
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from ring_points import Scores, make_rings, save_rings
-from torchkeras import KerasModel
+from torchkeras import Model
 from torchkeras.data import data_iter
 
 
@@ -49,11 +51,23 @@ def middle_level(x: Tensor, y: Tensor, epochs: int) -> Scores:
 
 
 def high_level(x: Tensor, y: Tensor, epochs: int) -> Scores:
-    """The same by fit, which also measures, and keeps the best weights."""
+    """The same in Keras's words: compile and fit, which also measures and shows how it goes."""
+    model = Model(make_net())
+    model.compile(optimizer=torch.optim.Adam(model.net.parameters(), lr=0.01), loss=nn.BCEWithLogitsLoss(),
+                  metrics=["accuracy", "AUC"])
+    model.fit(x, y, validation_split=0.2, batch_size=50, epochs=epochs)
+    return model.net
+
+
+def lightning_level(x: Tensor, y: Tensor, epochs: int) -> Scores:
+    """The same by the Trainer of Lightning."""
+    from torchkeras import LightModel
+
     net = make_net()
-    model = KerasModel(net, loss_fn="bce_with_logits", metrics_dict=["accuracy", "auc"],
-                       optimizer=torch.optim.Adam(net.parameters(), lr=0.01))
-    model.fit((x, y), validation_split=0.2, epochs=epochs, batch_size=50, ckpt_path=None, patience=None)
+    model = LightModel(net, "bce_with_logits", ["accuracy", "auc"], torch.optim.Adam(net.parameters(), lr=0.01))
+    trainer = LightModel.Trainer(gpus=0, max_epochs=epochs, logger=False, enable_checkpointing=False,
+                                 enable_progress_bar=False, enable_model_summary=False)
+    trainer.fit(model, DataLoader(TensorDataset(x, y), batch_size=50, shuffle=True))
     return net
 
 
@@ -67,6 +81,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     torch.manual_seed(options.seed)
     (x, y), (new_x, new_y) = make_rings(), make_rings()
     levels = {"low level": low_level, "middle level": middle_level, "high level": high_level}
+    if find_spec("pytorch_lightning"):
+        levels["lightning"] = lightning_level
     nets = {name: level(x, y, options.epochs) for name, level in levels.items()}
     accuracy = {name: ((net(new_x) > 0) == (new_y > 0)).float().mean().item() for name, net in nets.items()}
     print("\n" + "\n".join(f"{name:14}{share:.1%} of {len(new_y):,} new points" for name, share in accuracy.items()))

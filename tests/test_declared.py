@@ -13,6 +13,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 NAMES = {"PIL": "pillow", "pytorch_lightning": "pytorch-lightning", "IPython": "ipykernel", "mlflow": "mlflow-skinny",
          "sklearn": "scikit-learn"}  # distributions that are called otherwise; ipykernel brings IPython
 FOREIGN = {"lightning": "only looked for, as another name of pytorch-lightning",
+           "transformers": "imported by the callback for its own Trainer only",
            "pyarrow": "only looked at where the user's own data is of it"}
 
 

@@ -12,7 +12,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "torchkeras"
 FLOORS = ("core < losses, metrics, summary, functional < data < state < weighting < checks < engine < "
           "diagnostics, distributed, checkpoint, acceleration, callbacks, display < training < "
-          "kerasmodel, keras, lightning, lightmodel, model, saving, vlog, utils, kerascallbacks, train")
+          "kerasmodel, keras, lightning, lightmodel, model, saving, vlog, utils, kerascallbacks, train, "
+          "plots, tools, gone")
 FLOOR = {name: number for number, names in enumerate(FLOORS.split(" < ")) for name in names.split(", ")}
 STILL_CLIMBING: dict[str, set[str]] = {}
 LAZY = {"matplotlib", "IPython", "rich", "pandas", "lightning", "pytorch_lightning", "torchmetrics", "wandb", "mlflow",

@@ -14,6 +14,7 @@ from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.history import History
 from torchkeras.engine.run import Run
 from torchkeras.engine.step import StepRunner
+from torchkeras.gone import GONE, gone, watch_imports
 from torchkeras.kerasmodel import KerasModel
 from torchkeras.summary import flop_summary, summary
 from torchkeras.train import train_model
@@ -71,12 +72,16 @@ LATER = {  # imported on first use: importing this package takes little longer t
     "colorful": "torchkeras.utils", "delete_object": "torchkeras.utils",
 }
 
+watch_imports()
+
 
 def __getattr__(name: str) -> Any:
-    if name == "functional":
-        return import_module("torchkeras.functional")
+    if name in ("functional", "plots", "tools"):
+        return import_module(f"torchkeras.{name}")
     if name in LATER:
         return getattr(import_module(LATER[name]), name)
+    if name in GONE:
+        raise gone(name)
     raise AttributeError(f"module 'torchkeras' has no attribute {name!r}")
 
 

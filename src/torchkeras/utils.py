@@ -14,9 +14,11 @@ from torchkeras.core.screen import detect, print_safely
 
 COLOURS = {"black": 30, "red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36,
            "white": 37, "purple": 35}
+DISPLAY_TYPES = {"plain": "", "highlight": "1;", "underline": "4;", "shine": "5;",
+                 "inverse": "7;", "invisible": "8;"}
 
 
-def seed_everything(seed: int, *, deterministic: bool = False) -> int:
+def seed_everything(seed: int = 42, *, deterministic: bool = False) -> int:
     """Seed Python, numpy and torch on every device.
 
     DataLoader workers take their seeds from torch's, so they follow. Two things do not: hashes of
@@ -65,22 +67,24 @@ def printlog(info: object) -> None:
     print_safely(f"\n{'=' * 80}{datetime.now():%Y-%m-%d %H:%M:%S}\n{info}\n")
 
 
-def colorful(text: str, color: str = "red") -> str:
+def colorful(text: object, color: str = "red", display_type: str = "plain") -> str:
     r"""Colour a text for a terminal.
 
     Args:
         text: what to colour.
         color: black, red, green, yellow, blue, magenta (or purple), cyan or white.
+        display_type: plain, highlight, underline, shine, inverse or invisible.
 
     Raises:
-        ValueError: there is no such colour.
+        ValueError: there is no such colour or type.
 
     Example:
         >>> colorful("best", "green")
         '\x1b[32mbest\x1b[0m'
     """
     one_of("color", color, COLOURS)
-    return f"\x1b[{COLOURS[color]}m{text}\x1b[0m"
+    one_of("display_type", display_type, DISPLAY_TYPES)
+    return f"\x1b[{DISPLAY_TYPES[display_type]}{COLOURS[color]}m{text}\x1b[0m"
 
 
 def is_jupyter() -> bool:
