@@ -11,7 +11,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchkeras import Callback, KerasModel
 from torchkeras.acceleration import autotuner, optimizer_impl, step_graph
 from torchkeras.acceleration.autotuner import StepAutotuner, candidates_for
-from torchkeras.acceleration.executors import ChannelsLast, CompiledNet, EagerStep
+from torchkeras.acceleration.executors import (
+    ChannelsLast,
+    CompiledNet,
+    EagerStep,
+    quiet_compilation,
+)
 from torchkeras.acceleration.multi_step_graph import CompiledMultiStep
 from torchkeras.acceleration.step_graph import CompiledTrainStep, unsupported_part
 from torchkeras.data import batches
@@ -214,3 +219,29 @@ def test_losses_of_several_steps_are_not_read_from_a_device():
     assert all(one.is_meta and one.dim() == 0 for one in found)
     assert step.number == 8
     assert not way.pending
+
+
+def test_random_numbers_are_put_back_after_compiling_on_any_kind_of_device(monkeypatch):
+    class Apple:
+        """torch.mps takes no number of a device, for which torch's own fork_rng asks."""
+
+        state = torch.tensor([5])
+
+        def is_available(self):
+            return True
+
+        def get_rng_state(self):
+            return self.state.clone()
+
+        def set_rng_state(self, state):
+            self.state = state
+
+    module, drawn = Apple(), torch.get_rng_state()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("mps"))
+        patch.setattr(torch, "get_device_module", lambda device: module)
+        with quiet_compilation():
+            torch.rand(1)
+            module.state = torch.tensor([6])
+    assert int(module.state) == 5
+    assert torch.equal(torch.get_rng_state(), drawn)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from torchkeras.core import rng
+from torchkeras.data.seeded import seeded
 from torchkeras.distributed import streams
 from torchkeras.state.generators import rng_state, set_rng_state
 
@@ -131,6 +132,19 @@ def test_generators_that_have_not_begun_have_no_state_and_begin_when_a_run_start
     assert not module.begun  # control: a run on the CPU begins nothing
     rng.begin_generators(torch.device("cuda"))
     assert len(rng.random_states()["accelerator"]["cuda"]) == 1
+
+
+def test_a_seeded_sample_leaves_the_device_alone(there):
+    class Noise:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return torch.rand(())
+
+    noise, module = seeded(Noise(), seed=1), there("cuda", Devices(8))
+    module.get_rng_state = module.set_rng_state = None  # each sample would ask all eight
+    assert noise[2] == noise[2] != noise[1]
 
 
 def test_the_processes_of_a_job_go_on_with_the_main_ones_numbers_on_their_devices_too(there):
