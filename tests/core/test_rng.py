@@ -161,3 +161,17 @@ def test_the_processes_of_a_job_go_on_with_the_main_ones_numbers_on_their_device
 
     streams.same_stream(Communicator())
     assert other.numbers[1] == 42
+
+
+def test_a_kind_of_device_without_generators_to_save_is_left_alone(there, monkeypatch):
+    there("mtia", object())
+    states = rng.random_states()
+    assert states["accelerator"] == {}
+    rng.put_random_states({**states, "accelerator": {"mtia": [torch.tensor([1])]}})
+    rng.begin_generators(torch.device("mtia"))
+
+    def refuse(device):
+        raise RuntimeError("no such module")
+
+    monkeypatch.setattr(torch, "get_device_module", refuse)
+    assert rng.random_states()["accelerator"] == {}
