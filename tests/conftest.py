@@ -87,7 +87,7 @@ def paced(paces, real_clock):
     reading = [0.0]
 
     def now(pilot, step):
-        reading[0] += paces[pilot.way.name] * pilot.way.at_once
+        reading[0] += paces[pilot.way.name] * max(pilot.in_window, 1)
         return reading[0]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -126,12 +126,20 @@ class OwnModel(KerasModel):
     (lambda net: KerasModel(net, "cross_entropy", optimizer="rprop"), {}, "the optimizer Rprop"),
     (lambda net: KerasModel(net, "cross_entropy"), {"gradient_accumulation_steps": 2}, "gradient accumulation"),
     (lambda net: KerasModel(net, "cross_entropy"), {"class_weight": {0: 2.0}}, "class weights"),
-    (lambda net: KerasModel(net, "cross_entropy"), {"mixed_precision": "bf16"}, "mixed precision"),
 ])
 def test_what_a_graph_cannot_do_is_said_and_done_in_plain_steps(make, options, said, eager_to_compile):
     model = make(net_of())
     model.fit((X, Y), epochs=2, batch_size=BATCH, ckpt_path=None, quiet=True, speed="fast", **options)
     assert model.run.notes[-1].startswith(f"fast: plain steps (plain 2.0 ms, a graph does not go with {said}")
+
+
+@needs_compiler
+def test_a_graph_computes_in_bf16_where_the_step_does(eager_to_compile):
+    exact, one = fitted(OPTIMIZERS["sgd"], mixed_precision="bf16")
+    quick, two = fitted(OPTIMIZERS["sgd"], mixed_precision="bf16", speed="fast")
+    assert quick.run.notes[-1].startswith("fast: one graph a step (plain ")
+    torch.testing.assert_close(two, one, rtol=0.05, atol=0.05)
+    assert not torch.equal(one, fitted(OPTIMIZERS["sgd"])[1])  # control: bf16 is another arithmetic
 
 
 def test_a_momentum_that_moves_is_left_to_plain_steps(eager_to_compile):

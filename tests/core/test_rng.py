@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from torchkeras.core import rng
+from torchkeras.data.seeded import seeded
 from torchkeras.distributed import streams
 from torchkeras.state.generators import rng_state, set_rng_state
 
@@ -133,6 +134,19 @@ def test_generators_that_have_not_begun_have_no_state_and_begin_when_a_run_start
     assert len(rng.random_states()["accelerator"]["cuda"]) == 1
 
 
+def test_a_seeded_sample_leaves_the_device_alone(there):
+    class Noise:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return torch.rand(())
+
+    noise, module = seeded(Noise(), seed=1), there("cuda", Devices(8))
+    module.get_rng_state = module.set_rng_state = None  # each sample would ask all eight
+    assert noise[2] == noise[2] != noise[1]
+
+
 def test_the_processes_of_a_job_go_on_with_the_main_ones_numbers_on_their_devices_too(there):
     main = there("cuda", Devices(2, current=0))
     main.states[0] = torch.tensor([42])
@@ -147,3 +161,17 @@ def test_the_processes_of_a_job_go_on_with_the_main_ones_numbers_on_their_device
 
     streams.same_stream(Communicator())
     assert other.numbers[1] == 42
+
+
+def test_a_kind_of_device_without_generators_to_save_is_left_alone(there, monkeypatch):
+    there("mtia", object())
+    states = rng.random_states()
+    assert states["accelerator"] == {}
+    rng.put_random_states({**states, "accelerator": {"mtia": [torch.tensor([1])]}})
+    rng.begin_generators(torch.device("mtia"))
+
+    def refuse(device):
+        raise RuntimeError("no such module")
+
+    monkeypatch.setattr(torch, "get_device_module", refuse)
+    assert rng.random_states()["accelerator"] == {}

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchkeras import KerasModel
+from torchkeras.weighting import weighing
 
 N = 70
 SIZES = [1, 3, 7, 32, 69, 70]
@@ -252,3 +253,14 @@ def test_an_epochs_loss_has_the_same_bits_however_often_it_was_read_on_the_way()
     by_parts = {(sum(sum(products[begin:begin + size]) for begin in range(0, 1000, size)) / weight).hex()
                 for size in range(2, 60)}
     assert len(by_parts) > 1  # the order of additions does show
+
+
+def test_the_table_of_class_weights_is_built_once():
+    weighing.class_column.cache_clear()
+    labels, table = torch.tensor([0, 2, 1, 7]), {0: 2.0, 2: 0.5}
+    for _ in range(3):
+        found = weighing.class_weights_of(table, torch.zeros(4, 8), labels, None)
+        assert found.tolist() == [2.0, 0.5, 1.0, 1.0]
+    assert weighing.class_column.cache_info().misses == 1
+    table[0] = 3.0  # another table, though the same object
+    assert weighing.class_weights_of(table, torch.zeros(4, 8), labels, None).tolist() == [3.0, 0.5, 1.0, 1.0]

@@ -1,5 +1,7 @@
 """Batches of every kind get to the device, and stay whole until it has read them."""
 
+from collections import UserDict
+
 import torch
 from tests.gpu.parts import QUIET, adam, by_fit, mlp, table
 from torch import nn
@@ -26,7 +28,7 @@ class Slow(nn.Module):
         self.weight = nn.Parameter(torch.ones(()))
 
     def forward(self, given):
-        x = given.x if isinstance(given, Box) else given
+        x = given if isinstance(given, torch.Tensor) else given.x
         if x.is_cuda:
             torch.cuda._sleep(200_000_000)  # a tenth of a second
         return x.mean(1, keepdim=True) * self.weight
@@ -66,6 +68,29 @@ def test_tensors_are_not_overwritten_while_the_device_reads_them(device):
 
 def test_batches_that_move_themselves_are_not_overwritten_either(device):
     assert seen_by_the_net(device, Box, range(8)) == list(range(8))
+
+
+class InPlace(UserDict):
+    """A batch that moves itself in place, as a tokenizer's output does."""
+
+    @property
+    def x(self):
+        return self["x"]
+
+    def to(self, device, **_):
+        self.data = {name: one.to(device) for name, one in self.data.items()}
+        return self
+
+
+def test_the_batches_of_a_tokenizer_are_whole_and_stay_where_their_owner_has_them(device):
+    made = []
+
+    def wrap(x):
+        made.append(InPlace(x=x))
+        return made[-1]
+
+    assert seen_by_the_net(device, wrap, range(8)) == list(range(8))
+    assert {one["x"].device.type for one in made} == {"cpu"}
 
 
 def trains(device, net, data):

@@ -43,6 +43,21 @@ def test_fp16_can_be_clipped_by_norm_and_by_value(gpu):
     assert all(one.isfinite().all() for one in weights.values())
 
 
+@pytest.mark.parametrize("options", [{}, {"clip_grad_norm": 0.1}])
+def test_several_optimizers_in_fp16_share_one_scale(gpu, options):
+    found = []
+    for precision, each in (("fp16", True), ("no", False), ("no", True)):
+        net = mlp(width=64, dropout=0.0)
+        parts = (net[0], net[3]) if each else (net,)
+        optimizers = [torch.optim.SGD(one.parameters(), lr=0.05) for one in parts]
+        torch.manual_seed(7)
+        found.append(by_fit(gpu, net, optimizers if each else optimizers[0], loader_of(table()), 3,
+                            mixed_precision=precision, **options)[0])
+    assert distance(found[0], found[1]) <= 1e-2  # divided by the scale twice, they would not move
+    assert distance(found[0], mlp(width=64).state_dict()) > 0.05  # control: they have
+    assert distance(found[2], found[1]) < 1e-5
+
+
 def test_a_second_fit_in_bf16_finds_step_counters_on_the_cpu(device):
     # with a counter on the GPU torch's usual Adam waits for the device twice a parameter and step
     net = mlp()

@@ -10,6 +10,7 @@ from tests.gpu.parts import adam, cnn, images, mlp, sgd, table
 from torch import nn
 
 from torchkeras import KerasModel
+from torchkeras.core.rng import put_random_states, random_states
 
 
 def metrics_and_a_schedule():
@@ -59,6 +60,19 @@ def test_control_what_cannot_go_on_exactly_is_found(device, deterministic):
     net = Forgetful()
     model = KerasModel(net, nn.CrossEntropyLoss(), None, adam(net))
     assert not model.verify_resume(table(), batch_size=33, cpu=device.type == "cpu").identical
+
+
+def test_the_generator_of_the_device_is_saved_and_put_back(gpu):
+    torch.cuda.init()
+    states = random_states()
+    drawn = torch.rand(3, device=gpu)
+    assert len(states["accelerator"]["cuda"]) == torch.cuda.device_count()
+    assert not torch.equal(drawn, torch.rand(3, device=gpu))  # control
+    put_random_states(states)
+    assert torch.equal(drawn, torch.rand(3, device=gpu))
+    fewer = {**states, "accelerator": {"cuda": [*states["accelerator"]["cuda"]] * 9}}  # of a larger machine
+    put_random_states(fewer)
+    assert torch.equal(drawn, torch.rand(3, device=gpu))
 
 
 def test_a_process_in_which_cuda_has_not_begun_resumes_exactly(gpu):

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 COMPILE_TIME = 15.0  # seconds that compiling takes, as a guess before it is done
 FIRST, TIMED = 3, 15  # steps that warm up, and steps that are timed
+# on an accelerator, steps between two waits for it, for its launches run ahead; and such windows
+WINDOW, WINDOWS = 10, 3
 SMALL = 0.005  # seconds of a step in which launching can be a large part
 BETTER = 0.95  # of the best time so far; a smaller gain could be chance
 WORTH = 4  # times the cost of compiling must be left to train: both cost and gain are guesses
@@ -43,11 +46,35 @@ def piloted(run: Run, model: Trainable, callbacks: CallbackList, train: Batches)
     tuner = run.executor = StepAutotuner(run, model, callbacks, train)
     torch.backends.cudnn.benchmark = True
     try:
-        yield
+        with coarse_products(run):
+            yield
     finally:
         torch.backends.cudnn.benchmark = benchmark
         tuner.end()
         run.executor = Eager(run.strategy)
+
+
+@contextmanager
+def coarse_products(run: Run) -> Iterator[None]:
+    """Let an accelerator multiply float32 matrices in TF32, unless the user chose a precision."""
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # set by torch's newer options, which do not go with this one
+        before = ""
+    if before != "highest" or not is_ahead(run.accelerator.device):
+        yield
+        return
+    torch.set_float32_matmul_precision("high")
+    run.notes.append("fast: products of float32 matrices in TF32, where the device has it")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def is_ahead(device: torch.device) -> bool:
+    """Tell whether the program launches work on a device, and goes on before it is done."""
+    return device.type != "cpu"
 
 
 class StepAutotuner(Eager):
@@ -61,6 +88,7 @@ class StepAutotuner(Eager):
         self.candidates: list[type[EagerStep]] | None = None
         self.best = 0.0  # seconds a step
         self.times: list[float] = []
+        self.in_window = 0  # steps since the time was read
         self.usual_shapes: list[Any] | None = None  # those of the first batch
         self.missed = 0  # batches of other shapes
         self.decided = False
@@ -91,24 +119,36 @@ class StepAutotuner(Eager):
         if self.usual_shapes is None:
             self.usual_shapes = shapes_of(batch)
         if shapes_of(batch) != self.usual_shapes or not self.way.supports(batch):
-            self.missed += 1
+            self.missed, self.in_window = self.missed + 1, 0
             if self.missed > FIRST + TIMED:
                 self.drop(step, batch, self.way.why or "batches have many shapes")
             return step(batch)
         return self.trial(step, batch)
 
     def trial(self, step: StepRunner, batch: Batch) -> StepOutput:
-        """Run and time a step; steps that were computed by one call are timed together."""
-        if not self.way.pending:
+        """Run a step and time it, alone or with those after it up to the end of a window."""
+        if self.run.step == 0:  # between two passes there is more than steps
+            self.in_window = 0
+        if not self.in_window:
             self.began = self.now(step)
+        computes = not self.way.pending  # steps that were computed by one call are timed together
         output = self.way(step, batch)
         if self.candidates is None and not self.times:
             self.options = constant_options(step.optimizer)
-        if not self.way.pending:
-            self.times.append((self.now(step) - self.began) / self.way.at_once)
-            if len(self.times) == FIRST + TIMED:
-                self.judge(step, batch, statistics.median(self.times[FIRST:]))
+        self.in_window += self.way.at_once if computes else 0
+        window, first, timed = self.windows(step)
+        if self.in_window >= window and not self.way.pending:
+            self.times.append((self.now(step) - self.began) / self.in_window)
+            self.in_window = 0
+            if len(self.times) == first + timed:
+                self.judge(step, batch, statistics.median(self.times[first:]))
         return output
+
+    def windows(self, step: StepRunner) -> tuple[int, int, int]:
+        """Return the steps of a window, and how many windows warm up and how many are timed."""
+        if not is_ahead(step.accelerator.device):
+            return 1, FIRST, TIMED
+        return min(WINDOW, self.run.steps or WINDOW), 1, WINDOWS
 
     def now(self, step: StepRunner) -> float:
         """Wait for the device to finish its work, and return the time."""
@@ -120,15 +160,15 @@ class StepAutotuner(Eager):
         """Keep the executor in trial if it is faster, and go on to the next candidate."""
         if self.candidates is None:
             self.best, self.report = took, [f"plain {readable(took)}"]
-            self.candidates = [CompiledTrainStep] if took < SMALL else [ChannelsLast, CompiledNet]
+            self.candidates = candidates_for(took, ahead=is_ahead(step.accelerator.device))
             if self.strategy.divides_batches:
                 self.candidates, self.report = [], ["several processes"]
         elif took < BETTER * self.best:
             self.best = took
             self.kept.append(self.way)
-            if isinstance(self.way, CompiledTrainStep):
+            if isinstance(self.way, CompiledTrainStep):  # which has all of the net in it
                 on_cpu = step.accelerator.device.type == "cpu"
-                self.candidates.append(RepeatedStep if on_cpu else CompiledMultiStep)
+                self.candidates = [RepeatedStep if on_cpu else CompiledMultiStep]
             self.report.append(f"{self.way.name} {readable(took)}")
         else:
             self.drop(step, batch, f"{self.way.name} {readable(took)}")
@@ -144,7 +184,7 @@ class StepAutotuner(Eager):
 
     def next_candidate(self, step: StepRunner, batch: Batch) -> None:
         """Build the next candidate that is supported and may pay; without one, note the choice."""
-        self.times, self.missed = [], 0
+        self.times, self.in_window, self.missed = [], 0, 0
         while self.candidates:
             kind: Any = self.candidates.pop(0)
             why = kind.unsupported_reason(step, batch, self) or self.cannot_pay(kind)
@@ -161,10 +201,10 @@ class StepAutotuner(Eager):
                     why = f"{kind.name}: this net could not be compiled ({found})"
             self.report.append(why)
         self.decided = True
-        names = [way.name for way in self.kept]
+        # several steps a graph are made of the graph of one
+        names = [way.name for way, then in zip_longest(self.kept, self.kept[1:])
+                 if not isinstance(then, CompiledMultiStep)]
         chosen = " + ".join(names) or EagerStep.name
-        if CompiledTrainStep.name in names:
-            chosen = names[-1]
         self.run.notes.append(f"fast: {chosen} ({', '.join(self.report)})")
 
     def cannot_pay(self, kind: type[EagerStep]) -> str | None:
@@ -189,6 +229,17 @@ class StepAutotuner(Eager):
         """Restore net and optimizer as they were before."""
         for way in [self.way, *self.kept]:
             way.end()
+
+
+def candidates_for(took: float, *, ahead: bool) -> list[type[EagerStep]]:
+    """Return the executors to try where a plain step takes so many seconds.
+
+    On a CPU, launching is a large part of short steps only. On an accelerator any step may be short
+    beside its launches, or long beside its arithmetic.
+    """
+    if ahead:
+        return [ChannelsLast, CompiledTrainStep, CompiledNet]
+    return [CompiledTrainStep] if took < SMALL else [ChannelsLast, CompiledNet]
 
 
 def readable(seconds: float) -> str:

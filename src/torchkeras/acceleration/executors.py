@@ -32,7 +32,7 @@ class EagerStep:
     name = "plain steps"
     compiles = 0  # how long it takes to compile, as a multiple of the usual
     at_once = 1  # the number of steps that the last call computed
-    pending: Sequence[float] = ()  # the losses of those that were not returned yet
+    pending: Sequence[float | Tensor] = ()  # the losses of those that were not returned yet
     why: str | None = None  # why the last batch was not supported, other than by its shape
 
     @staticmethod

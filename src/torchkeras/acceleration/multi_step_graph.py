@@ -40,7 +40,7 @@ class CompiledMultiStep(EagerStep):
         self.single = cast(CompiledTrainStep, tuner.kept[-1])
         self.run, self.data = tuner.run, tuner.data
         self.size = len(batch[0])
-        self.pending: deque[float] = deque()
+        self.pending: deque[float | Tensor] = deque()
         self.at_once = 1
         self.graph = self.build_graph()
         self.compile_and_compare()
@@ -106,7 +106,8 @@ class CompiledMultiStep(EagerStep):
             self.at_once = 1
             return self.single(step, batch)
         loss = self.pending.popleft()
-        if not math.isfinite(loss):  # this step and those after it have changed nothing
+        # this step and those after it have changed nothing; a tensor is read later, with others
+        if isinstance(loss, float) and not math.isfinite(loss):
             self.pending.clear()
             return step(batch)
         step.number += 1
@@ -122,7 +123,8 @@ class CompiledMultiStep(EagerStep):
         if found is None:
             return False
         self.single.update_metrics(found[1])
-        self.pending.extend(found[0].tolist())
+        losses = found[0]
+        self.pending.extend(losses.tolist() if losses.is_cpu else losses.unbind())
         self.at_once = TOGETHER
         return True
 

@@ -114,12 +114,19 @@ class SGDGroup(Group):
             maximize=options["maximize"], has_sparse_grad=False)
 
 
+def unwrapped(optimizer: Any) -> Any:
+    """Return the optimizer in accelerate's wrapper, which mixed precision needs; others as is."""
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+
+
 UPDATES: dict[type, Any] = {Adam: AdamGroup, AdamW: AdamGroup, SGD: SGDGroup}
 
 
 def constant_options(optimizer: Optimizer) -> list[list[tuple[str, Any]]]:
     """Return the options that would be compiled into a graph, by group; none without a graph."""
-    kind = UPDATES.get(type(optimizer))
+    kind = UPDATES.get(type(unwrapped(optimizer)))
     if kind is None:
         return []
     return [kind.constant_options(group) for group in optimizer.param_groups]

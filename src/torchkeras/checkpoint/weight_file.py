@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from torchkeras.checkpoint.main_memory import in_main_memory
 from torchkeras.checkpoint.tensor_file import LimitExceeded, Limits
 from torchkeras.core import files, internals, leftover
 from torchkeras.core.errors import bad_value, mistake
@@ -72,7 +73,7 @@ def write_torch(path: Path, content: object) -> None:
     """
     try:
         with path.open("wb") as file:
-            torch.save(content, file)
+            torch.save(in_main_memory(content), file)
     except RuntimeError as error:
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None

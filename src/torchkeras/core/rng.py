@@ -49,9 +49,9 @@ def accelerator_states() -> dict[str, list[Tensor]]:
 def put_accelerator_states(states: Mapping[str, Sequence[Tensor]]) -> None:
     """Set the generators of the accelerator that is here; there may be fewer, or none of a kind."""
     kind = torch.accelerator.current_accelerator(check_available=True)
-    if kind is None or not states.get(kind.type):
+    module = None if kind is None else module_of(kind)
+    if kind is None or module is None or not states.get(kind.type):
         return
-    module = torch.get_device_module(kind)
     own, *rest = states[kind.type]
     module.set_rng_state(own)
     for index, state in zip(other_devices(module), rest, strict=False):
@@ -61,9 +61,9 @@ def put_accelerator_states(states: Mapping[str, Sequence[Tensor]]) -> None:
 def begun_accelerator() -> tuple[str, Any] | None:
     """Return the kind of accelerator whose generators have a state, and torch's module for it."""
     kind = torch.accelerator.current_accelerator()
-    if kind is None:
+    module = None if kind is None else module_of(kind)
+    if kind is None or module is None:
         return None
-    module: Any = torch.get_device_module(kind)
     begun = getattr(module, "is_initialized", module.is_available)  # MPS needs no beginning
     return (kind.type, module) if begun() else None
 
@@ -77,9 +77,24 @@ def other_devices(module: Any) -> list[int]:
 
 def begin_generators(device: torch.device) -> None:
     """Let a device's generators begin, if they have not: before that they have no state to save."""
-    begin = getattr(torch.get_device_module(device), "init", None) if device.type != "cpu" else None
+    begin = getattr(module_of(device), "init", None)
     if begin is not None:
         begin()
+
+
+def module_of(device: torch.device) -> Any:
+    """Return torch's module for a kind of accelerator, such as ``torch.cuda``.
+
+    None for the CPU, and where the module cannot save and set the state of a generator.
+    """
+    if device.type == "cpu":
+        return None
+    try:
+        module = torch.get_device_module(device)
+    except RuntimeError:  # not every kind has one
+        return None
+    known = hasattr(module, "get_rng_state") and hasattr(module, "set_rng_state")
+    return module if known else None
 
 
 def seed_all(seed: int) -> None:

@@ -25,6 +25,7 @@ from torchkeras.data.located import Index, SampleTensors, is_selectable, locate,
 from torchkeras.data.pinning import index_on
 
 BATCHES_AT_ONCE, BYTES_AT_ONCE = 8, 1 << 17  # as much as stays in the processor's cache
+BYTES_ELSEWHERE = 64 << 20  # an accelerator has no such cache; each selection is a launch
 ALIGNED, ALIGNED_ELSEWHERE = 64, 512  # bytes: torch's alignment on a CPU, and on an accelerator
 
 
@@ -163,7 +164,8 @@ def index_blocks(batch_sampler: Any, samples: int, found: SampleTensors,
                      found.tensors[0].device) if random else None
     size, end = batch_sampler.batch_size, len(sampler)
     end = end // size * size if batch_sampler.drop_last else end
-    together = min(BATCHES_AT_ONCE, BYTES_AT_ONCE // (size * found.row_bytes or 1))
+    most = BYTES_AT_ONCE if found.tensors[0].is_cpu else BYTES_ELSEWHERE
+    together = min(BATCHES_AT_ONCE, most // (size * found.row_bytes or 1))
     step = size if found.requires_grad else size * max(together, 1)
     last = end - end % size  # where a batch of fewer samples begins, if there is one
     for rest, (first, until) in enumerate(((skip * size, last), (max(last, skip * size), end))):

@@ -20,6 +20,7 @@ from torchkeras.checkpoint.restore import open_store
 from torchkeras.checkpoint.session import kept
 from torchkeras.checkpoint.threshold import begin_with_file
 from torchkeras.checks import preflight
+from torchkeras.checks.out_of_memory import memory_explained
 from torchkeras.core import device, modes
 from torchkeras.core.errors import one_of
 from torchkeras.core.moments import add_failure
@@ -124,7 +125,7 @@ class TrainingSession:
             try:
                 if run.config.seed is not None:
                     seed_all(run.config.seed)
-                with streams(run.communicator):
+                with streams(run.communicator), memory_explained(run, self.train, self.val):
                     yield
             except BaseException as error:
                 self.undo(error, previous)
@@ -250,7 +251,8 @@ def measuring(model: KerasModel, data: Batches, accelerator: Accelerator,
               tools=TrainingObjects({"val": model.metrics_dict if metrics is None else metrics}))
     parts, communicator = components_of(model), strategy.communicator
     with communicator.watch_others(), device.on_device(
-            accelerator.device, *parts.modules.values(), model.loss_fn, *(metrics or {}).values()):
+            accelerator.device, *parts.modules.values(), model.loss_fn,
+            *(metrics or {}).values()), memory_explained(run, data):
         same_weights(communicator, *parts.modules.values())
         yield run
         same_stream(communicator)

@@ -120,13 +120,20 @@ def class_weights_of(table: Mapping[int, float], preds: Tensor, labels: Tensor,
                         expected="one class a sample, as a number or one-hot",
                         fix="For labels with several classes a sample, weigh in your own loss.")
     classes = labels.argmax(dim=1) if one_hot else labels.reshape(-1).long()
-    column = torch.ones(max(max(table), 0) + 1, dtype=torch.get_default_dtype(),
-                        device=labels.device)
-    for index, weight in table.items():
-        column[index] = weight
+    column = class_column(tuple(table.items()), torch.get_default_dtype(), labels.device)
     known = classes.clamp(0, len(column) - 1)
     chosen = torch.where(known == classes, column[known], torch.ones_like(column[known]))
     return chosen if weights is None else chosen * weights.reshape(-1).to(chosen)
+
+
+@functools.lru_cache(maxsize=8)
+def class_column(table: tuple[tuple[int, float], ...], dtype: torch.dtype,
+                 device: torch.device) -> Tensor:
+    """Return the weights of classes as a tensor; built once, for it costs a wait for the device."""
+    column = torch.ones(max([0, *(index for index, _ in table)]) + 1, dtype=dtype)
+    for index, weight in table:
+        column[index] = weight
+    return column.to(device)
 
 
 def own_loss(output: object) -> Tensor | None:
