@@ -15,6 +15,7 @@ from torchkeras.acceleration.autotuner import StepAutotuner
 ROOT = Path(__file__).parents[1]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the shell ignores it for what runs in the background
+os.environ["TORCHKERAS_COMPILE_CACHE"] = "0"  # a test leaves nothing in the folder of the user's caches
 torch.set_num_threads(1)  # sums in the same order on every machine
 
 # what a library sets on its own account the first time it is used, and what tools keep beside the code

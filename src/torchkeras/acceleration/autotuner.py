@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from torchkeras.acceleration.compile_cache import CompileCache
 from torchkeras.acceleration.executors import ChannelsLast, CompiledNet, EagerStep, shapes_of
 from torchkeras.acceleration.multi_step_graph import CompiledMultiStep
 from torchkeras.acceleration.repeated_step import RepeatedStep
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from torchkeras.engine.trainable import Trainable
 
 COMPILE_TIME = 15.0  # seconds that compiling takes, as a guess before it is done
+KEPT_TIME = 3.0  # the same for what an earlier run has compiled: it is traced, and compared
+SLOWER = 1.25  # times the best before: an executor that took so long in an earlier run is skipped
 FIRST, TIMED = 3, 15  # steps that warm up, and steps that are timed
 # on an accelerator, steps between two waits for it, for its launches run ahead; and such windows
 WINDOW, WINDOWS = 10, 3
@@ -93,6 +96,8 @@ class StepAutotuner(Eager):
         self.missed = 0  # batches of other shapes
         self.decided = False
         self.report: list[str] = []  # what was tried, for the note of the run
+        self.cache: CompileCache | None = None
+        self.found: dict[str, float] = {}  # how long a step took, over the best before, by executor
         self.reasons: set[str] = set()  # why steps were not run by the chosen executor
 
     @property
@@ -163,7 +168,10 @@ class StepAutotuner(Eager):
             self.candidates = candidates_for(took, ahead=is_ahead(step.accelerator.device))
             if self.strategy.divides_batches:
                 self.candidates, self.report = [], ["several processes"]
-        elif took < BETTER * self.best:
+            self.next_candidate(step, batch)
+            return
+        self.found[self.way.name] = took / self.best
+        if took < BETTER * self.best:
             self.best = took
             self.kept.append(self.way)
             if isinstance(self.way, CompiledTrainStep):  # which has all of the net in it
@@ -187,10 +195,11 @@ class StepAutotuner(Eager):
         self.times, self.in_window, self.missed = [], 0, 0
         while self.candidates:
             kind: Any = self.candidates.pop(0)
-            why = kind.unsupported_reason(step, batch, self) or self.cannot_pay(kind)
+            why = kind.unsupported_reason(step, batch, self) or self.cannot_pay(kind, step, batch)
             if why is None:
                 try:
-                    self.way = kind(step, batch, self)
+                    with self.cache_for(step, batch).used():
+                        self.way = kind(step, batch, self)
                     return
                 except Unfit as error:
                     why = f"{kind.name}: a graph does not go with {error}"
@@ -201,21 +210,39 @@ class StepAutotuner(Eager):
                     why = f"{kind.name}: this net could not be compiled ({found})"
             self.report.append(why)
         self.decided = True
+        if self.cache is not None:
+            self.cache.remember(self.found)
+            self.run.notes.extend([self.cache.note] if self.cache.note else [])
         # several steps a graph are made of the graph of one
         names = [way.name for way, then in zip_longest(self.kept, self.kept[1:])
-                 if not isinstance(then, CompiledMultiStep)]
+                 if not isinstance(then, (RepeatedStep, CompiledMultiStep))]
         chosen = " + ".join(names) or EagerStep.name
         self.run.notes.append(f"fast: {chosen} ({', '.join(self.report)})")
 
-    def cannot_pay(self, kind: type[EagerStep]) -> str | None:
-        """Return why a candidate is not worth trying, by the number of steps that are left."""
-        run, left = self.run, None
+    def cannot_pay(self, kind: type[EagerStep], step: StepRunner, batch: Batch) -> str | None:
+        """Return why a candidate is not worth trying: by the steps left, or an earlier run."""
+        if not kind.compiles:
+            return None
+        run, left = self.run, 0
         if run.steps is not None:
             left = (run.config.epochs - run.epoch + 1) * run.steps - run.step
-        needed = COMPILE_TIME * kind.compiles * WORTH
-        if kind.compiles and (left is None or self.best * left < needed):
+        price, kept = COMPILE_TIME * kind.compiles, min(COMPILE_TIME, KEPT_TIME)
+        if self.best * left >= kept * WORTH and price > 0:
+            before = self.cache_for(step, batch).verdicts().get(kind.name)
+            if before is not None and before > SLOWER:
+                # forgotten by and by: it may have been another program that took the time
+                self.found[kind.name] = 1 + (before - 1) / 2
+                return f"{kind.name} took {before:.1f} times as long in an earlier run"
+            price = price if before is None else kept
+        if run.steps is None or self.best * left < price * WORTH:
             return f"{kind.name}: too few steps are left to pay for compiling"
         return None
+
+    def cache_for(self, step: StepRunner, batch: Batch) -> CompileCache:
+        """Return the cache of compiled graphs, which is opened when it is first needed."""
+        if self.cache is None:
+            self.cache = CompileCache(step, batch)
+        return self.cache
 
     def note_unsupported(self) -> None:
         """Note once why the chosen executor does not run a step, unless it is the batch's shape."""
