@@ -168,11 +168,11 @@ def test_predict_gives_classes_as_the_loss_defines_them():
 def test_every_option_of_kerasmodel_is_one_of_model():
     import inspect
 
-    ours = {*inspect.signature(Model.fit).parameters, *options_of_fit()}
+    ours = {*inspect.signature(Model.fit).parameters, *options_of_fit(Model.fit)}
     missing = set(inspect.signature(KerasModel.fit).parameters) - ours
     assert missing == {"train_data", "val_data", "quiet"}  # x and y, validation_data, verbose
     assert {"resume", "save_every", "keep", "num_processes", "fsdp", "sync_batchnorm", "find_unused_parameters",
-            "min_delta", "report"} <= set(options_of_fit())
+            "min_delta", "report"} <= set(options_of_fit(Model.fit))
 
 
 def test_options_for_several_processes_are_taken():

@@ -205,7 +205,7 @@ class Model(RunMethods):
             >>> list(model.fit(2, dl_train=[(x, x[:, :1])], verbose=0).columns)
             ['epoch', 'loss', 'mae']
         """
-        running.check_options(options)
+        running.check_options(Model.fit, options)
         arguments = {"batch_size": batch_size, "shuffle": shuffle, "class_weight": class_weight,
                      "validation_split": held_out_share(validation_split),
                      "initial_epoch": initial_epoch,

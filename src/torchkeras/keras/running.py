@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,23 +32,20 @@ BY_ANOTHER_NAME = ("self", "train_data", "val_data", "quiet")  # x and y, valida
 KEEPS = ("ckpt_path", "patience", "monitor", "resume", "save_every")  # any brings the best back
 
 
-@functools.cache
-def options_of_fit() -> tuple[str, ...]:
+def options_of_fit(fit: Callable[..., Any]) -> tuple[str, ...]:
     """Return the options of ``KerasModel.fit`` that ``Model.fit`` passes on as they are."""
-    from torchkeras.keras.model import Model
-
-    own = inspect.signature(Model.fit).parameters
+    own = inspect.signature(fit).parameters
     return tuple(name for name in inspect.signature(KerasModel.fit).parameters
                  if name not in own and name not in BY_ANOTHER_NAME)
 
 
-def check_options(options: Mapping[str, object]) -> None:
+def check_options(fit: Callable[..., Any], options: Mapping[str, object]) -> None:
     """Raise for keyword arguments that ``fit`` does not have."""
-    from torchkeras.keras.model import Model
-
-    own = [name for name, one in inspect.signature(Model.fit).parameters.items()
+    if not options:
+        return
+    own = [name for name, one in inspect.signature(fit).parameters.items()
            if name != "self" and one.kind is not one.VAR_KEYWORD]
-    known = (*own, *options_of_fit())
+    known = (*own, *options_of_fit(fit))
     for name in options:
         if name not in known:
             raise bad_type(f"fit({name}=...)", received="an unknown argument", expected="one of "
