@@ -38,6 +38,8 @@ MODULES = {  # what is imported from where; None: what its __all__ lists
                              "text_dataset"),
     "torchkeras.display.plot": ("save_curves",),
     "torchkeras.functional": None,
+    "torchkeras.keras.callbacks": None,
+    "torchkeras.keras.optimizers": None,
     "torchkeras.losses": None,
     "torchkeras.metrics": None,
     "torchkeras.saving": ("load_checkpoint", "load_weights", "save_checkpoint"),

@@ -23,12 +23,13 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from torchkeras import Callback, CheckpointCorruptError, KerasModel
+from torchkeras import Callback, CheckpointCorruptError, KerasModel, Model
 from torchkeras.checkpoint import manager, run_state
 from torchkeras.data import seeded
 from torchkeras.state import generators
 
 STEPS = 13  # an epoch
+FACES = pytest.mark.parametrize("face", [KerasModel, Model])
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +57,9 @@ def unlike(one, other):
 
 
 @pytest.mark.parametrize("stops", [(1,), (7,), (12,), (13,), (14,), (26,), (38,), (39,), (3, 5, 6), (12, 13, 14)])
-def test_a_run_that_was_stopped_at_any_step_goes_on_bit_for_bit(tmp_path, whole, stops):
-    assert unlike(whole(), broken(tmp_path / "best", *stops)) == []
+@FACES
+def test_a_run_that_was_stopped_at_any_step_goes_on_bit_for_bit(tmp_path, whole, stops, face):
+    assert unlike(whole(), broken(tmp_path / "best", *stops, face=face)) == []
 
 
 def test_control_a_run_with_another_seed_differs_in_everything(tmp_path, whole):
@@ -92,21 +94,24 @@ class StopIn(Callback):
 
 
 @pytest.mark.parametrize("where", [(1, 1), (2, 2), (2, 3), (3, 3), (2, None), (3, None), (1, 0), (3, 0)])
-def test_so_does_one_that_was_stopped_in_a_validation_or_between_passes(tmp_path, whole, where):
-    assert unlike(whole(), broken(tmp_path / "best", StopIn(*where))) == []
+@FACES
+def test_so_does_one_that_was_stopped_in_a_validation_or_between_passes(tmp_path, whole, where, face):
+    assert unlike(whole(), broken(tmp_path / "best", StopIn(*where), face=face)) == []
 
 
 @pytest.mark.parametrize("stop", [1, 4, 13, 20, 39])
-def test_so_does_one_with_gradient_accumulation(tmp_path, whole, stop):
-    assert unlike(whole("windows", accumulation=3), broken(tmp_path / "best", stop, accumulation=3)) == []
+@FACES
+def test_so_does_one_with_gradient_accumulation(tmp_path, whole, stop, face):
+    assert unlike(whole("windows", accumulation=3), broken(tmp_path / "best", stop, accumulation=3, face=face)) == []
 
 
 @pytest.mark.parametrize("save_every", [1, 4, "epoch", "0.001s"])
 @pytest.mark.parametrize("step", [2, 14, 20])
-def test_a_run_that_failed_goes_on_from_the_last_state_that_was_written(tmp_path, whole, save_every, step):
+@FACES
+def test_a_run_that_failed_goes_on_from_the_last_state_that_was_written(tmp_path, whole, save_every, step, face):
     with pytest.raises(RuntimeError, match="stopped by the test"):
-        runs.run(tmp_path / "best", [StopAt(step, "raise")], resume=True, save_every=save_every)
-    assert unlike(whole(), runs.run(tmp_path / "best", resume=True)) == []
+        runs.run(tmp_path / "best", [StopAt(step, "raise")], resume=True, save_every=save_every, face=face)
+    assert unlike(whole(), runs.run(tmp_path / "best", resume=True, face=face)) == []
 
 
 def test_writing_the_state_changes_nothing(tmp_path, whole):
@@ -293,8 +298,9 @@ def test_a_finished_run_does_nothing_more_and_gives_the_same_back(tmp_path, whol
     assert unlike(whole(), again) == []
 
 
-def test_more_epochs_go_on_where_the_last_ended(tmp_path):
-    options = {"length": 5}  # of the schedule
+@FACES
+def test_more_epochs_go_on_where_the_last_ended(tmp_path, face):
+    options = {"length": 5, "face": face}  # of the schedule
     uninterrupted = runs.run(tmp_path / "whole", epochs=5, **options)
     runs.run(tmp_path / "best", epochs=3, resume=True, **options)
     found = runs.run(tmp_path / "best", epochs=5, resume=True, **options)
@@ -466,8 +472,9 @@ def test_a_run_that_begins_anew_replaces_the_states_of_another(tmp_path, whole):
 
 
 @pytest.mark.parametrize("keep", [1, 3])
-def test_so_many_states_are_kept(tmp_path, keep):
-    runs.run(tmp_path / "best", save_every=5, keep=keep)
+@FACES
+def test_so_many_states_are_kept(tmp_path, keep, face):
+    runs.run(tmp_path / "best", save_every=5, keep=keep, face=face)
     assert len(runs.states(tmp_path / "best")) == keep
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from torchkeras import Callback, KerasModel
+from torchkeras import Callback, KerasModel, Model
 from torchkeras.state.components import components_of
 
 SAMPLES, BATCH, EPOCHS = 101, 8, 3  # 101 = 12 x 8 + 5: the last batch is short
@@ -126,18 +126,33 @@ def worst(preds: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def run(path: Path | str, callbacks: Any = (), *, epochs: int = EPOCHS, noise: bool = True, train: Any = None,
-        val: Any = None, accumulation: int = 1, length: int | None = None, more: bool = False,
+        val: Any = None, accumulation: int = 1, length: int | None = None, more: bool = False, face: type = KerasModel,
         **options: Any) -> dict[str, str]:
     """Build everything anew, train, and say in fingerprints what came of it; ``more``: with all that has a state."""
     model = build_more() if more else build(length or epochs, -(-13 // accumulation))
+    if face is Model:
+        model = in_keras_words(model)
     train, val = (odd(), odd()) if more else (train, val)
     average = Averaged()
     train = DataLoader(Noisy(noise=noise), BATCH, shuffle=True) if train is None else train
     val = DataLoader(Noisy(40, noise=noise), 16) if val is None else val
-    history = model.fit(train, None if val is False else val, epochs=epochs, ckpt_path=str(path), patience=None,
-                        quiet=True, gradient_accumulation_steps=accumulation,
-                        callbacks=[average, *callbacks], **options)
-    return prints(model, history, average)
+    asked = {"epochs": epochs, "ckpt_path": str(path), "patience": None, "gradient_accumulation_steps": accumulation,
+             "callbacks": [average, *callbacks], **options}
+    val = None if val is False else val
+    if isinstance(model, Model):
+        told = model.fit(train, validation_data=val, verbose=0, **asked)
+        history = model.engine.history.to_frame()
+        assert told.history.get("loss", []) == model.engine.history.get("train_loss", [])
+        return prints(model.engine, history, average)
+    return prints(model, model.fit(train, val, quiet=True, **asked), average)
+
+
+def in_keras_words(model: KerasModel) -> Model:
+    """The same parts in a ``Model``."""
+    other = Model(model.net)
+    other.compile(loss_func=model.loss_fn, optimizer=model.optimizer, metrics_dict=dict(model.metrics_dict),
+                  lr_scheduler=model.lr_scheduler)
+    return other
 
 
 def prints(model: KerasModel, history: Any, average: Averaged) -> dict[str, str]:

@@ -124,7 +124,7 @@ def test_two_processes_give_the_numbers_of_one_and_bring_callbacks_back():
     asked = {"epochs": 3, "seed": 0, "cpu": True, "validation_data": (X, Y), "shuffle": False, **QUIET}
     stop, other = (callbacks.EarlyStopping("val_loss", patience=5, restore_best_weights=True) for _ in range(2))
     expected = one.fit(X, Y, callbacks=[stop], **asked)
-    found = two.fit_ddp(2, X, Y, callbacks=[other], **asked)
+    found = two.fit_ddp(2, X, Y, callbacks=[other, callbacks.ProgbarLogger()], **asked)
     for name, values in expected.history.items():
         assert found.history[name] == pytest.approx(values, rel=1e-5)
     assert torch.allclose(weights(one), weights(two), atol=1e-6)
@@ -168,11 +168,11 @@ def test_predict_gives_classes_as_the_loss_defines_them():
 def test_every_option_of_kerasmodel_is_one_of_model():
     import inspect
 
-    ours = {*inspect.signature(Model.fit).parameters, *options_of_fit()}
+    ours = {*inspect.signature(Model.fit).parameters, *options_of_fit(Model.fit)}
     missing = set(inspect.signature(KerasModel.fit).parameters) - ours
     assert missing == {"train_data", "val_data", "quiet"}  # x and y, validation_data, verbose
     assert {"resume", "save_every", "keep", "num_processes", "fsdp", "sync_batchnorm", "find_unused_parameters",
-            "min_delta", "report"} <= set(options_of_fit())
+            "min_delta", "report"} <= set(options_of_fit(Model.fit))
 
 
 def test_options_for_several_processes_are_taken():
@@ -180,6 +180,8 @@ def test_options_for_several_processes_are_taken():
     made.fit(X, Y, epochs=1, sync_batchnorm=True, find_unused_parameters=True, fsdp=True, **QUIET)
     config = made.engine.run.config
     assert (config.sync_batchnorm, config.find_unused_parameters, config.fsdp) == (True, True, True)
+    with pytest.raises(ValueError, match=r"EarlyStopping\(restore_best_weights=True\) with fsdp=True"):
+        made.fit(X, Y, fsdp=True, callbacks=[callbacks.EarlyStopping("loss", restore_best_weights=True)], **QUIET)
 
 
 def test_validation_has_batches_of_its_own_and_epochs_from_a_list():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from typing import Any
 
 from torchkeras.core.errors import bad_value, whole_number
 
@@ -59,3 +60,21 @@ class SaveInterval:
     def each_epoch(self) -> bool:
         """Return whether every end of an epoch is a time to save."""
         return self.steps is None and self.seconds is None
+
+
+def every_or_listed(freq: object) -> int | tuple[int, ...]:
+    """Return a validation frequency: a number of epochs, or the epochs of a list as a tuple.
+
+    Raises:
+        TypeError, ValueError: it is neither, or a number is below 1.
+    """
+    listed: list[Any] = list(freq) if isinstance(freq, (list, tuple)) else [freq]
+    for epoch in listed or [0]:
+        whole_number("validation_freq", epoch, least=1)
+    found = tuple(int(epoch) for epoch in listed)
+    return found if isinstance(freq, (list, tuple)) else found[0]
+
+
+def is_due(epoch: int, every: int | tuple[int, ...], last: int) -> bool:
+    """Tell whether an epoch validates: one of those listed, or every so many and the last."""
+    return epoch in every if isinstance(every, tuple) else epoch % every == 0 or epoch == last

@@ -22,7 +22,7 @@ from torchkeras.core.errors import (
     positive_number,
     whole_number,
 )
-from torchkeras.core.interval import parse
+from torchkeras.core.interval import every_or_listed, parse
 
 PRECISIONS = ("no", "fp16", "bf16")
 
@@ -66,7 +66,7 @@ class FitConfig:
         check_min_delta(self.min_delta)
         whole_number("gradient_accumulation_steps", self.gradient_accumulation_steps, least=1)
         whole_number("initial_epoch", self.initial_epoch, least=0)
-        self.check_validation_freq()
+        object.__setattr__(self, "validation_freq", every_or_listed(self.validation_freq))
         whole_number("seed", self.seed, least=0, most=2**32 - 1, optional=True)
         positive_number("clip_grad_norm", self.clip_grad_norm)
         positive_number("clip_grad_value", self.clip_grad_value)
@@ -92,16 +92,6 @@ class FitConfig:
     def of(cls, arguments: Mapping[str, Any], **changed: object) -> FitConfig:
         """Return the configuration among the arguments of a call of ``fit``."""
         return cls(**{name: arguments[name] for name in cls.__slots__} | changed)
-
-    def check_validation_freq(self) -> None:
-        """Raise unless it is a number of epochs, or a list of epochs, which is kept as a tuple."""
-        given: object = self.validation_freq
-        if not isinstance(given, (list, tuple)):
-            whole_number("validation_freq", given, least=1)
-            return
-        for epoch in given or [0]:
-            whole_number("validation_freq", epoch, least=1)
-        object.__setattr__(self, "validation_freq", tuple(int(epoch) for epoch in given))
 
     def as_plain_numbers(self) -> None:
         """Convert numpy's numbers to Python's, for files and other processes."""

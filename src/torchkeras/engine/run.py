@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchkeras.core.communicator import Communicator
+from torchkeras.core.interval import is_due
 from torchkeras.core.stop import Request
 from torchkeras.core.types import Logs, Row, Stage
 from torchkeras.engine.checkpointing import NoCheckpoint
@@ -177,10 +178,7 @@ class Run:
     @property
     def validates(self) -> bool:
         """Tell whether this epoch validates: every so many and the last, or those in a list."""
-        every = self.config.validation_freq
-        if isinstance(every, tuple):
-            return self.epoch in every
-        return self.epoch % every == 0 or self.epoch == self.config.epochs
+        return is_due(self.epoch, self.config.validation_freq, self.config.epochs)
 
     # Older names
 

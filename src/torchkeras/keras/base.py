@@ -130,7 +130,7 @@ class BaseModel(nn.Module):
             >>> [one.shape for one in Model(nn.Linear(2, 1)).get_weights()]
             [(1, 2), (1,)]
         """
-        self.check_whole("get_weights")
+        check_whole(self, "get_weights")
         return [outputs.to_numpy(one.detach().clone()) for one in tensors_of(net_of(self))]
 
     @short_traceback
@@ -144,7 +144,7 @@ class BaseModel(nn.Module):
             RuntimeError: a run with ``fsdp=True`` is under way.
             ValueError: their number or a shape differs.
         """
-        self.check_whole("set_weights")
+        check_whole(self, "set_weights")
         own = tensors_of(net_of(self))
         given = [torch.as_tensor(one) for one in weights]
         shapes = [[tuple(one.shape) for one in each] for each in (given, own)]
@@ -154,14 +154,6 @@ class BaseModel(nn.Module):
         with torch.no_grad():
             for tensor, value in zip(own, given, strict=True):
                 tensor.copy_(value)
-
-    def check_whole(self, method: str) -> None:
-        """Raise while a run has divided the weights between processes."""
-        engine = None if self.compilation is None else self.compilation.engine
-        if engine is not None and engine.active and engine.run.strategy.divides_net:
-            raise mistake(RuntimeError(
-                f"{method}: in a run with fsdp=True no process has all weights; call it before or "
-                "after the run, or give patience=... and restore_best=True to fit"))
 
     def count_params(self) -> int:
         """Return the number of parameters, as :meth:`summary` does; buffers are not counted.
@@ -179,6 +171,15 @@ class BaseModel(nn.Module):
         engine = KerasModel(net_of(self)) if self.compilation is None else self.compilation.engine
         share_files(self, engine)
         return engine
+
+
+def check_whole(model: BaseModel, method: str) -> None:
+    """Raise while a run has divided the weights between processes."""
+    engine = None if model.compilation is None else model.compilation.engine
+    if engine is not None and engine.active and engine.run.strategy.divides_net:
+        raise mistake(RuntimeError(
+            f"{method}: in a run with fsdp=True no process has all weights; call it before or "
+            "after the run, or give patience=... and restore_best=True to fit"))
 
 
 def check_suffix(argument: str, path: str | os.PathLike[str]) -> str | os.PathLike[str]:

@@ -210,7 +210,7 @@ class Model(RunMethods):
             >>> list(model.fit(2, dl_train=[(x, x[:, :1])], verbose=0).columns)
             ['epoch', 'loss', 'mae']
         """
-        running.check_options(options)
+        running.check_options(Model.fit, options)
         x, y, batch_size, epochs, dl_train, dl_val, log_step_freq = older.OlderFit(
             x, y, batch_size, epochs, dl_train, dl_val, log_step_freq).by_name()
         arguments = {"batch_size": batch_size, "shuffle": shuffle, "class_weight": class_weight,

@@ -16,6 +16,7 @@ from torchkeras.engine.epoch import EpochRunner
 from torchkeras.keras.epochs import FitHistory, keras_names, newest, rows_of
 from torchkeras.keras.foreign import prepare, refuse
 from torchkeras.keras.rate import sync_rate
+from torchkeras.training.spawn import sendable_attributes
 
 if TYPE_CHECKING:
     from torchkeras.keras.model import Model
@@ -108,9 +109,8 @@ class KerasMoments(Callback):
         call_all((functools.partial(self.call_one, one, "on_train_end", logs)
                   for one in self.callbacks),
                  "on_train_end")
-        for one in self.callbacks if self.is_copy else ():  # a model cannot be sent back
-            for name in {"model", "_model"} & vars(one).keys():
-                setattr(one, name, None)
+        if self.is_copy:  # for the process that waits for them
+            self.callbacks = [sendable_attributes(one) for one in self.callbacks]
 
     def call(self, moment: str, *given: object) -> None:
         """Call a method of each callback that has it."""

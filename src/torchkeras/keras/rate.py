@@ -17,8 +17,10 @@ KNOWN = "rate_by_attribute"  # the names that stand for the rate, with their las
 
 
 def rate_of(optimizer: Any) -> float | None:
-    """Return the rate of an optimizer's first group; None without an optimizer."""
-    return None if optimizer is None else float(optimizer.param_groups[0]["lr"])
+    """Return the rate of an optimizer's first group; None without one."""
+    if optimizer is None or "lr" not in optimizer.param_groups[0]:
+        return None
+    return float(optimizer.param_groups[0]["lr"])
 
 
 def set_rate(optimizer: Any, rate: object) -> None:
@@ -43,8 +45,8 @@ def sync_rate(optimizer: Any) -> Any:
 
     An attribute of one of these names that the optimizer's class brings along is left alone.
     """
-    if optimizer is None:
-        return None
+    if rate_of(optimizer) is None:
+        return optimizer
     own = vars(optimizer)
     if KNOWN not in own:
         own[KNOWN] = {name: None for name in NAMES if not hasattr(optimizer, name)}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from torchkeras.data.kinds import loader_of
 from torchkeras.data.source import _length as length_of
 from torchkeras.display.epochlines import EpochLines
 from torchkeras.display.keraswords import KerasProgress
+from torchkeras.display.progress import Progress
 from torchkeras.engine.callback import CheckedCallbacks
 from torchkeras.keras.callbacks.files import BackupAndRestore
 from torchkeras.keras.epochs import FitHistory
@@ -33,23 +33,20 @@ BY_ANOTHER_NAME = ("self", "train_data", "val_data", "quiet")  # x and y, valida
 KEEPS = ("ckpt_path", "patience", "monitor", "resume", "save_every")  # any brings the best back
 
 
-@functools.cache
-def options_of_fit() -> tuple[str, ...]:
+def options_of_fit(fit: Callable[..., Any]) -> tuple[str, ...]:
     """Return the options of ``KerasModel.fit`` that ``Model.fit`` passes on as they are."""
-    from torchkeras.keras.model import Model
-
-    own = inspect.signature(Model.fit).parameters
+    own = inspect.signature(fit).parameters
     return tuple(name for name in inspect.signature(KerasModel.fit).parameters
                  if name not in own and name not in BY_ANOTHER_NAME)
 
 
-def check_options(options: Mapping[str, object]) -> None:
+def check_options(fit: Callable[..., Any], options: Mapping[str, object]) -> None:
     """Raise for keyword arguments that ``fit`` does not have."""
-    from torchkeras.keras.model import Model
-
-    own = [name for name, one in inspect.signature(Model.fit).parameters.items()
+    if not options:
+        return
+    own = [name for name, one in inspect.signature(fit).parameters.items()
            if name != "self" and one.kind is not one.VAR_KEYWORD]
-    known = (*own, *options_of_fit())
+    known = (*own, *options_of_fit(fit))
     for name in options:
         if name not in known:
             raise bad_type(f"fit({name}=...)", received="an unknown argument", expected="one of "
@@ -74,6 +71,7 @@ def train(model: Model, compiled: Compiled, data: Data, val_data: Data, *, epoch
     engine: KerasModel = compiled.engine
     check_several(compiled, arguments)
     own, keras = split_callbacks(callbacks)
+    check_whole_weights(keras, options)
     backup = backup_among(keras, options)
     options = options | ({} if backup is None else backup.options())
     keras += [EpochLines()] if verbose == 2 else shown
@@ -88,7 +86,7 @@ def train(model: Model, compiled: Compiled, data: Data, val_data: Data, *, epoch
     best = any(options.get(name) not in (None, False) for name in KEEPS)
     chosen = {"ckpt_path": None, "patience": None, "restore_best": best,
               "cpu": compiled.cpu} | column_names(options)
-    if verbose == 1:
+    if verbose == 1 and not any(isinstance(one, Progress) for one in own):
         own.append(KerasProgress(chosen.get("plot", True), chosen["restore_best"]))
     model.history = history
     try:
@@ -111,10 +109,10 @@ def engine_is(model: Model, engine: KerasModel) -> None:
 
 
 def bring_back(given: list[Any], returned: list[Any]) -> None:
-    """Copy what callbacks learned in another process into those that were given."""
+    """Give callbacks the attributes that their copies had at the end, in another process."""
     for mine, theirs in zip(given, returned, strict=True):
         if mine is not theirs:
-            vars(mine).update({name: value for name, value in vars(theirs).items()
+            vars(mine).update({name: value for name, value in theirs.items()
                                if name not in ("model", "_model")})
 
 
@@ -124,6 +122,15 @@ def check_several(compiled: Compiled, arguments: Mapping[str, Value]) -> None:
         raise bad_value("class_weight", received="one for a net with several outputs",
                         expected="None there",
                         fix="Give sample_weight, or a loss with class weights for that output.")
+
+
+def check_whole_weights(callbacks: list[Any], options: Mapping[str, Any]) -> None:
+    """Refuse callbacks that keep all weights in a run in which no process has them all."""
+    keeps = [one for one in callbacks if getattr(one, "restore_best_weights", False)]
+    if keeps and options.get("fsdp"):
+        raise bad_value("callbacks", received=f"{type(keeps[0]).__name__}(restore_best_weights="
+                        "True) with fsdp=True", expected="none that keeps all weights there",
+                        fix="fit(..., patience=..., monitor=...) brings the best weights back.")
 
 
 def backup_among(callbacks: list[Any], options: Mapping[str, Any]) -> BackupAndRestore | None:
