@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from torchkeras import KerasModel, Model, flop_summary, summary
+from torchkeras.data.batch import call as call_net
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{text}") for text in (
     ".torch.jit", r"`isinstance\(treespec, LeafSpec\)` is deprecated", "You defined a `validation_step`",
@@ -266,6 +267,24 @@ def test_where_neither_way_works_the_error_tells_both():
         keras_model(Three()).evaluate(DataLoader(Table(), batch_size=6))
     assert any("With all inputs in one container: ValueError: not enough values" in note
                for note in error.value.__notes__)
+
+
+def test_a_net_that_cannot_be_tried_says_so():
+    class Lazy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.LazyLinear(1)
+
+        def forward(self, x, mask=None):
+            num, cat = x
+            return self.layer(torch.cat([num, cat], 1))
+
+    with pytest.raises(ValueError, match="too many values") as error:
+        call_net(Lazy(), (NUM, CAT))
+    assert any("lazy and sharded nets are not tried" in note for note in error.value.__notes__)
+    with pytest.raises(RuntimeError) as error:  # control: its forward says what it takes
+        call_net(Whole().eval(), (NUM[:, :1], CAT))
+    assert not any("lazy" in note for note in getattr(error.value, "__notes__", []))
 
 
 def test_a_forward_that_is_replaced_is_looked_at_again():
