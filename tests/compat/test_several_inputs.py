@@ -36,10 +36,12 @@ class Base(nn.Module):
     def __init__(self):
         super().__init__()
         self.norm, self.dropout, self.layer = nn.BatchNorm1d(5), nn.Dropout(0.3), nn.Linear(5, 1)
-        self.calls = 0
+        self.calls, self.seen, self.by_size = 0, [], {}
 
     def joined(self, num, cat):
         self.calls += 1
+        self.seen.append(len(num))
+        self.by_size[len(num)] = self.by_size.get(len(num), 0) + 1
         return self.layer(self.dropout(self.norm(torch.cat([num, cat], 1))))
 
 
@@ -181,6 +183,9 @@ def test_the_kind_is_found_out_without_a_trace(kind):
     assert all(map(torch.equal, net.buffers(), before))
     counted = [module.calls for module in net.modules() if isinstance(module, Base)]
     assert counted in ([8], [])  # twice 4 batches; a scripted net has no such count
+    inner = [module for module in net.modules() if isinstance(module, Base)]
+    assert [module.seen for module in inner] in ([[6, 6, 6, 2] * 2], [])
+    assert [module.by_size for module in inner] in ([{6: 6, 2: 2}], [])
 
 
 @every_net
