@@ -368,6 +368,24 @@ history = model.fit((x, x[:, :1]), (x, x[:, :1]), epochs=3, ckpt_path="best", qu
 assert model.run_id == run.id
 assert run.summary["best_score"] == history["val_loss"].min() == run.summary["best_val_loss"]
 run.finish()
+
+import os
+from torchkeras.kerascallbacks import WandbCallback
+
+class Folder(KerasModel):
+    def save_ckpt(self, ckpt_path="checkpoint", accelerator=None):
+        os.makedirs(ckpt_path, exist_ok=True)
+        torch.save(self.net.state_dict(), ckpt_path + "/adapter")
+
+    def load_ckpt(self, ckpt_path="checkpoint"):
+        self.net.load_state_dict(torch.load(ckpt_path + "/adapter"))
+
+logged = []
+wandb.Run.log_artifact = lambda run, artifact, **options: logged.append(sorted(artifact.manifest.entries))
+other = Folder(nn.Linear(4, 1), "mse")
+other.fit((x, x[:, :1]), epochs=1, ckpt_path="folder", quiet=True, callbacks=[WandbCallback("p", save_ckpt=True)])
+assert logged == [["adapter"]], logged
+assert other.run_id != model.run_id
 print("done")
 """
     environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from torchkeras import KerasModel, Model, flop_summary, summary
+from torchkeras.data.batch import call as call_net
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{text}") for text in (
     ".torch.jit", r"`isinstance\(treespec, LeafSpec\)` is deprecated", "You defined a `validation_step`",
@@ -35,10 +36,12 @@ class Base(nn.Module):
     def __init__(self):
         super().__init__()
         self.norm, self.dropout, self.layer = nn.BatchNorm1d(5), nn.Dropout(0.3), nn.Linear(5, 1)
-        self.calls = 0
+        self.calls, self.seen, self.by_size = 0, [], {}
 
     def joined(self, num, cat):
         self.calls += 1
+        self.seen.append(len(num))
+        self.by_size[len(num)] = self.by_size.get(len(num), 0) + 1
         return self.layer(self.dropout(self.norm(torch.cat([num, cat], 1))))
 
 
@@ -180,6 +183,9 @@ def test_the_kind_is_found_out_without_a_trace(kind):
     assert all(map(torch.equal, net.buffers(), before))
     counted = [module.calls for module in net.modules() if isinstance(module, Base)]
     assert counted in ([8], [])  # twice 4 batches; a scripted net has no such count
+    inner = [module for module in net.modules() if isinstance(module, Base)]
+    assert [module.seen for module in inner] in ([[6, 6, 6, 2] * 2], [])
+    assert [module.by_size for module in inner] in ([{6: 6, 2: 2}], [])
 
 
 @every_net
@@ -266,6 +272,24 @@ def test_where_neither_way_works_the_error_tells_both():
         keras_model(Three()).evaluate(DataLoader(Table(), batch_size=6))
     assert any("With all inputs in one container: ValueError: not enough values" in note
                for note in error.value.__notes__)
+
+
+def test_a_net_that_cannot_be_tried_says_so():
+    class Lazy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.LazyLinear(1)
+
+        def forward(self, x, mask=None):
+            num, cat = x
+            return self.layer(torch.cat([num, cat], 1))
+
+    with pytest.raises(ValueError, match="too many values") as error:
+        call_net(Lazy(), (NUM, CAT))
+    assert any("lazy and sharded nets are not tried" in note for note in error.value.__notes__)
+    with pytest.raises(RuntimeError) as error:  # control: its forward says what it takes
+        call_net(Whole().eval(), (NUM[:, :1], CAT))
+    assert not any("lazy" in note for note in getattr(error.value, "__notes__", []))
 
 
 def test_a_forward_that_is_replaced_is_looked_at_again():

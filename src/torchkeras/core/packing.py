@@ -87,8 +87,8 @@ def takes_together(net: nn.Module, apart: Call, together: Call, kind: object) ->
 
 def find_out(net: nn.Module, apart: Call, together: Call) -> bool:
     """Run a net both ways without a trace; tell whether it takes one container."""
-    if any(is_lazy(one) or hasattr(one, "placements") for one in net.parameters()):
-        return False  # a trial would fix the sizes of lazy layers, or wait for other processes
+    if not can_be_tried(net):
+        return False
     first, second = attempt(net, apart), attempt(net, together)
     if isinstance(second, Exception):
         if isinstance(first, Exception):
@@ -106,6 +106,22 @@ def find_out(net: nn.Module, apart: Call, together: Call) -> bool:
             fix="Give forward a parameter without a default for each input, or override "
                 "StepRunner.forward.")
     return False
+
+
+def can_be_tried(net: nn.Module) -> bool:
+    """Tell whether a trial leaves no trace.
+
+    It would fix the sizes of lazy layers; parts of a sharded net would wait for each other.
+    """
+    return not any(is_lazy(one) or hasattr(one, "placements") for one in net.parameters())
+
+
+def add_note(error: Exception, net: nn.Module) -> None:
+    """Note on an error of a net with several inputs that the other way was not tried."""
+    taken = signature_of(net)
+    if not can_be_tried(unwrapped(net)) and (taken is None or taken.least <= 1):
+        error.add_note("The inputs were given one by one: lazy and sharded nets are not tried in "
+                       "another way. For one that takes a tuple, give forward that one parameter.")
 
 
 def attempt(net: nn.Module, call: Call) -> Preds | Exception:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchkeras.core import packing
 from torchkeras.core.errors import bad_value
 from torchkeras.core.packing import call_for_fields, call_for_several, no_dict
 from torchkeras.core.signature import Signature, signature_of, takes_third
@@ -325,7 +326,11 @@ def call(net: nn.Module, features: Batch) -> Any:
         return net(features)
     if type(features) in (tuple, list):
         args, names = call_for_several(net, features)
-        return net(*args, **names)
+        try:
+            return net(*args, **names)
+        except Exception as error:
+            packing.add_note(error, net)
+            raise
     if isinstance(features, Items):
         return net(list(features))
     if isinstance(features, Mapping):
