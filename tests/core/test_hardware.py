@@ -57,7 +57,7 @@ def test_net_loss_and_optimizer_state_go_to_the_device_and_come_back(elsewhere):
 def test_what_was_beside_a_net_on_the_device_comes_back_to_where_it_was(elsewhere):
     net, optimizer = trained()
     net.to(elsewhere)
-    device.move_states([optimizer])
+    device.move_states([optimizer], [net])
     loss_fn, there = nn.CrossEntropyLoss(weight=torch.ones(3)), nn.Linear(2, 2, device=elsewhere)
     metric = Accuracy()
     metric.update(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
@@ -66,6 +66,25 @@ def test_what_was_beside_a_net_on_the_device_comes_back_to_where_it_was(elsewher
     assert homes(net, optimizer) == {"meta"}
     assert there.weight.device.type == "meta"
     assert loss_fn.weight.device.type == metric.device.type == "cpu"
+
+
+def test_memory_that_an_optimizer_keeps_elsewhere_by_itself_stays_there(elsewhere):
+    net, optimizer = trained()
+    net.to(elsewhere)  # and the moments are left on the CPU, as optimizers that offload them do
+    with device.on_device(elsewhere, net, optimizers=[optimizer]):
+        assert {state["exp_avg"].device.type for state in optimizer.state.values()} == {"cpu"}
+
+
+def test_a_net_that_is_there_already_is_not_moved(elsewhere):
+    class Fixed(nn.Linear):
+        def to(self, *args, **options):
+            raise ValueError("a quantized net cannot be moved")
+
+    for place in ("cpu", elsewhere):
+        with device.on_device(torch.device(place), Fixed(2, 2, device=place), nn.BCELoss(torch.ones(2))):
+            pass
+    with pytest.raises(ValueError, match="quantized"), device.on_device(elsewhere, Fixed(2, 2)):  # control
+        pass
 
 
 @pytest.mark.parametrize("option", ["fused", "capturable"])
@@ -144,7 +163,7 @@ def test_a_device_with_a_number_is_the_current_one_within(monkeypatch):
 def test_evaluate_and_predict_leave_the_optimizers_memory_where_it_is(monkeypatch):
     net, optimizer = trained()
     moved = []
-    monkeypatch.setattr(device, "move_states", lambda optimizers: moved.extend(optimizers))
+    monkeypatch.setattr(device, "move_states", lambda optimizers, modules: moved.extend(optimizers))
     x = torch.randn(6, 3)
     model = KerasModel(net, "mse", optimizer=optimizer)
     model.predict(x)

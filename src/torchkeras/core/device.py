@@ -25,22 +25,23 @@ def on_device(device: torch.device, net: nn.Module, *others: object,
               optimizers: Iterable[Optimizer] = ()) -> Iterator[None]:
     """Move net, loss, metrics and optimizer states to a device; move each back where it was.
 
-    A module on several devices is left alone.
+    A module on several devices is left alone, and one that is there already.
     """
     movable = list({id(one): one for one in (net, *others) if isinstance(one, nn.Module)}.values())
-    homes = [(one, home_of(one, device_of(net))) for one in movable if not is_spread(one)]
-    states = list(optimizers)
+    homes = [(one, home_of(one, device_of(net))) for one in movable
+             if not is_spread(one) and not is_on(one, device)]
+    moved, states = [one for one, _ in homes], list(optimizers)
     with current_device(device):
         try:
-            for one, _ in homes:
+            for one in moved:
                 one.to(device)
-            move_states(states)
+            move_states(states, moved)
             yield
         finally:
             for one, home in homes:
                 if home is not None:
                     one.to(home)
-            move_states(states)
+            move_states(states, moved)
 
 
 @contextmanager
@@ -68,17 +69,18 @@ def cache_freed(device: torch.device, net: nn.Module) -> Iterator[None]:
                 torch.accelerator.empty_cache()
 
 
-def move_states(optimizers: Iterable[Optimizer]) -> None:
-    """Move what optimizers remember of each parameter to where the parameter is.
+def move_states(optimizers: Iterable[Optimizer], modules: Iterable[nn.Module]) -> None:
+    """Move what optimizers remember of each parameter of some modules to where it is.
 
     Step counters stay on the CPU unless a ``fused`` or ``capturable`` optimizer reads them on the
     device: reading one there waits for the device, twice a parameter and step.
     """
+    own = {id(weight) for module in modules for weight in module.parameters()}
     for optimizer in optimizers:
         counts_there = {id(weight) for group in optimizer.param_groups for weight in group["params"]
                         if group.get("fused") or group.get("capturable")}
         for weight, state in optimizer.state.items():
-            if isinstance(weight, Tensor) and isinstance(state, dict):
+            if id(weight) in own and isinstance(state, dict):
                 move_state(state, weight, step_too=id(weight) in counts_there)
 
 
@@ -99,6 +101,12 @@ def home_of(module: nn.Module, otherwise: torch.device | None) -> torch.device |
         told = getattr(module, "device", None)
         home = told if isinstance(told, torch.device) else otherwise
     return home
+
+
+def is_on(module: nn.Module, device: torch.device) -> bool:
+    """Tell whether a module has its weights on a device."""
+    home = device_of(module)
+    return home is not None and is_same_device(home, device)
 
 
 def is_spread(module: nn.Module) -> bool:
