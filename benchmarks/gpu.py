@@ -6,7 +6,8 @@
 First come the tests of ``tests/gpu``, where pytest is installed, then four workloads, each in a process
 of its own that trains with one loop after another. Everything goes into one JSON file, after each
 measurement, so what was measured before a process died or its time was up is kept. Without a GPU all
-runs in small, to see that it runs: checks that need one are named as skipped, and times mean nothing.
+runs in small, to see that it runs: checks that need one are named as skipped, nothing is compiled to
+machine code, and times mean nothing.
 """
 
 import argparse
@@ -51,6 +52,11 @@ class TiedGPT(GPT):
         self.head.weight = self.tokens.weight
 
 
+def few(folder: Path | None) -> tuple[Tensor, Tensor]:
+    """Return some points of the plane."""
+    return ring(folder, 64)
+
+
 def images(count: int, channels: int, size: int) -> Callable[[Path | None], tuple[Tensor, Tensor]]:
     """Return a function that draws pictures of ten classes."""
     return lambda folder: (torch.randn(count, channels, size, size), torch.randint(10, (count,)))
@@ -69,7 +75,8 @@ def workloads(small: bool) -> dict[str, Workload]:
     """Return what is trained, or the same in small."""
     rows, vocabulary, length, sizes = ((64, 50, 16, (32, 2, 2)) if small else (400, 50_304, 1_024, (768, 12, 12)))
     return {
-        "mlp": Workload("MLP 2-4-8-1 on 10,000 rows, batch 100", ring, mlp, 1, 100, 2 if small else 16,
+        "mlp": Workload("MLP 2-4-8-1 on 10,000 rows, batch 100", few if small else ring, mlp, 1,
+                        16 if small else 100, 2 if small else 16,
                         nn.BCEWithLogitsLoss, learning_rate=1e-2),
         "cnn": Workload("CNN on 60,000 random pictures of 28 by 28, batch 128", images(64 if small else 60_000, 1, 28),
                         cnn, 10, 16 if small else 128, 2 if small else 6),
@@ -86,7 +93,7 @@ IN_BF16 = ("resnet", "gpt")
 
 def compiled_net(job: Job, bf16: bool) -> float | None:
     """The plain loop with the net compiled."""
-    job.net.compile()
+    job.net.compile(backend="inductor" if job.device.type == "cuda" else "eager")
     return contenders.plain(job, bf16=bf16)
 
 
@@ -102,7 +109,8 @@ def loops(bf16: bool) -> dict[str, Callable[[Job], float | None]]:
         "plain": lambda job: contenders.plain(job, bf16=bf16),
         "compiled": lambda job: compiled_net(job, bf16),
         "torchkeras exact": lambda job: contenders.torchkeras(job, **precision),
-        "torchkeras fast": lambda job: contenders.torchkeras_long(job, **precision)}
+        "torchkeras fast": lambda job: (contenders.torchkeras_long(job, **precision) if job.device.type == "cuda"
+                                        else contenders.torchkeras(job, speed="fast", **precision))}
     if importlib.util.find_spec("pytorch_lightning"):
         found["pytorch-lightning"] = lambda job: lightning(job, bf16)
     return found | {"plain, again": found["plain"]}  # what the machine itself does to a time
