@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 
@@ -177,7 +178,9 @@ def test_the_timings_of_a_gpu_run_in_small_without_one(tmp_path, monkeypatch, ca
 def in_process(command, seconds):
     """What the worker of a workload prints; of the large nets, one loop."""
     name = command[-1]
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed, (
+            warnings.catch_warnings()):
+        warnings.simplefilter("ignore")  # of peers
         if name == "gpt":
             patch.setattr(gpu, "loops", lambda bf16, loops=gpu.loops: {"plain": loops(bf16)["plain"]})
         gpu.main(["--worker", name])
