@@ -1,10 +1,12 @@
 # make demo  trains a real network     make test  lint, types and tests     Both set everything up in .venv.
 # make lowest and make newest run the tests on other versions of the packages, in environments of their own.
-# make gpu  runs the tests that want a GPU, and says on which card it did
+# make gpu  runs tests and timings that want a GPU, and says on which card it did. It sets nothing up: it takes .venv,
+#           or else python3 or PYTHON=..., which needs torch and what this package imports
 # make bench  times this library against hand-written loops and peers, see benchmarks/README.md
 PYTHON ?= python3
 BIN = .venv/bin
 DATA ?=
+GPU_PYTHON = $(if $(filter-out python3,$(PYTHON)),$(PYTHON),$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)))
 
 .PHONY: demo test gpu faults bench lint types clean lowest newest
 
@@ -14,10 +16,8 @@ demo: .venv/.demo
 test: lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-gpu: .venv/.dev
-	@$(BIN)/python -c "import torch; print('on', torch.cuda.get_device_name() if torch.cuda.is_available() \
-		else 'no GPU: what needs one is left out')"
-	$(BIN)/python -m pytest tests/gpu $(ARGS)
+gpu:
+	@PYTHONPATH=src $(GPU_PYTHON) -m benchmarks.gpu $(ARGS)
 
 faults: .venv/.dev
 	$(BIN)/python -m tests.faults $(ARGS)

@@ -62,7 +62,7 @@ def torchkeras_4(job: Job) -> float | None:
     return float(history["train_accuracy"].iloc[-1]) if job.classes else None
 
 
-def lightning(job: Job) -> float | None:
+def lightning(job: Job, **options: Any) -> float | None:
     """pytorch-lightning's Trainer with a module that logs."""
     import pytorch_lightning as lightning
 
@@ -90,7 +90,8 @@ def lightning(job: Job) -> float | None:
 
     job.start()
     trainer = lightning.Trainer(max_epochs=job.epochs, devices=1, logger=False, enable_checkpointing=False,
-                                enable_progress_bar=False, enable_model_summary=False, callbacks=[Listener()])
+                                enable_progress_bar=False, enable_model_summary=False, callbacks=[Listener()],
+                                **options)
     trainer.fit(Module(), job.loader())
     return float(trainer.callback_metrics["accuracy"]) if job.classes else None
 

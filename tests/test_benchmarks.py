@@ -1,15 +1,19 @@
 """The benchmarks run with nothing but this package, and give no time to a loop whose numbers are wrong."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import shutil
 import subprocess
 import sys
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from benchmarks import stepcost
+import torch
+from benchmarks import gpu, stepcost
 from benchmarks.one import measure
 from benchmarks.registry import CONTENDERS
 from benchmarks.table import table
@@ -157,3 +161,46 @@ def test_a_baseline_without_the_package_is_refused(monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match="holds no package torchkeras"):
         stepcost.call(tmp_path, stepcost.parse(["--smoke"]))
     assert stepcost.call(ROOT / "src", stepcost.parse(["--smoke"])) == {}  # control
+
+
+def test_the_timings_of_a_gpu_run_in_small_without_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "call", in_process)
+    gpu.main(["--out", str(tmp_path / "gpu.json"), "--only", "mlp", "gpt"])
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert {one["workload"] for one in found["timings"]} == {"mlp", "gpt"}
+    assert not [one for one in found["timings"] if "error" in one]
+    loops = {one["loop"]: one for one in found["timings"] if one["workload"] == "mlp"}
+    assert loops.keys() >= {"plain", "compiled", "torchkeras exact", "torchkeras fast", "plain, again"}
+    assert loops["torchkeras exact"]["apart"] == 0 < loops["torchkeras exact"]["moved"]
+    assert "no GPU: times mean nothing" in capsys.readouterr().out
+
+
+def in_process(command, seconds):
+    """What the worker of a workload prints; of the large nets, one loop."""
+    name = command[-1]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed, (
+            warnings.catch_warnings()):
+        warnings.simplefilter("ignore")  # of peers
+        if name == "gpt":
+            patch.setattr(gpu, "loops", lambda bf16, loops=gpu.loops: {"plain": loops(bf16)["plain"]})
+        gpu.main(["--worker", name])
+    return printed.getvalue().splitlines()
+
+
+def test_a_gpu_check_that_fails_or_dies_or_takes_too_long_is_said(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(gpu, "checks", lambda seconds: {"test_a": "failure: other bits"})
+    monkeypatch.setattr(gpu, "call", lambda command, seconds: iter(()))
+    with pytest.raises(SystemExit, match="failed: test_a"):
+        gpu.main(["--out", str(tmp_path / "gpu.json")])
+    assert "test_a: failure: other bits" in capsys.readouterr().out
+    monkeypatch.undo()
+    assert list(gpu.call(["-c", "print(1)"], 60)) == ["1"]  # control
+    assert "not done within 1 s" in list(gpu.call(["-c", "import time; time.sleep(60)"], 1))[0]
+    assert "gone" in list(gpu.call(["-c", "import os, sys; sys.stderr.write('gone'); sys.stderr.flush(); os._exit(9)"],
+                                   60))[-1]
+
+
+def test_the_gpt_is_the_one_of_124_million_parameters():
+    with torch.device("meta"):
+        net = gpu.workloads(small=False)["gpt"].net()
+    assert sum(one.numel() for one in net.parameters()) == 124_475_904

@@ -40,7 +40,8 @@ def home(tmp_path, monkeypatch):
 
 def test_the_folder_is_the_users_alone_and_apart_for_each_set_of_versions(home, monkeypatch):
     cache = CompileCache(step_of(), BATCH)
-    assert cache.folder.parent == home.resolve() / "torchkeras" / "compiled" and cache.note == ""
+    assert cache.folder.parent == home.resolve() / "torchkeras" / "compiled"
+    assert cache.note == ""
     if os.name != "nt":
         assert {stat.S_IMODE(one.stat().st_mode) for one in (cache.folder, *cache.folder.parents[:2])} == {0o700}
     monkeypatch.setattr(torch, "__version__", "2.99.0")
@@ -152,7 +153,8 @@ def test_a_home_that_cannot_be_written_to_is_said_and_nothing_else(home, monkeyp
     home.parent.joinpath("plain file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(home.parent / "plain file" / "caches"))
     cache = CompileCache(step_of(), BATCH)
-    assert cache.folder is None and "plain file" in cache.note
+    assert cache.folder is None
+    assert "plain file" in cache.note
 
 
 def test_verdicts_are_kept_by_net_code_shapes_and_threads(home):
@@ -246,7 +248,8 @@ def test_a_refused_folder_is_said_and_compiled_without(home, monkeypatch):
                       patience=None, quiet=True, speed="fast")
         assert any("compiled net" in one for one in model.run.notes)
         assert any("not kept: others can read or write" in one for one in model.run.notes) == (mode == 0o777)
-    assert set(runs[:1]) == {str(folder)} and set(runs[-1:]) == {None}
+    assert set(runs[:1]) == {str(folder)}
+    assert set(runs[-1:]) == {None}
 
 
 @needs_compiler

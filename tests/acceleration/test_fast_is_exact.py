@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from torchkeras import KerasModel, StepRunner
-from torchkeras.acceleration import autotuner, multi_step_graph
+from torchkeras.acceleration import autotuner, multi_step_graph, recorded_graph
 from torchkeras.acceleration.executors import ChannelsLast
 from torchkeras.acceleration.step_graph import CompiledTrainStep
 from torchkeras.acceleration.trial import ReferenceSteps, Unfit
@@ -266,8 +266,9 @@ def test_a_weight_of_which_the_optimizer_knows_from_other_steps_rules_out_a_grap
 def graphs(monkeypatch):
     """Graphs are traced and used, but not made into machine code."""
     plain = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function, options, **others: plain(
-        function, backend="eager", **others))
+    monkeypatch.setattr(torch, "compile", lambda function, options, backend="eager", **others: plain(
+        function, backend=backend, **others))
+    monkeypatch.setattr(recorded_graph, "machine_code", lambda graph, examples, options: graph)
     for owner, name, value in ((autotuner, "COMPILE_TIME", 0.0), (autotuner, "FIRST", 1), (autotuner, "TIMED", 2)):
         monkeypatch.setattr(owner, name, value)
 

@@ -4,7 +4,9 @@
 and ``autotuner.piloted``. The latter makes a ``StepAutotuner`` the run's executor, which then runs
 every training step. It times the eager step first, then builds one candidate after another from
 ``executors`` (channels last, compiled net), ``step_graph`` (one compiled graph a step) and
-``multi_step_graph`` (several steps a graph), and keeps those that are faster.
+``repeated_step`` or ``multi_step_graph`` (several steps a graph: on a CPU the graph of one step is
+run several times), and keeps those that are faster. ``compile_cache`` keeps what was compiled for
+the next run, in a ``private_folder``.
 
 Before a candidate is used it is compared with eager steps in a ``trial``, which restores everything
 afterwards. A graph is valid only while net, loss and optimizer are made of the same objects:

@@ -35,6 +35,7 @@ class CompiledMultiStep(EagerStep):
 
     name = f"{TOGETHER} steps a graph"
     compiles = 3  # the graph is longer
+    fewest = TOGETHER  # steps that are worth a call
 
     def __init__(self, step: StepRunner, batch: Batch, tuner: StepAutotuner) -> None:
         self.single = cast(CompiledTrainStep, tuner.kept[-1])
@@ -114,26 +115,28 @@ class CompiledMultiStep(EagerStep):
         return StepOutput({f"{step.stage}_loss": loss}, {"lr": step.learning_rate})
 
     def compute_block(self, step: StepRunner, batch: Batch) -> bool:
-        """Compute the steps of a whole block if one begins here, and return whether it was done."""
-        if not self.begins_here(batch) or (step.facts.paired and any(
+        """Compute the steps of a block if one begins here, and return whether it was done."""
+        count = self.steps_from(batch)
+        if count < self.fewest or (step.facts.paired and any(
                 examination.is_check_due(step.number + number)
-                for number in range(1, TOGETHER + 1))):
+                for number in range(1, count + 1))):
             return False
-        found = self.single.run_graph(self.graph, step, *self.block())
+        data = [one[:count * self.size] for one in self.block()]
+        found = self.single.run_graph(self.graph, step, *data)
         if found is None:
             return False
         self.single.update_metrics(found[1])
         losses = found[0]
         self.pending.extend(losses.tolist() if losses.is_cpu else losses.unbind())
-        self.at_once = TOGETHER
+        self.at_once = count
         return True
 
-    def begins_here(self, batch: Batch) -> bool:
-        """Return whether this batch is the first of a whole block, all within this pass."""
+    def steps_from(self, batch: Batch) -> int:
+        """Return how many whole batches of this pass lie in the block that begins with a batch."""
         block, run = self.block(), self.run
-        starts = bool(block[0].data_ptr() == batch[0].data_ptr())
-        return (len(block[0]) == TOGETHER * self.size and starts
-                and run.steps is not None and run.step + TOGETHER <= run.steps)
+        if block[0].data_ptr() != batch[0].data_ptr() or run.steps is None:
+            return 0
+        return min(len(block[0]) // self.size, TOGETHER, run.steps - run.step)
 
 
 def follows(listener: object) -> bool:

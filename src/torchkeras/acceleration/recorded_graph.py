@@ -36,8 +36,7 @@ class LastCall:
     def backend(self, graph: torch.fx.GraphModule, examples: list[Any],
                 options: dict[str, Any] | None = None) -> Callable[..., Sequence[Any]]:
         """Compile a graph as torch's own backend does, and record its calls."""
-        inductor: Any = torch._dynamo.lookup_backend("inductor")
-        run = inductor(graph, examples, config_patches=options)
+        run = machine_code(graph, examples, options)
 
         def record(*arguments: Any) -> Sequence[Any]:
             results: Sequence[Any] = run(*arguments)
@@ -76,6 +75,14 @@ class LastCall:
     def forget(self) -> None:
         """Release the tensors of the last call, and record no more."""
         self.kept, self.arguments, self.results = False, (), ()
+
+
+def machine_code(graph: torch.fx.GraphModule, examples: list[Any],
+                 options: dict[str, Any] | None) -> Callable[..., Sequence[Any]]:
+    """Return a graph compiled by torch's own backend."""
+    inductor: Any = torch._dynamo.lookup_backend("inductor")
+    compiled_graph: Callable[..., Sequence[Any]] = inductor(graph, examples, config_patches=options)
+    return compiled_graph
 
 
 def recorded(function: Callable[..., Any]) -> tuple[Any, LastCall]:

@@ -23,6 +23,7 @@ class RepeatedStep(CompiledMultiStep):
     """
 
     compiles = 0
+    fewest = 2
 
     def build_graph(self) -> Any:
         """Return the function that computes a block; it takes what the graph of one step takes."""
