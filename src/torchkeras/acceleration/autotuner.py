@@ -175,8 +175,8 @@ class StepAutotuner(Eager):
             self.best = took
             self.kept.append(self.way)
             if isinstance(self.way, CompiledTrainStep):  # which has all of the net in it
-                on_cpu = step.accelerator.device.type == "cpu"
-                self.candidates = [RepeatedStep if on_cpu else CompiledMultiStep]
+                ahead = is_ahead(step.accelerator.device)
+                self.candidates = [CompiledMultiStep if ahead else RepeatedStep]
             self.report.append(f"{self.way.name} {readable(took)}")
         else:
             self.drop(step, batch, f"{self.way.name} {readable(took)}")
