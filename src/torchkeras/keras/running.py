@@ -77,12 +77,9 @@ def train(model: Model, compiled: Compiled, data: Data, val_data: Data, *, epoch
     keras += [EpochLines()] if verbose == 2 else shown
     sync_rate(engine.optimizer)
     data, val_data, arguments = prepared(engine, data, val_data, options, arguments)
-    history = FitHistory({"epochs": epochs, "steps": arguments.get("steps_per_epoch"),
-                          "verbose": verbose})
-    moments = KerasMoments(model, keras, history)
     validates = val_data is not None or arguments.get("validation_split") is not None
-    history.columns = [name.removeprefix("train_") for name in engine.columns(validates)
-                       if name != "lr"]
+    history = new_history(engine, epochs, verbose, validates)
+    moments = KerasMoments(model, keras, history)
     best = any(options.get(name) not in (None, False) for name in KEEPS)
     chosen = {"ckpt_path": None, "patience": None, "restore_best": best,
               "cpu": compiled.cpu} | column_names(options)
@@ -100,6 +97,14 @@ def train(model: Model, compiled: Compiled, data: Data, val_data: Data, *, epoch
     if backup is not None and backup.delete_checkpoint and not engine.run.to_be_resumed:
         shutil.rmtree(Path(backup.path).parent, ignore_errors=True)
     return moments.history
+
+
+def new_history(engine: KerasModel, epochs: int, verbose: int, validates: bool) -> FitHistory:
+    """Return the history of a run that begins; how many steps an epoch has is added later."""
+    history = FitHistory({"epochs": epochs, "steps": None, "verbose": verbose})
+    history.columns = [name.removeprefix("train_") for name in engine.columns(validates)
+                       if name != "lr"]
+    return history
 
 
 def engine_is(model: Model, engine: KerasModel) -> None:
