@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import weakref
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 from torchkeras.core.errors import bad_type, bad_value
 from torchkeras.core.tree import map_tree
 from torchkeras.core.types import Batch, Labels, Leaf, LossFn
-from torchkeras.data.pinning import is_ordinary
+from torchkeras.data.pinning import is_ordinary, moved_by_itself
 from torchkeras.data.signature import Signature, signature_of, takes_third
 
 LABEL_KEYS = ("labels", "label", "y", "targets", "target")
@@ -284,18 +282,6 @@ def to_device(batch: Batch, device: torch.device | str) -> Batch:
         return moved_by_itself(leaf, device) if callable(getattr(leaf, "to", None)) else leaf
 
     return map_tree(move, batch)
-
-
-def moved_by_itself(leaf: Leaf, device: torch.device) -> Leaf:
-    """Return what the method ``to`` of an object makes, and leave the object where it is.
-
-    The batches of tokenizers and of graph libraries move in place: data of the user's, which would
-    stay on the device after training.
-    """
-    if device.type != "cpu" and not isinstance(leaf, nn.Module):
-        with suppress(Exception):  # a user's class may refuse copies in any way
-            leaf = copy.copy(leaf)
-    return leaf.to(device)
 
 
 def call(net: nn.Module, features: Batch) -> Any:
