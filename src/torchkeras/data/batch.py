@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import weakref
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -18,7 +16,7 @@ from torchkeras.core.packing import call_for_fields, call_for_several, no_dict
 from torchkeras.core.signature import Signature, signature_of, takes_third
 from torchkeras.core.tree import map_tree
 from torchkeras.core.types import Batch, Labels, Leaf, LossFn
-from torchkeras.data.pinning import is_ordinary
+from torchkeras.data.pinning import is_ordinary, moved_by_itself
 
 LABEL_KEYS = ("labels", "label", "y", "targets", "target")
 SHAPES = "(x,), (x, y), (x, y, sample_weight), a dict or one value"
@@ -286,18 +284,6 @@ def to_device(batch: Batch, device: torch.device | str) -> Batch:
         return moved_by_itself(leaf, device) if callable(getattr(leaf, "to", None)) else leaf
 
     return map_tree(move, batch)
-
-
-def moved_by_itself(leaf: Leaf, device: torch.device) -> Leaf:
-    """Return what the method ``to`` of an object makes, and leave the object where it is.
-
-    The batches of tokenizers and of graph libraries move in place: data of the user's, which would
-    stay on the device after training.
-    """
-    if device.type != "cpu" and not isinstance(leaf, nn.Module):
-        with suppress(Exception):  # a user's class may refuse copies in any way
-            leaf = copy.copy(leaf)
-    return leaf.to(device)
 
 
 def call(net: nn.Module, features: Batch) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections import UserDict
 from collections.abc import Iterable
+from contextlib import suppress
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from torchkeras.core.tree import leaves
@@ -55,3 +57,15 @@ def index_on(index: Tensor, device: torch.device) -> Tensor:
     if index.device == device or not index.is_cpu or device.type not in ("cuda", "xpu"):
         return index.to(device)
     return pinned(index).to(device, non_blocking=True)
+
+
+def moved_by_itself(leaf: Leaf, device: torch.device) -> Leaf:
+    """Return what the method ``to`` of an object makes, and leave the object where it is.
+
+    The batches of tokenizers and of graph libraries move in place: data of the user's, which would
+    stay on the device after training.
+    """
+    if device.type != "cpu" and not isinstance(leaf, nn.Module):
+        with suppress(Exception):  # a user's class may refuse copies in any way
+            leaf = copy.copy(leaf)
+    return leaf.to(device)
