@@ -179,16 +179,21 @@ class CompiledTrainStep(EagerStep):
     @staticmethod
     def loss_of(step: StepRunner) -> Callable[..., tuple[Tensor, Any]]:
         """Return the loss as a function of the weights."""
-        net, loss_fn, mixed = step.net, step.loss_fn, not step.plain
+        net, loss_fn = step.net, step.loss_fn
 
         def loss_of(weights: Tensors, fixed: Tensors, features: Tensor, labels: Tensor
                     ) -> tuple[Tensor, Any]:
-            # the cache of casts would hold what belongs to one call of the graph
-            with torch.autocast(features.device.type, torch.bfloat16, mixed, cache_enabled=False):
-                preds = functional_call(net, (weights, fixed), (features,))
-                return loss_fn(preds, labels), preds
+            preds = functional_call(net, (weights, fixed), (features,))
+            return loss_fn(preds, labels), preds
 
-        return loss_of
+        def mixed_loss_of(weights: Tensors, fixed: Tensors, features: Tensor, labels: Tensor
+                          ) -> tuple[Tensor, Any]:
+            # the cache of casts would hold what belongs to one call of the graph
+            with torch.autocast(features.device.type, torch.bfloat16, cache_enabled=False):
+                return loss_of(weights, fixed, features, labels)
+
+        # torch keeps no graph with autocast in it for the next run, even where it is off
+        return loss_of if step.plain else mixed_loss_of
 
     @classmethod
     def check_own_weights(cls, step: StepRunner, batch: Batch) -> None:
