@@ -185,7 +185,7 @@ def test_private_names_of_other_packages_are_used_in_one_file():
     fence = trees.pop("core.internals")
     assert len(private_names(fence)) > 15
     used = {name: private_names(tree) - ours for name, tree in trees.items()}
-    assert {name: found for name, found in used.items() if found and not name.startswith("acceleration.")} == {}
+    assert {name: found for name, found in used.items() if found} == {}
 
 
 def test_control_private_names_are_found():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchkeras.core import internals
@@ -196,3 +197,76 @@ def test_the_state_of_a_torchmetric_is_read_and_set():
     internals.keep_local(metric)
     assert metric.sync_on_compute is False
     assert metric._to_sync is False
+
+
+def test_hooks_of_modules_weights_and_optimizers_are_found():
+    net = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    counts = lambda: (sum(map(len, internals.module_hooks([net]))),  # noqa: E731 (asked four times)
+                      sum(map(len, internals.optimizer_hooks(optimizer))), internals.has_gradient_hooks(net.weight))
+    assert counts() == (0, 0, False)
+    handles = [net.register_forward_hook(lambda *_: None), net.register_full_backward_hook(lambda *_: None),
+               torch.nn.modules.module.register_module_forward_hook(lambda *_: None),
+               optimizer.register_step_pre_hook(lambda *_: None),
+               register_optimizer_step_post_hook(lambda *_: None),
+               net.weight.register_hook(lambda grad: grad)]
+    assert counts() == (3, 2, True)
+    for handle in handles:
+        handle.remove()
+    assert counts() == (0, 0, False)
+    handle = net.weight.register_post_accumulate_grad_hook(lambda weight: None)
+    assert counts() == (0, 0, True)
+    handle.remove()
+
+
+def test_a_module_is_called_by_its_own_code_or_by_a_compiled_function():
+    net, x = nn.Linear(1, 1), torch.ones(1, 1)
+    internals.set_compiled_call(net, lambda x: "compiled")
+    assert internals.has_compiled_call(net)
+    assert net(x) == "compiled"
+    assert torch.equal(internals.call(net, x), net.forward(x))
+    internals.set_compiled_call(net, None)
+    assert not internals.has_compiled_call(net)
+    assert torch.equal(net(x), net.forward(x))
+    assert "_compiled_call_impl" not in vars(net)
+
+
+def test_memory_that_another_tensor_shares_is_counted():
+    one = torch.zeros(4)
+    alone = internals.num_uses(one.untyped_storage())
+    view = one[1:]
+    assert internals.num_uses(view.untyped_storage()) == alone + 1
+
+
+def test_an_optimizer_gives_what_has_a_gradient():
+    net = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+    net.weight.grad = torch.ones(1, 2)
+    weights, gradients, state = internals.collect_group(optimizer, optimizer.param_groups[0], 1)
+    assert weights[0] is net.weight
+    assert gradients[0] is net.weight.grad
+    assert len(weights) == len(gradients) == len(state) == 1
+
+
+def test_nothing_is_compiled_anew_where_that_is_an_error():
+    def scaled(x):
+        return x * 2
+
+    compiled = torch.compile(scaled, backend="eager", dynamic=False)
+    compiled(torch.ones(2))
+    with internals.no_recompilation(KeyError):
+        compiled(torch.ones(2))
+        with pytest.raises(KeyError), internals.no_recompilation(KeyError):
+            compiled(torch.ones(3))
+    assert compiled(torch.ones(3)).shape == (3,)
+
+
+def test_settings_of_the_compiler_hold_for_a_while_and_unknown_ones_are_left_out():
+    from torch._inductor import config
+
+    before = config.cpp.vec_isa_ok
+    with internals.inductor_settings(cpp__vec_isa_ok=True, cpp__of_no_release=1):
+        assert config.cpp.vec_isa_ok is True
+    assert config.cpp.vec_isa_ok == before
+    assert callable(internals.inductor())
+    assert internals.default_compile_folder()

@@ -25,7 +25,7 @@ from torch import nn
 
 from torchkeras.acceleration.executors import shapes_of
 from torchkeras.acceleration.private_folder import Untrusted, contents, open_private
-from torchkeras.core import files
+from torchkeras.core import files, internals
 from torchkeras.core.types import Batch
 
 if TYPE_CHECKING:
@@ -111,11 +111,7 @@ def compiler_settings() -> Any:
     Precompiled headers lie there, 150 MB each. Whether the compiler knows the processor's vector
     instructions is tried out in processes of their own, each time; without them no graph is built.
     """
-    from torch._inductor import config
-
-    wanted = {"cpp_cache_precompile_headers": False, "cpp.vec_isa_ok": True}
-    known = config.get_config_copy()
-    return config.patch({name: value for name, value in wanted.items() if name in known})
+    return internals.inductor_settings(cpp_cache_precompile_headers=False, cpp__vec_isa_ok=True)
 
 
 def chosen_by_user() -> bool:
@@ -123,9 +119,7 @@ def chosen_by_user() -> bool:
     folder = os.environ.get(VARIABLE)
     if folder is None:
         return False
-    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
-
-    return os.path.abspath(folder) != os.path.abspath(default_cache_dir())
+    return os.path.abspath(folder) != os.path.abspath(internals.default_compile_folder())
 
 
 def name_of_versions(step: StepRunner) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from torchkeras.acceleration.same_modules import SameModules
 from torchkeras.acceleration.trial import OtherNumbers, Trial, all_equal, changes_agree
+from torchkeras.core import internals
 from torchkeras.core.rng import put_random_states, random_states
 from torchkeras.core.tree import map_tree
 from torchkeras.core.types import Batch, StepOutput, Value
@@ -91,7 +92,7 @@ def image_weights(step: StepRunner) -> list[Tensor]:
     layers = [module for module in step.net.modules()
               if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))]
     weights = [weight for layer in layers
-               if (weight := layer._parameters.get("weight")) is not None]
+               if (weight := internals.parameters(layer).get("weight")) is not None]
     states = [step.optimizer.state[weight] for weight in weights if weight in step.optimizer.state]
     moments = [one for state in states for one in state.values()
                if isinstance(one, Tensor) and one.dim() == 4]
@@ -106,9 +107,8 @@ def set_layout(step: StepRunner, layout: torch.memory_format) -> None:
 
 def shares_memory(one: Tensor) -> bool:
     """Return whether another tensor shares this one's memory: it would no longer see its writes."""
-    count = getattr(torch._C, "_storage_Use_Count", None)
-    memory = one.untyped_storage()  # which counts too
-    return type(one.data) is not Tensor or (count is not None and count(memory._cdata) > 2)
+    uses = internals.num_uses(one.untyped_storage())  # the storage object counts too
+    return type(one.data) is not Tensor or (uses is not None and uses > 2)
 
 
 class CompiledNet(EagerStep):
@@ -123,7 +123,7 @@ class CompiledNet(EagerStep):
 
         # Module.compile does not compile nets of torch's own modules
         def forward(*arguments: Value, **named: Value) -> Any:
-            return net._call_impl(*arguments, **named)
+            return internals.call(net, *arguments, **named)
 
         self.compiled = compiled(forward)
         self.build(step, batch)
@@ -134,8 +134,7 @@ class CompiledNet(EagerStep):
         """Accept nets that are called once a step, with what a batch holds."""
         if not isinstance(step, StepRunner) or type(step).forward is not StepRunner.forward:
             return "compiled net: a forward of your own"
-        if getattr(step.net, "_compiled_call_impl", None) is not None or (
-                hasattr(step.net, "_orig_mod")):
+        if internals.has_compiled_call(step.net) or internals.is_compiled(step.net):
             return "compiled net: compiled before"
         return None
 
@@ -167,11 +166,11 @@ class CompiledNet(EagerStep):
 
     def apply(self, function: Callable[..., Result], *arguments: Value) -> Result:
         """Call a part of a step with the net compiled."""
-        self.net._compiled_call_impl = self.compiled
+        internals.set_compiled_call(self.net, self.compiled)
         try:
             return function(*arguments)
         finally:
-            del self.net._compiled_call_impl
+            internals.set_compiled_call(self.net, None)
 
     def supports(self, batch: Batch) -> bool:
         """Return whether the batch has the compiled shape, and the net has the same parts."""
@@ -187,19 +186,6 @@ class CompiledNet(EagerStep):
 
 class RecompilationNeeded(Exception):
     """A graph would have to be compiled anew: what it was compiled from has changed."""
-
-
-@contextmanager
-def no_recompilation() -> Iterator[None]:
-    """Raise ``RecompilationNeeded`` instead of compiling anew; nothing has been run then."""
-    config = torch._dynamo.config
-    before, config.error_on_recompile = config.error_on_recompile, True
-    try:
-        yield
-    except torch._dynamo.exc.RecompileError as error:
-        raise RecompilationNeeded from error
-    finally:
-        config.error_on_recompile = before
 
 
 @contextmanager

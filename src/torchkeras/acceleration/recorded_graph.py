@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from torchkeras.acceleration.executors import compiled
+from torchkeras.core import internals
 
 
 class LastCall:
@@ -80,8 +81,8 @@ class LastCall:
 def machine_code(graph: torch.fx.GraphModule, examples: list[Any],
                  options: dict[str, Any] | None) -> Callable[..., Sequence[Any]]:
     """Return a graph compiled by torch's own backend."""
-    inductor: Any = torch._dynamo.lookup_backend("inductor")
-    compiled_graph: Callable[..., Sequence[Any]] = inductor(graph, examples, config_patches=options)
+    compiled_graph: Callable[..., Sequence[Any]] = internals.inductor()(
+        graph, examples, config_patches=options)
     return compiled_graph
 
 

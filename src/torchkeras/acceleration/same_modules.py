@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 from operator import is_
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from torchkeras.acceleration import hooks
+from torchkeras.core import internals
 from torchkeras.engine.step import StepRunner
 
-PARTS = ("_parameters", "_buffers", "_modules")
+OWN: tuple[Any, ...] = internals.parameters, internals.buffers, internals.children
 
 
 def modules_of(step: StepRunner) -> list[nn.Module]:
@@ -34,11 +35,11 @@ class SameModules:
 
     def __init__(self, step: StepRunner) -> None:
         parts = modules_of(step)
-        self.dicts = [vars(part)[name] for part in parts for name in PARTS]
+        self.dicts: list[dict[str, Any]] = [own(part) for part in parts for own in OWN]
         self.objects = list(chain.from_iterable(map(dict.values, self.dicts)))
         self.attributes = [vars(part) for part in parts]
         self.forwards = [own.get("forward") for own in self.attributes]
-        self.hooks = hooks.module_hooks(parts)
+        self.hooks = internals.module_hooks(parts)
         self.hook_counts = list(map(len, self.hooks))
 
     def changed(self) -> str | None:
@@ -58,7 +59,7 @@ class SameOptimizer:
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer, self.state = optimizer, optimizer.state
         self.own_step = vars(optimizer).get("step")
-        self.hooks = hooks.optimizer_hooks(optimizer)
+        self.hooks = internals.optimizer_hooks(optimizer)
         self.lists = [group["params"] for group in optimizer.param_groups]
         self.weights = list(chain.from_iterable(self.lists))
         self.states = list(self.state.values())
@@ -100,7 +101,7 @@ class SameTensors:
         for one in self.weights:
             if one.grad is not None:
                 return "a weight has a gradient before the step"
-            if hooks.has_gradient_hooks(one):
+            if internals.has_gradient_hooks(one):
                 return "hooks of a weight were added"
         return None
 

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
-from torchkeras.acceleration import hooks, updates
+from torchkeras.acceleration import updates
 from torchkeras.acceleration.executors import (
     EagerStep,
     RecompilationNeeded,
-    no_recompilation,
     quiet_compilation,
 )
 from torchkeras.acceleration.recorded_graph import recorded
@@ -42,6 +41,7 @@ from torchkeras.acceleration.trial import (
     torch_generators,
 )
 from torchkeras.acceleration.updates import UPDATES, constant_options, unwrapped
+from torchkeras.core import internals
 from torchkeras.core.rng import random_states
 from torchkeras.core.tree import map_tree
 from torchkeras.core.types import Batch, Leaf, StepOutput
@@ -95,11 +95,11 @@ UNSUPPORTED: dict[str, Callable[[StepRunner, Batch, list[Any]], bool]] = {
     "a schedule that moves more than the learning rate": lambda step, _, options: (
         options != constant_options(step.optimizer)),
     "an optimizer that does not hold exactly the weights that learn": holds_other_weights,
-    "hooks of a module": lambda step, *_: any(hooks.module_hooks(modules_of(step))),
+    "hooks of a module": lambda step, *_: any(internals.module_hooks(modules_of(step))),
     "hooks of a weight": lambda step, *_: any(
-        map(hooks.has_gradient_hooks, step.net.parameters())),
+        map(internals.has_gradient_hooks, step.net.parameters())),
     "hooks of the optimizer": lambda step, *_: any(
-        hooks.optimizer_hooks(unwrapped(step.optimizer))),
+        internals.optimizer_hooks(unwrapped(step.optimizer))),
     "a step or zero_grad of your own in the optimizer": lambda step, *_: (
         not updates.has_torchs_step(unwrapped(step.optimizer))),
     "complex weights": lambda step, *_: any(map(torch.is_complex, step.net.parameters())),
@@ -305,7 +305,7 @@ class CompiledTrainStep(EagerStep):
         self.set_variables(step.optimizer)
         step.learning_rate = step.optimizer.param_groups[0]["lr"]
         try:
-            with torch.no_grad(), no_recompilation():
+            with torch.no_grad(), internals.no_recompilation(RecompilationNeeded):
                 return graph(*self.tensors(), self.variables, *data)
         except RecompilationNeeded:
             self.stale, self.why = True, "what forward or the loss reads has changed"

@@ -10,6 +10,8 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
+from torchkeras.core import internals
+
 
 class Group:
     """The parameters of one optimizer group, in the optimizer's order, and their state tensors.
@@ -29,9 +31,7 @@ class Group:
         learning = [weight for weight in group["params"] if id(weight) in names]
         for weight in learning:
             weight.grad = torch.zeros_like(weight)  # an optimizer collects what has a gradient
-        found: list[list[Any]] = [[] for _ in range(lists + 2)]
-        collector: Any = optimizer  # _init_group is not public, and has no types
-        collector._init_group(group, *found)
+        found = internals.collect_group(optimizer, group, lists)
         for weight in learning:
             weight.grad = None
         self.names, self.state = [names[id(weight)] for weight in found[0]], found[2:]

@@ -8,7 +8,8 @@ newest`` run them. Where there is a public way, it is taken instead.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -42,6 +43,12 @@ def storage_address(storage: Any) -> int:
 def untyped(storage: Any) -> Any:
     """Return the untyped storage behind a storage of either kind."""
     return getattr(storage, "_untyped_storage", storage)
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Return this process's part of a tensor that is divided over processes, without waiting."""
+    part: Tensor = getattr(tensor, "_local_tensor", tensor)
+    return part
 
 
 def make_subclass(kind: type[OwnTensor], like: Tensor) -> OwnTensor:
@@ -89,7 +96,59 @@ def set_module_versions(state: Any, versions: Any) -> None:
     state._metadata = versions
 
 
+def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Call a module with its hooks, but not by what it was compiled to."""
+    own: Any = module  # which has no types
+    return own._call_impl(*args, **kwargs)
+
+
+def set_compiled_call(module: nn.Module, function: Callable[..., Any] | None) -> None:
+    """Let a module be called by a compiled function; by its own code with None."""
+    if function is None:
+        vars(module).pop("_compiled_call_impl", None)
+    else:
+        module._compiled_call_impl = function
+
+
+def has_compiled_call(module: nn.Module) -> bool:
+    """Tell whether a module was compiled in place, by ``module.compile()``."""
+    return getattr(module, "_compiled_call_impl", None) is not None
+
+
+def module_hooks(parts: Iterable[nn.Module]) -> list[Sized]:
+    """Return the dicts that hold the hooks of some modules, and torch's global module hooks."""
+    kinds = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+    everywhere = vars(sys.modules["torch.nn.modules.module"])
+    return [*(everywhere[f"_global_{kind}"] for kind in kinds),
+            *(vars(part)[f"_{kind}"] for part in parts for kind in kinds)]
+
+
+def has_gradient_hooks(weight: Tensor) -> bool:
+    """Return whether a weight has hooks that are called with its gradient."""
+    return bool(weight._backward_hooks or getattr(weight, "_post_accumulate_grad_hooks", None))
+
+
+def num_uses(storage: Any) -> int | None:
+    """Return how many tensors and storage objects share a memory; None where torch tells not."""
+    count = getattr(torch._C, "_storage_Use_Count", None)
+    return None if count is None else int(count(storage._cdata))
+
+
 # ---- torch: optimizers and schedules ----
+
+def optimizer_hooks(optimizer: torch.optim.Optimizer) -> list[Sized]:
+    """Return the dicts that hold the hooks of an optimizer, and torch's global optimizer hooks."""
+    everywhere = vars(sys.modules["torch.optim.optimizer"])
+    return [*(everywhere[f"_global_optimizer_{kind}_hooks"] for kind in ("pre", "post")),
+            *(vars(optimizer)[f"_optimizer_step_{kind}_hooks"] for kind in ("pre", "post"))]
+
+
+def collect_group(optimizer: Any, group: dict[str, Any], lists: int) -> list[list[Any]]:
+    """Return weights with a gradient, their gradients, and lists of their state tensors."""
+    found: list[list[Any]] = [[] for _ in range(lists + 2)]
+    optimizer._init_group(group, *found)
+    return found
+
 
 def inner_schedulers(scheduler: object) -> Sequence[Any]:
     """Return the schedulers in SequentialLR or ChainedScheduler; none for any other."""
@@ -116,6 +175,42 @@ def end_workers(loader: object) -> None:
 def compiler_is_loaded() -> bool:
     """Tell whether torch's compiler was imported, which takes a second."""
     return "torch._dynamo" in sys.modules
+
+
+@contextmanager
+def no_recompilation(error: type[Exception]) -> Iterator[None]:
+    """Raise an error in place of compiling a function anew; nothing has been run then."""
+    config = torch._dynamo.config
+    before, config.error_on_recompile = config.error_on_recompile, True
+    try:
+        yield
+    except torch._dynamo.exc.RecompileError as found:
+        raise error from found
+    finally:
+        config.error_on_recompile = before
+
+
+def inductor() -> Callable[..., Any]:
+    """Return the function of torch's compiler that makes machine code of a graph."""
+    backend: Callable[..., Any] = torch._dynamo.lookup_backend("inductor")
+    return backend
+
+
+def inductor_settings(**wanted: Any) -> Any:
+    """Return a context with settings of torch's compiler, __ for a dot, where it has them."""
+    from torch._inductor import config
+
+    known = config.get_config_copy()
+    named = {name.replace("__", "."): value for name, value in wanted.items()}
+    return config.patch({name: value for name, value in named.items() if name in known})
+
+
+def default_compile_folder() -> str:
+    """Return the folder in which torch's compiler keeps files if nobody says otherwise."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    folder: str = default_cache_dir()
+    return folder
 
 
 def is_compiled(module: nn.Module) -> bool:

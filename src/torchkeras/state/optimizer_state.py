@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from torchkeras.core import internals
 from torchkeras.core.tree import leaves
 from torchkeras.core.types import Leaf, State
 from torchkeras.state.wrappers import bare_parameters
@@ -154,6 +155,6 @@ def drop_non_finite(optimizers: Mapping[str, Optimizer],
 
 def is_finite(state: Leaf) -> bool:
     """Tell whether all tensors in a parameter's state are finite, as far as they are here."""
-    tensors = (getattr(one, "_local_tensor", one) for one in leaves(state)
+    tensors = (internals.local_part(one) for one in leaves(state)
                if isinstance(one, Tensor))
     return all(bool(one.isfinite().all()) for one in tensors)
