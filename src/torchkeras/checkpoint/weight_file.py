@@ -267,7 +267,7 @@ def read_weights(path: FilePath, limits: Limits = DEFAULT_LIMITS,
 
 def check_versions(weights: Mapping[str, Value], path: FilePath) -> None:
     """Refuse module versions that torch's modules could not compare with their own."""
-    versions = internals.module_versions(weights) or {}
+    versions = internals.module_versions(weights, {})
     if not isinstance(versions, Mapping) or not all(
             type(name) is str and isinstance(one, Mapping) and is_version(one.get("version"))
             for name, one in versions.items()):

@@ -86,9 +86,9 @@ def is_hooked_on_saving(module: nn.Module) -> bool:
     return bool(module._state_dict_hooks or module._state_dict_pre_hooks)
 
 
-def module_versions(state: Mapping[str, Any]) -> Any:
-    """Return the versions of modules that torch attaches to a state dict; None without any."""
-    return getattr(state, "_metadata", None)
+def module_versions(state: Mapping[str, Any], absent: Any = None) -> Any:
+    """Return the versions of modules that torch attaches to a state dict; ``absent`` without."""
+    return getattr(state, "_metadata", absent)
 
 
 def set_module_versions(state: Any, versions: Any) -> None:
