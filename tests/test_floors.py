@@ -1,6 +1,7 @@
 """Imports go down only, and heavy packages are imported where they are needed."""
 
 import ast
+import functools
 import io
 import subprocess
 import sys
@@ -23,6 +24,12 @@ LAZY = {"matplotlib", "IPython", "rich", "pandas", "lightning", "pytorch_lightni
 
 def files() -> list[Path]:
     return [path for path in SOURCE.rglob("*.py") if path.name != "__init__.py"]
+
+
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    """Return the parsed file, which several tests look at."""
+    return ast.parse(path.read_text())
 
 
 def name_of(path: Path) -> str:
@@ -61,7 +68,7 @@ def module_of(target: str) -> str:
 
 @pytest.mark.parametrize("path", files(), ids=name_of)
 def test_imports_go_down_only(path):
-    assert climbs(name_of(path), ast.parse(path.read_text())) == STILL_CLIMBING.get(name_of(path), set())
+    assert climbs(name_of(path), tree_of(path)) == STILL_CLIMBING.get(name_of(path), set())
 
 
 def test_control_an_import_that_climbs_is_found():
@@ -72,7 +79,7 @@ def test_control_an_import_that_climbs_is_found():
 
 @pytest.mark.parametrize("path", files(), ids=name_of)
 def test_heavy_packages_are_imported_inside_the_function_that_needs_them(path):
-    top = ast.Module([node for node in ast.parse(path.read_text()).body
+    top = ast.Module([node for node in tree_of(path).body
                       if isinstance(node, (ast.Import, ast.ImportFrom))], [])
     assert not {one.split(".")[0] for one in imports(top)} & LAZY
 
@@ -86,7 +93,7 @@ def test_import_torchkeras_loads_none_of_them():
 
 @pytest.mark.parametrize("path", files(), ids=name_of)
 def test_functions_stay_short(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.FunctionDef):
             body = node.body[1:] if ast.get_docstring(node) else node.body
             lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
@@ -180,7 +187,7 @@ def names_defined(tree: ast.AST) -> set[str]:
 
 
 def test_private_names_of_other_packages_are_used_in_one_file():
-    trees = {name_of(path): ast.parse(path.read_text()) for path in files()}
+    trees = {name_of(path): tree_of(path) for path in files()}
     ours = set().union(*map(names_defined, trees.values()))
     fence = trees.pop("core.internals")
     assert len(private_names(fence)) > 15
@@ -209,7 +216,7 @@ def test_there_are_no_import_circles():
     names = {name_of(path) for path in files()}
     graph = {}
     for path in files():
-        targets = {one.removeprefix("torchkeras.") for one in imports(ast.parse(path.read_text()))
+        targets = {one.removeprefix("torchkeras.") for one in imports(tree_of(path))
                    if one.startswith("torchkeras.")}
         graph[name_of(path)] = {module_of(target) for target in targets} & names - {name_of(path)}
     assert circles(graph) == []
@@ -217,7 +224,7 @@ def test_there_are_no_import_circles():
 
 
 def test_few_parameters_are_of_any_type():
-    found = [node for path in SOURCE.rglob("*.py") for function in ast.walk(ast.parse(path.read_text()))
+    found = [node for path in SOURCE.rglob("*.py") for function in ast.walk(tree_of(path))
              if isinstance(function, ast.FunctionDef)
              for node in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs,
                           *filter(None, (function.args.vararg, function.args.kwarg)))
