@@ -9,7 +9,7 @@ kernels are chosen by the address at which a tensor begins, and round differentl
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -120,17 +120,16 @@ def remaining(index: Index, done: int) -> Index:
 
 
 def split_block(block: Tensor, size: int) -> Iterator[Tensor]:
-    """Yield the batches of a block, such that a net may write into one without changing others.
+    """Return the batches of a block, such that a net may write into one without changing others.
 
     The first begins where the block does. Each other is copied unless its address has the alignment
     of a new tensor.
     """
     if block.requires_grad:  # of one batch, connected with the samples that learn
-        yield from torch.split(block, size)
-        return
+        return iter(torch.split(block, size))
+    parts = torch.unsafe_split(block, size)  # autograd does not take these for views of one tensor
     aligned = size * block[:1].nbytes % (ALIGNED if block.is_cpu else ALIGNED_ELSEWHERE) == 0
-    for number, part in enumerate(torch.split(block, size)):
-        yield part.detach() if aligned or not number else part.clone()
+    return iter(parts) if aligned else chain(parts[:1], map(Tensor.clone, parts[1:]))
 
 
 def nest(tree: Tree, tensors: Iterable[Tensor]) -> Any:
