@@ -83,16 +83,13 @@ class InMemoryLoader:
         while done < count:
             if self.samples.changed():
                 self.samples = self.located(self.samples)
+            tree = None if self.samples.flat else self.samples.tree
             self.block = self.samples.rows(index if done == 0 else remaining(index, done))
             for batch in zip(*(split_block(one, size) for one in self.block), strict=True):
-                yield self.filled(batch)
+                yield list(batch) if tree is None else nest(tree, batch)
                 done += size
                 if done < count and self.samples.changed():
                     break
-
-    def filled(self, batch: tuple[Tensor, ...]) -> Any:
-        """Return a batch in the containers of the data."""
-        return list(batch) if self.samples.flat else nest(self.samples.tree, batch)
 
     @property
     def batch_sampler(self) -> Iterable[Any]:

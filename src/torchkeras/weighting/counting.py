@@ -43,7 +43,7 @@ class Counting:
             size = samples.size(batch, self.net)
             counts = terms.term_counts(labels)
             return weighing.Terms(size, counts, terms.shares, terms.terms, terms.scales)
-        denominator = self.denominator
+        denominator = self.known or self.denominator
         by_labels = denominator.by_labels and isinstance(labels, Tensor)
         return denominator.count(labels, 0 if by_labels else samples.size(batch, self.net))
 
