@@ -116,7 +116,7 @@ class Best:
         """Copy, after a step, frozen weights that a callback made trainable, before they change."""
         if self.moment is not self.weights.moment:
             self.moment, self.watching = self.weights.moment, self.weights.without_copy()
-        if any(one.requires_grad for one in self.watching):
+        if self.watching and any(one.requires_grad for one in self.watching):
             self.copy_thawed()
             self.moment = None
 

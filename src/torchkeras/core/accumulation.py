@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from torchkeras.core.device import force_sync, set_accumulation_step
+from torchkeras.core.device import force_sync
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -43,4 +43,4 @@ class AccumulateCalls:
 
     def end_step(self, run: Any) -> None:
         """Set the count by which ``accumulate`` finds its windows."""
-        set_accumulation_step(self.accelerator, run.step)
+        self.accelerator.step = run.step

@@ -68,6 +68,8 @@ def split(batch: Batch, net: nn.Module | None = None, loss_fn: LossFn | None = N
     """
     kind = type(batch)
     if kind is list or kind is tuple:
+        if len(batch) == 2 and type(batch[0]) is Tensor:
+            return batch[0], batch[1], None  # the usual batch, without the checks below
         return split_by_position(batch, net, loss_fn, whole_numbers)
     if isinstance(batch, Tensor):
         return batch, None, None

@@ -9,7 +9,7 @@ kernels are chosen by the address at which a tensor begins, and round differentl
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -83,16 +83,13 @@ class InMemoryLoader:
         while done < count:
             if self.samples.changed():
                 self.samples = self.located(self.samples)
+            tree = None if self.samples.flat else self.samples.tree
             self.block = self.samples.rows(index if done == 0 else remaining(index, done))
             for batch in zip(*(split_block(one, size) for one in self.block), strict=True):
-                yield self.filled(batch)
+                yield list(batch) if tree is None else nest(tree, batch)
                 done += size
                 if done < count and self.samples.changed():
                     break
-
-    def filled(self, batch: tuple[Tensor, ...]) -> Any:
-        """Return a batch in the containers of the data."""
-        return list(batch) if self.samples.flat else nest(self.samples.tree, batch)
 
     @property
     def batch_sampler(self) -> Iterable[Any]:
@@ -120,17 +117,16 @@ def remaining(index: Index, done: int) -> Index:
 
 
 def split_block(block: Tensor, size: int) -> Iterator[Tensor]:
-    """Yield the batches of a block, such that a net may write into one without changing others.
+    """Return the batches of a block, such that a net may write into one without changing others.
 
     The first begins where the block does. Each other is copied unless its address has the alignment
     of a new tensor.
     """
     if block.requires_grad:  # of one batch, connected with the samples that learn
-        yield from torch.split(block, size)
-        return
+        return iter(torch.split(block, size))
+    parts = torch.unsafe_split(block, size)  # autograd does not take these for views of one tensor
     aligned = size * block[:1].nbytes % (ALIGNED if block.is_cpu else ALIGNED_ELSEWHERE) == 0
-    for number, part in enumerate(torch.split(block, size)):
-        yield part.detach() if aligned or not number else part.clone()
+    return iter(parts) if aligned else chain(parts[:1], map(Tensor.clone, parts[1:]))
 
 
 def nest(tree: Tree, tensors: Iterable[Tensor]) -> Any:

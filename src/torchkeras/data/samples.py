@@ -55,6 +55,8 @@ def size(batch: Batch, net: nn.Module | None = None) -> int:
 
 def split_any_layout(batch: Batch, net: nn.Module | None = None) -> tuple[Any, Any, Any]:
     """Return features, labels and the rest of a batch, also in a layout that only users know."""
+    if type(batch) is list and len(batch) == 2 and type(batch[0]) is Tensor:
+        return batch[0], batch[1], None  # the usual batch of a DataLoader, as split does it
     try:
         return split(batch, net, whole_numbers=True)
     except ValueError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from torchkeras.core.accumulation import AccumulateCalls
@@ -64,9 +64,11 @@ def feed(step: Any, counting: Any, loader: Iterable[Batch]) -> Iterator[Batch]:
     windows that its accelerator asks for.
     """
     of_pass = getattr(step, "feed_microbatches", None)
-    if of_pass is not None:
-        yield from of_pass(loader)
-        return
+    return feed_outside_a_run(step, counting, loader) if of_pass is None else of_pass(loader)
+
+
+def feed_outside_a_run(step: Any, counting: Any, loader: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield batches in the windows that the step's accelerator asks for."""
     steps = getattr(step.accelerator, "gradient_accumulation_steps", 1)
     size = steps if step.stage == "train" and isinstance(steps, int) else 1
     batches = Feed(step, counting, step.accelerator, loader, size)
@@ -83,6 +85,7 @@ class Reporter:
     def __init__(self, run: Run, step: Any) -> None:
         self.run, self.step, self.process_strategy, self.counting = (
             run, step, run.strategy, counting_of(step))
+        self.weight: Callable[[Batch], Count] = self.counting.weight  # of the finished batch
         self.counted: list[int] = []  # with several processes: numbers of the batches counted here
         self.accelerator, self.accumulate = run.accelerator, AccumulateCalls(run.accelerator)
         set_accumulation_step(run.accelerator, 0)
@@ -104,10 +107,6 @@ class Reporter:
     def count_undecided(self) -> bool:
         """Tell whether it is not known yet what the loss is a mean over."""
         return bool(self.counting.count_undecided)
-
-    def weight(self, batch: Batch) -> Count:
-        """Return how much the finished batch counts."""
-        return self.counting.weight(batch)
 
     def raise_non_finite_loss(self, error: NonFiniteLoss) -> None:
         """End the run at a loss that is not finite, in all processes together."""

@@ -154,8 +154,9 @@ class Inspected(Counting):
 
     def preds_for_loss(self, preds: Preds, labels: Labels) -> Preds:
         """Return the part of the net's output that the loss compares with the labels."""
-        preflight.check_has_loss(self.loss_fn, labels, self.argument)
-        return outputs.loss_inputs(self.loss_fn, preds)
+        if self.loss_fn is None or labels is None:
+            preflight.check_has_loss(self.loss_fn, labels, self.argument)
+        return preds if type(preds) is Tensor else outputs.loss_inputs(self.loss_fn, preds)
 
     def weights_by_class(self, preds: Preds, labels: Labels, weights: Tensor | None) -> Tensor:
         """Return the weight of each sample by its class, as ``class_weight`` asks."""

@@ -18,6 +18,8 @@ from torchkeras.weighting import weighing
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+UNCHANGED = nullcontext()  # the context of a step in full precision
+
 
 class StepRunner(Inspected):
     """Takes one batch through the net. Subclass it and override the one verb to change.
@@ -125,4 +127,4 @@ class StepRunner(Inspected):
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Compute in mixed precision where requested."""
-        return nullcontext() if self.plain else self.accelerator.autocast()
+        return UNCHANGED if self.plain else self.accelerator.autocast()

@@ -16,6 +16,7 @@ from torchkeras.weighting.weighing import Terms
 
 Sums = tuple[dict[str, float], dict[str, float], dict[str, list[float]]]
 FLUSH_EVERY = 128  # steps between two reads of the device
+NUMBERS = frozenset({int, float})
 
 
 class AverageMeter:
@@ -23,7 +24,8 @@ class AverageMeter:
 
     Losses of steps are collected in a list and added up a hundred at a time: a step costs one
     ``append``, the device is read once in many steps, and the first loss that is not finite is
-    still found with its step number.
+    still found with its step number. Losses on the CPU are read at once: a hundred tensors that
+    are kept would drive what the next step needs out of the processor's cache.
     """
 
     def __init__(self, summed: bool = False,
@@ -43,7 +45,9 @@ class AverageMeter:
 
     def add(self, losses: Logs, count: Count) -> None:
         """Add the losses of one step, which are means over ``count`` samples."""
-        self.waiting.append((losses, count))
+        read = {name: float(value) if type(value) is Tensor and value.is_cpu else value
+                for name, value in losses.items()}
+        self.waiting.append((read, count))
         if len(self.waiting) >= FLUSH_EVERY:
             self.flush()
 
@@ -142,6 +146,8 @@ def add_in_order(total: float, values: Tensor) -> float:
 
 def stack_on_cpu(values: list[Any]) -> Tensor:
     """Stack scalars as one float64 vector on the CPU; an accelerator is read once."""
+    if NUMBERS.issuperset(map(type, values)):
+        return torch.tensor(values, dtype=torch.float64)
     away = [place for place, value in enumerate(values)
             if isinstance(value, Tensor) and not value.is_cpu]
     numbers = [0.0 if place in away else float(value) for place, value in enumerate(values)]

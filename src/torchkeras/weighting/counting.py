@@ -43,8 +43,9 @@ class Counting:
             size = samples.size(batch, self.net)
             counts = terms.term_counts(labels)
             return weighing.Terms(size, counts, terms.shares, terms.terms, terms.scales)
-        by_labels = self.denominator.by_labels and isinstance(labels, Tensor)
-        return self.denominator.count(labels, 0 if by_labels else samples.size(batch, self.net))
+        denominator = self.known or self.denominator
+        by_labels = denominator.by_labels and isinstance(labels, Tensor)
+        return denominator.count(labels, 0 if by_labels else samples.size(batch, self.net))
 
     def weight(self, batch: Batch) -> Count:
         """Return the count of the finished batch, by the labels that the loss got."""

@@ -62,7 +62,7 @@ class Denominator:
     weight: Tensor | None = None
     classes: bool = False
 
-    @property
+    @functools.cached_property
     def by_labels(self) -> bool:
         """Tell whether the count depends on the labels, where they are one tensor."""
         return self.kind in ("elements", "valid", "shifted")
