@@ -18,7 +18,7 @@ def outcome(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     full = load_digits()
     part = full._replace(train_images=full.train_images[:1000], train_labels=full.train_labels[:1000])
-    accuracy = mnist_cnn.main(["--epochs", "5", "--batch-size", "32", "--output", str(folder)], part)
+    accuracy = mnist_cnn.main(["--epochs", "3", "--batch-size", "16", "--output", str(folder)], part)
     return folder, accuracy, full
 
 
