@@ -13,6 +13,7 @@ from torchkeras.core.types import Batch
 from torchkeras.data.source import has_state_dict
 from torchkeras.engine.callback import Callback, CheckedCallbacks, check_callbacks
 from torchkeras.engine.epoch import EpochRunner
+from torchkeras.keras.backup import STOPPED
 from torchkeras.keras.epochs import FitHistory, keras_names, newest, rows_of
 from torchkeras.keras.foreign import prepare, refuse
 from torchkeras.keras.rate import sync_rate
@@ -99,7 +100,7 @@ class KerasMoments(Callback):
         self.call("on_epoch_end", epoch, logs)
         self.history.add(epoch, logs)
         if self.keras_model.stop_training:
-            model.run.stop("stop_training was set")
+            model.run.stop(STOPPED)
 
     def on_fit_end(self, model: KerasModel) -> None:
         """Call ``on_train_end`` on all, even if one fails."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchkeras.core.errors import bad_type, bad_value, did_you_mean, whole_number
@@ -17,6 +15,7 @@ from torchkeras.display.epochlines import EpochLines
 from torchkeras.display.keraswords import KerasProgress
 from torchkeras.display.progress import Progress
 from torchkeras.engine.callback import CheckedCallbacks
+from torchkeras.keras.backup import check_backup, delete, is_over
 from torchkeras.keras.callbacks.files import BackupAndRestore
 from torchkeras.keras.epochs import FitHistory
 from torchkeras.keras.moments import KerasMoments, split_callbacks
@@ -94,8 +93,8 @@ def train(model: Model, compiled: Compiled, data: Data, val_data: Data, *, epoch
         engine_is(model, engine)
     bring_back(keras, moments.callbacks)
     model.history = moments.history
-    if backup is not None and backup.delete_checkpoint and not engine.run.to_be_resumed:
-        shutil.rmtree(Path(backup.path).parent, ignore_errors=True)
+    if backup is not None and backup.delete_checkpoint and is_over(engine.run):
+        delete(backup.path)
     return moments.history
 
 
@@ -148,6 +147,7 @@ def backup_among(callbacks: list[Any], options: Mapping[str, Any]) -> BackupAndR
         raise bad_value("callbacks", received="BackupAndRestore beside "
                         + (", ".join(beside) or "another one"),
                         expected="one of the two", fix="Both say how the run is saved.")
+    check_backup(found[0].path)
     return found[0]
 
 
