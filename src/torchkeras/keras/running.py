@@ -17,6 +17,7 @@ from torchkeras.display.progress import Progress
 from torchkeras.engine.callback import CheckedCallbacks
 from torchkeras.keras.backup import check_backup, delete, is_over
 from torchkeras.keras.callbacks.files import BackupAndRestore
+from torchkeras.keras.data import keras_share, sized
 from torchkeras.keras.epochs import FitHistory
 from torchkeras.keras.moments import KerasMoments, split_callbacks
 from torchkeras.keras.onward import Onward
@@ -157,11 +158,14 @@ def prepared(engine: KerasModel, data: Data, val_data: Data, options: Mapping[st
     size, steps = arguments.pop("validation_batch_size"), arguments["steps_per_epoch"]
     whole_number("validation_batch_size", size, least=1, optional=True)
     whole_number("steps_per_epoch", steps, least=1, optional=True)
-    if size is None and steps is None:
+    split = keras_share(data, arguments["validation_split"])
+    arguments = arguments | {"validation_split": split}
+    if size is None and steps is None and arguments["validation_steps"] is None:
         return data, val_data, arguments
     dtype = wide_dtype(engine.net)
-    data, val_data = with_validation(data, val_data, arguments["validation_split"], dtype)
-    arguments = arguments | {"validation_split": None}
+    data, val_data = with_validation(data, val_data, split, dtype)
+    size, arguments = sizes(data, val_data, size, arguments | {"validation_split": None})
+    steps = arguments["steps_per_epoch"]
     if size is not None and val_data is not None:
         if not is_unbatched(val_data):
             raise bad_value("validation_batch_size", received=f"{size} for validation data that "
@@ -171,6 +175,19 @@ def prepared(engine: KerasModel, data: Data, val_data: Data, options: Mapping[st
     return (data, val_data, arguments) if steps is None else (
         going_on(data, steps, dtype, options, arguments), val_data,
         arguments | {"batch_size": None, "shuffle": None} if loads(data) else arguments)
+
+
+def sizes(data: Data, val_data: Data, size: int | None,
+          arguments: dict[str, Any]) -> tuple[int | None, dict[str, Any]]:
+    """Return the batch size of the validation, and arguments, where steps decide batch sizes."""
+    given, steps = arguments["batch_size"], arguments["validation_steps"]
+    if val_data is not None and size is None and given is None:
+        size, steps = sized(val_data, None, steps, "validation_steps")
+    found, of_epoch = sized(data, given, arguments["steps_per_epoch"], "steps_per_epoch")
+    if found != given and size is None and is_unbatched(val_data):
+        size = 32
+    return size, arguments | {"batch_size": found, "steps_per_epoch": of_epoch,
+                              "validation_steps": steps}
 
 
 def loads(data: Data) -> bool:
