@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
-from torchkeras.core.errors import bad_type, bad_value
+from torchkeras.core.errors import bad_type, bad_value, whole_number
 from torchkeras.core.types import Data
-from torchkeras.data.arrays import is_array
+from torchkeras.data.arrays import is_array, is_number_list
 from torchkeras.data.kinds import array_tree
 from torchkeras.keras.multi_output import with_weights
 
@@ -60,3 +62,36 @@ def features_only(x: Data) -> Data:
 def held_out_share(share: float | None) -> float | None:
     """Return the validation split; None for 0.0, which Keras users write for none."""
     return None if share is not None and not isinstance(share, bool) and share == 0 else share
+
+
+def keras_share(data: Data, share: float | None) -> float | None:
+    """Return the validation split that cuts arrays where Keras does: at ``int(n * (1 - share))``.
+
+    Keras rounds down a product in floating point: 0.3 of 90 samples leave 62 to train on.
+    """
+    count = samples_of(data)
+    if not isinstance(share, float) or not 0 < share < 1 or count is None:
+        return share
+    kept = int(count * (1.0 - share))
+    # half a sample more to train on: whichever way the quotient is rounded, the cut is at kept
+    return (count - kept - 0.5) / count if 0 < kept < count else share
+
+
+def samples_of(data: Data) -> int | None:
+    """Return the number of samples in arrays; None for other data."""
+    leaf: Any = array_tree(data)
+    if leaf is None:
+        return None
+    while isinstance(leaf, (Mapping, tuple, list)) and not is_number_list(leaf):
+        leaf = next(iter(leaf.values() if isinstance(leaf, Mapping) else leaf))
+    return len(leaf)
+
+
+def sized(data: Data, batch_size: int | None, steps: int | None,
+          name: str = "steps") -> tuple[int | None, int | None]:
+    """Return batch size and steps; of arrays without a batch size, the steps take all samples."""
+    whole_number(name, steps, least=1, optional=True)
+    count = samples_of(data) if batch_size is None and steps is not None else None
+    if count is None or steps is None or count == 0:
+        return batch_size, steps
+    return math.ceil(count / steps), None

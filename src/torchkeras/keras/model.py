@@ -15,7 +15,7 @@ from torchkeras.core.types import Data, LossLike, MetricsLike, OptimizerLike, Sc
 from torchkeras.display.epochlines import StepLines, numbers
 from torchkeras.keras import compiled, older, running
 from torchkeras.keras.base import BaseModel, compiled_of, net_of, share_files
-from torchkeras.keras.data import combined, features_only, held_out_share, validation_of
+from torchkeras.keras.data import combined, features_only, held_out_share, sized, validation_of
 from torchkeras.keras.epochs import FitHistory, keras_names
 from torchkeras.keras.run_api import RunMethods
 
@@ -175,7 +175,8 @@ class Model(RunMethods):
             sample_weight: one weight for each sample; for several outputs a list or dict.
             initial_epoch: how many epochs were done before.
             steps_per_epoch: batches in an epoch; the next epoch goes on with those after them, and
-                begins the data anew at its end.
+                begins the data anew at its end. Arrays without a ``batch_size`` are divided into
+                so many, as in Keras.
             validation_steps: the same for ``validation_data``, which begins anew each time.
             validation_batch_size: samples in a batch of the validation. Default: ``batch_size``.
             validation_freq: validate every ``validation_freq`` epochs and after the last, or after
@@ -251,7 +252,8 @@ class Model(RunMethods):
             batch_size: samples in a batch; it does not change the result.
             verbose: 1 or 2 prints the numbers.
             sample_weight: one weight for each sample.
-            steps: the number of batches to take. Default: all.
+            steps: the number of batches to take. Default: all. Arrays without a ``batch_size`` are
+                divided into so many, as in Keras.
             return_dict: return a dict instead of a list.
             mixed_precision: "no", "bf16" or "fp16", as in :meth:`fit`.
             cpu: use the CPU.
@@ -274,8 +276,9 @@ class Model(RunMethods):
             [4.0, 2.0]
         """
         found = compiled_of(self)
-        row = found.engine.evaluate(combined(x, y, sample_weight, found.engine.loss_fn),
-                                    batch_size=batch_size, steps=steps,
+        data = combined(x, y, sample_weight, found.engine.loss_fn)
+        batch_size, steps = sized(data, batch_size, steps)
+        row = found.engine.evaluate(data, batch_size=batch_size, steps=steps,
                                     mixed_precision=mixed_precision, cpu=cpu or found.cpu,
                                     num_processes=num_processes)
         named = keras_names(row, "val")
@@ -297,7 +300,8 @@ class Model(RunMethods):
                 whose labels are left out.
             batch_size: samples in a batch. Default 32.
             verbose: accepted as in Keras; nothing is shown.
-            steps: the number of batches to take. Default: all.
+            steps: the number of batches to take. Default: all. Arrays without a ``batch_size`` are
+                divided into so many, as in Keras.
             output: "raw", or "probabilities" or "classes" as the loss defines them.
             with_labels: return ``(outputs, labels)``; arrays are then ``(x, y)``.
             stream: return a generator, one item for each batch.
@@ -320,6 +324,7 @@ class Model(RunMethods):
         running.verbosity(verbose)
         found = self.compilation
         data = x if with_labels else features_only(x)
+        batch_size, steps = sized(data, batch_size, steps)
         return self.engine.predict(data, batch_size=batch_size, steps=steps, output=output,
                                    with_labels=with_labels, stream=stream,
                                    as_numpy=found is None or not found.legacy,

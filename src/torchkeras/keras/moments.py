@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from torchkeras.core.moments import MOMENTS, call_all
 from torchkeras.core.types import Batch
-from torchkeras.data.source import has_state_dict
 from torchkeras.engine.callback import Callback, CheckedCallbacks, check_callbacks
 from torchkeras.engine.epoch import EpochRunner
+from torchkeras.keras.backup import STOPPED
 from torchkeras.keras.epochs import FitHistory, keras_names, newest, rows_of
 from torchkeras.keras.foreign import prepare, refuse
 from torchkeras.keras.rate import sync_rate
+from torchkeras.keras.remembered import put_back, put_back_by_place, remembered
 from torchkeras.training.spawn import sendable_attributes
 
 if TYPE_CHECKING:
@@ -54,14 +55,13 @@ class KerasMoments(Callback):
 
     def __init__(self, keras_model: Model, callbacks: list[Any], history: FitHistory) -> None:
         self.keras_model, self.callbacks, self.history = keras_model, callbacks, history
-        self.resumed: Mapping[str, Any] = {"rows": None, "callbacks": {}}
+        self.resumed: Mapping[str, Any] = {"rows": None, "remembered": None}
         self.is_copy = False  # in another process
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the history, and the states of the callbacks that have one, by their place."""
+        """Return the history, and the states of the callbacks that have one."""
         return {"rows": [dict(row) for row in self.history.rows],
-                "callbacks": {str(place): one.state_dict()
-                              for place, one in enumerate(self.callbacks) if has_state_dict(one)}}
+                "remembered": remembered(self.callbacks, self.keras_model.engine)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Store the states of a stopped run until its callbacks have begun."""
@@ -86,8 +86,16 @@ class KerasMoments(Callback):
             else:
                 one.model = self.keras_model
         self.call("on_train_begin", {})
-        for place, state in self.resumed["callbacks"].items():
-            self.callbacks[int(place)].load_state_dict(state)
+        self.put_back(model)
+
+    def put_back(self, model: KerasModel) -> None:
+        """Load what the callbacks of a stopped run remembered."""
+        saved = self.resumed.get("remembered")
+        if saved is not None:
+            found = put_back(self.callbacks, saved, model)
+        else:
+            found = put_back_by_place(self.callbacks, self.resumed.get("callbacks", {}))
+        model.run.notes.extend(f"callbacks: {note}" for note in found)
 
     def on_epoch_start(self, model: KerasModel) -> None:
         """Call ``on_epoch_begin``; Keras counts epochs from 0."""
@@ -99,7 +107,7 @@ class KerasMoments(Callback):
         self.call("on_epoch_end", epoch, logs)
         self.history.add(epoch, logs)
         if self.keras_model.stop_training:
-            model.run.stop("stop_training was set")
+            model.run.stop(STOPPED)
 
     def on_fit_end(self, model: KerasModel) -> None:
         """Call ``on_train_end`` on all, even if one fails."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchkeras.core.errors import bad_type, bad_value, did_you_mean, whole_number
@@ -17,7 +15,9 @@ from torchkeras.display.epochlines import EpochLines
 from torchkeras.display.keraswords import KerasProgress
 from torchkeras.display.progress import Progress
 from torchkeras.engine.callback import CheckedCallbacks
+from torchkeras.keras.backup import check_backup, delete, is_over
 from torchkeras.keras.callbacks.files import BackupAndRestore
+from torchkeras.keras.data import keras_share, sized
 from torchkeras.keras.epochs import FitHistory
 from torchkeras.keras.moments import KerasMoments, split_callbacks
 from torchkeras.keras.onward import Onward
@@ -94,8 +94,8 @@ def train(model: Model, compiled: Compiled, data: Data, val_data: Data, *, epoch
         engine_is(model, engine)
     bring_back(keras, moments.callbacks)
     model.history = moments.history
-    if backup is not None and backup.delete_checkpoint and not engine.run.to_be_resumed:
-        shutil.rmtree(Path(backup.path).parent, ignore_errors=True)
+    if backup is not None and backup.delete_checkpoint and is_over(engine.run):
+        delete(backup.path)
     return moments.history
 
 
@@ -148,6 +148,7 @@ def backup_among(callbacks: list[Any], options: Mapping[str, Any]) -> BackupAndR
         raise bad_value("callbacks", received="BackupAndRestore beside "
                         + (", ".join(beside) or "another one"),
                         expected="one of the two", fix="Both say how the run is saved.")
+    check_backup(found[0].path)
     return found[0]
 
 
@@ -157,11 +158,14 @@ def prepared(engine: KerasModel, data: Data, val_data: Data, options: Mapping[st
     size, steps = arguments.pop("validation_batch_size"), arguments["steps_per_epoch"]
     whole_number("validation_batch_size", size, least=1, optional=True)
     whole_number("steps_per_epoch", steps, least=1, optional=True)
-    if size is None and steps is None:
+    split = keras_share(data, arguments["validation_split"])
+    arguments = arguments | {"validation_split": split}
+    if size is None and steps is None and arguments["validation_steps"] is None:
         return data, val_data, arguments
     dtype = wide_dtype(engine.net)
-    data, val_data = with_validation(data, val_data, arguments["validation_split"], dtype)
-    arguments = arguments | {"validation_split": None}
+    data, val_data = with_validation(data, val_data, split, dtype)
+    size, arguments = sizes(data, val_data, size, arguments | {"validation_split": None})
+    steps = arguments["steps_per_epoch"]
     if size is not None and val_data is not None:
         if not is_unbatched(val_data):
             raise bad_value("validation_batch_size", received=f"{size} for validation data that "
@@ -171,6 +175,19 @@ def prepared(engine: KerasModel, data: Data, val_data: Data, options: Mapping[st
     return (data, val_data, arguments) if steps is None else (
         going_on(data, steps, dtype, options, arguments), val_data,
         arguments | {"batch_size": None, "shuffle": None} if loads(data) else arguments)
+
+
+def sizes(data: Data, val_data: Data, size: int | None,
+          arguments: dict[str, Any]) -> tuple[int | None, dict[str, Any]]:
+    """Return the batch size of the validation, and arguments, where steps decide batch sizes."""
+    given, steps = arguments["batch_size"], arguments["validation_steps"]
+    if val_data is not None and size is None and given is None:
+        size, steps = sized(val_data, None, steps, "validation_steps")
+    found, of_epoch = sized(data, given, arguments["steps_per_epoch"], "steps_per_epoch")
+    if found != given and size is None and is_unbatched(val_data):
+        size = 32
+    return size, arguments | {"batch_size": found, "steps_per_epoch": of_epoch,
+                              "validation_steps": steps}
 
 
 def loads(data: Data) -> bool:

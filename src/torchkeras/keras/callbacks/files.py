@@ -13,6 +13,7 @@ from torchkeras.core.errors import bad_type, bad_value, whole_number
 from torchkeras.core.screen import Plain
 from torchkeras.display.epochlines import numbers
 from torchkeras.display.targets import target
+from torchkeras.keras.backup import mark
 from torchkeras.keras.base import check_suffix
 from torchkeras.keras.callbacks.base import Callback, Logs, MonitorCallback
 
@@ -102,13 +103,15 @@ class BackupAndRestore(Callback):
     """Lets an interrupted run go on where it was, exactly, when the same ``fit`` is called again.
 
     This is ``fit(..., resume=True)`` in Keras's words: weights, optimizer, history, data and random
-    state go on bit for bit.
+    state go on bit for bit. Interrupted are runs that Ctrl-C, a signal, an error or ``run.stop``
+    has ended; a run that ``stop_training`` or a loss that is NaN has ended is over.
 
     Args:
-        backup_dir: the folder of the backup.
+        backup_dir: the folder of the backup. Other files in it are left alone.
         save_freq: "epoch", or a number of batches.
         double_checkpoint: keep the backup before the newest, too.
-        delete_checkpoint: delete the backup when the run is over.
+        delete_checkpoint: delete the files of the backup when the run is over, and the folder if
+            nothing else is in it and it was made for the backup.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, or the folder cannot be written.
@@ -124,6 +127,7 @@ class BackupAndRestore(Callback):
             raise bad_type("backup_dir", received=repr(backup_dir), expected="the path of a folder")
         check_freq(save_freq)
         self.path = target("backup_dir", Path(backup_dir) / "weights.pt")
+        self.makes_folder = not self.path.parent.exists()
         self.save_freq, self.double_checkpoint = save_freq, double_checkpoint
         self.delete_checkpoint = delete_checkpoint
 
@@ -133,7 +137,9 @@ class BackupAndRestore(Callback):
                 "keep": 1 + self.double_checkpoint, "restore_best": False}
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Do nothing: ``fit`` was given the options."""
+        """Mark the backup as one, so that its files alone are deleted when the run is over."""
+        if self.model.engine.run.communicator.is_main_process:
+            mark(self.path, self.makes_folder)
 
 
 class CSVLogger(Callback):
