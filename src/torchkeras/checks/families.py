@@ -14,6 +14,11 @@ from torchkeras.core.types import Labels, Preds
 FLOATS = "Features: x.float(), or as many bits as the net has (net.double() for float64 data)."
 # a pattern in the text of an error, and its fix; the first that matches is taken
 FAMILIES: list[tuple[str, str]] = [
+    (r"must be Tensor, not numpy.ndarray",
+     "Arrays of numbers in batches become tensors if the first batch holds such arrays; text, "
+     "objects and masked arrays stay as they are: encode or fill them as numbers."),
+    (r"expected np.ndarray \(got Tensor\)",
+     "Arrays of numbers in batches are tensors already: leave out torch.from_numpy."),
     (r"missing \d+ required positional argument|must be Tensor, not (tuple|list)|"
      r"takes .*positional argument.* given|unexpected keyword argument",
      "A batch's features give forward its inputs: x one, a tuple (x1, x2) two, a dict by name. "
