@@ -88,6 +88,10 @@ class OutputLosses(nn.Module):
                                  weights.get(output.name))
                             for output, loss in self.losses.items()], labels)
 
+    def weights_beside(self, labels: Labels, weights: Tensor) -> Labels:
+        """Return labels that bring one weight per sample along, the same for each output."""
+        return {LABELS: labels, WEIGHTS: {output.name: weights for output in self.losses}}
+
     def weighted(self, preds: Preds, labels: Labels, weights: Tensor) -> Tensor:
         """Return the sum over outputs, each with a weight for every sample."""
         return self.summed([
