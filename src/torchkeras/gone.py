@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-PAGE = "docs/from-torchkeras-3-and-4.md"
+from torchkeras.core.former import PAGE
+
 GONE = {
     "tabular": "train any net on tables with KerasModel; pytorch-tabular has such models",
     "hugmodel": "transformers' nets go into KerasModel as they are",
     "chat": "transformers and ollama have chats",
+    "models": "torchvision and timm have nets, and any torch.nn.Module goes into KerasModel",
     "vision": "torchvision has these nets",
     "eda": "pandas and scikit-learn describe tables",
     "pbar": "tqdm has progress bars; is_jupyter is in torchkeras.utils",

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from torchkeras.core.errors import one_of, whole_number
+from torchkeras.core.former import missing
 from torchkeras.core.rng import seed_all
 from torchkeras.core.screen import detect, print_safely
 
@@ -113,3 +114,7 @@ def delete_object(net: nn.Module) -> None:
     gc.collect()
     if torch.accelerator.is_available():
         torch.accelerator.memory.empty_cache()
+
+
+def __getattr__(name: str) -> object:
+    raise missing(__name__, name)

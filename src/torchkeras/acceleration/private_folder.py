@@ -30,6 +30,8 @@ def cache_home() -> Path:
         given, usual = os.environ.get("XDG_CACHE_HOME"), ".cache"
     if given and os.path.isabs(given):  # a relative one is invalid, by the standard
         return Path(given)
+    if os.environ.get("HOME") == "" and sys.platform != "win32":  # pathlib would take it for "/"
+        raise RuntimeError("the environment variable HOME is empty")
     return Path.home() / usual
 
 

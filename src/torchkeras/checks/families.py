@@ -14,6 +14,11 @@ from torchkeras.core.types import Labels, Preds
 FLOATS = "Features: x.float(), or as many bits as the net has (net.double() for float64 data)."
 # a pattern in the text of an error, and its fix; the first that matches is taken
 FAMILIES: list[tuple[str, str]] = [
+    (r"must be Tensor, not numpy.ndarray",
+     "Arrays of numbers in batches become tensors if the first batch holds such arrays; text, "
+     "objects and masked arrays stay as they are: encode or fill them as numbers."),
+    (r"expected np.ndarray \(got Tensor\)",
+     "Arrays of numbers in batches are tensors already: leave out torch.from_numpy."),
     (r"missing \d+ required positional argument|must be Tensor, not (tuple|list)|"
      r"takes .*positional argument.* given|unexpected keyword argument",
      "A batch's features give forward its inputs: x one, a tuple (x1, x2) two, a dict by name. "
@@ -60,8 +65,8 @@ def likely_fix(error: BaseException, layer: object, given: object, preds: Preds,
                labels: Labels) -> str:
     """Return the likely fix for an error of torch; "" if its kind is not known."""
     text = str(error)
-    for look in (explain_linear, explain_convolution, explain_embedding, explain_target,
-                 explain_dtypes, explain_sizes):
+    for look in (explain_range, explain_linear, explain_convolution, explain_embedding,
+                 explain_target, explain_dtypes, explain_sizes):
         if found := look(text, layer, first_tensor(given), preds, labels):
             return found
     return next((fix for pattern, fix in FAMILIES if re.search(pattern, text)), "")
@@ -71,6 +76,21 @@ def first_tensor(given: Any) -> Tensor | None:
     """Return the first tensor among the inputs of a layer."""
     values = given.values() if isinstance(given, Mapping) else given or ()
     return next((one for one in values if isinstance(one, Tensor)), None)
+
+
+def explain_range(text: str, layer: object, x: Tensor | None, preds: Preds, labels: Labels) -> str:
+    """Explain predictions or labels that a loss of probabilities does not take."""
+    found = re.search(r"all elements of (input|target) should be between 0 and 1", text)
+    if found is None:
+        return ""
+    of_input = found[1] == "input"
+    value, what = (preds, "prediction") if of_input else (labels, "label")
+    count = int(value.isnan().sum()) if isinstance(value, Tensor) else 0
+    if count:
+        return (f"{count} of the {value.numel()} {what}s are NaN: look for NaN in the features and "
+                "in the weights of the net, or lower the learning rate.")
+    return ("Probabilities are asked for: end the net with a sigmoid, or take the loss that takes "
+            "logits." if of_input else "Labels are 0 and 1, or probabilities.")
 
 
 def explain_linear(text: str, layer: object, x: Tensor | None, *_: object) -> str:

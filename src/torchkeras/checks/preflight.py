@@ -260,6 +260,10 @@ def check_element_labels(loss_fn: object, preds: Tensor, labels: Tensor, argumen
         raise bad_value(argument, received=f"labels of {labels.dtype}",
                         expected=f"floating point for {name}", fix="Use labels.float().")
     of_probabilities = name in {"BCELoss", "binary_cross_entropy"}
+    if of_probabilities and (count := int(preds.isnan().sum())):
+        raise bad_value("loss_fn", received=f"{name} on net outputs of which {count} of "
+                        f"{preds.numel()} are NaN", expected="probabilities",
+                        fix="Look for NaN in the features and in the weights of the net.")
     if of_probabilities and not bool(((preds >= 0) & (preds <= 1)).all()):
         raise bad_value("loss_fn", received=f"{name} on net outputs outside 0..1",
                         expected="probabilities",

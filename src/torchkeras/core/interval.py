@@ -69,7 +69,11 @@ def every_or_listed(freq: object) -> int | tuple[int, ...]:
         TypeError, ValueError: it is neither, or a number is below 1.
     """
     listed: list[Any] = list(freq) if isinstance(freq, (list, tuple)) else [freq]
-    for epoch in listed or [0]:
+    if not listed:
+        raise bad_value("validation_freq", received="an empty list",
+                        expected="a whole number, or the epochs that validate, such as [1, 5]",
+                        fix="To validate never, leave the validation data out.")
+    for epoch in listed:
         whole_number("validation_freq", epoch, least=1)
     found = tuple(int(epoch) for epoch in listed)
     return found if isinstance(freq, (list, tuple)) else found[0]

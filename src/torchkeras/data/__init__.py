@@ -13,6 +13,7 @@ and functions so that ranks and resumed runs can compare them. What users call t
 ``split_validation``.
 """
 
+from torchkeras.core.former import missing
 from torchkeras.data import batch
 from torchkeras.data.arrays import ArrayDataset
 from torchkeras.data.cache import cache
@@ -25,3 +26,7 @@ from torchkeras.data.validation import split_validation
 
 __all__ = ["ArrayDataset", "Batches", "ImageFolder", "OutOfData", "Vocabulary", "batch", "batches",
            "cache", "clean_text", "data_iter", "pad", "seeded", "split_validation", "text_dataset"]
+
+
+def __getattr__(name: str) -> object:
+    raise missing(__name__, name)

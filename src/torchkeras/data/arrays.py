@@ -144,16 +144,26 @@ def _tensor(name: str, value: Value, dtype: torch.dtype) -> Tensor:
                        expected="numbers or bools",
                        fix="Encode text, categories and dates as numbers, then convert with "
                            ".astype('float32').")
+    with warnings.catch_warnings():
+        # Frames and memory maps are read-only; batches are copies, so nothing writes to them.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return array_to_tensor(array, dtype)
+
+
+def array_to_tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
+    """Return an array of numbers as a tensor, whose memory it shares where no dtype changes.
+
+    Args:
+        array: numbers or bools.
+        dtype: the dtype of floats of 64 bits and more.
+    """
     if array.dtype.kind in "iu" and array.dtype != np.uint8:
         array = array.astype(np.int64, copy=False)
     elif array.dtype.kind == "f" and array.dtype.itemsize >= 8:
         array = array.astype(np.float64, copy=False)
     # torch knows no foreign byte order and no negative stride.
     array = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
-    with warnings.catch_warnings():
-        # Frames and memory maps are read-only; batches are copies, so nothing writes to them.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        tensor = torch.from_numpy(array)
+    tensor = torch.from_numpy(array)
     return tensor.to(dtype) if tensor.dtype == torch.float64 else tensor
 
 

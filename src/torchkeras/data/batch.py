@@ -70,13 +70,22 @@ def split(batch: Batch, net: nn.Module | None = None, loss_fn: LossFn | None = N
     if kind is list or kind is tuple:
         if len(batch) == 2 and type(batch[0]) is Tensor:
             return batch[0], batch[1], None  # the usual batch, without the checks below
-        return split_by_position(batch, net, loss_fn, whole_numbers)
+        found = split_by_position(batch, net, loss_fn, whole_numbers)
+        return found if found[2] is None or not labelled else beside_labels(found, loss_fn)
     if isinstance(batch, Tensor):
         return batch, None, None
     fields = fields_of(batch)
     if fields is None:
         return split_object(batch, net)
     return split_fields(batch, fields, net, loss_fn, labelled)
+
+
+def beside_labels(found: tuple[Any, Any, Any], loss_fn: LossFn | None) -> tuple[Any, Any, Any]:
+    """Put weights beside the labels for a loss that asks for it, so that metrics see them too."""
+    asked = (getattr(one, "weights_beside", None)
+             for one in (loss_fn, getattr(loss_fn, "module", None)))
+    beside = next((one for one in asked if one is not None), None)
+    return found if beside is None else (found[0], beside(*found[1:]), None)
 
 
 def split_by_position(batch: Batch, net: nn.Module | None, loss_fn: LossFn | None,

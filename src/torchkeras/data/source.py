@@ -15,6 +15,7 @@ from torchkeras.core.types import Batch, Data, Source, State
 from torchkeras.data.arrays import WholeBatches
 from torchkeras.data.kinds import loader_of
 from torchkeras.data.memory import in_memory, only_selects
+from torchkeras.data.ready import BatchReader
 from torchkeras.data.resident import DevicePrefetcher, fits_on
 from torchkeras.data.reuse import gives_fresh
 from torchkeras.data.samples import size
@@ -36,8 +37,8 @@ def batches(data: Data, *, name: str, batch_size: int | None = None, shuffle: bo
         shuffle: A new order every epoch, for arrays and Datasets.
         steps: Batches an epoch; None means all there are.
         device: The device that each batch is moved to; None leaves it where it is.
-        dtype: The dtype of floats of 64 bits in arrays that are no torch tensors; None means
-            torch's default.
+        dtype: The dtype of floats of 64 bits in arrays that are no torch tensors, also those in
+            ready batches; None means torch's default.
         draws: False where measuring must not move torch's global random state: batches that are
             made here then draw from a generator of their own. A DataLoader of the user's draws as
             it always does.
@@ -63,7 +64,7 @@ def batches(data: Data, *, name: str, batch_size: int | None = None, shuffle: bo
     size = None if batch_size is None else int(batch_size)  # torch refuses numpy's integers
     loader = loader_of(data, name=name, batch_size=size, shuffle=bool(shuffle), dtype=dtype,
                        draws=draws)
-    return Batches(loader, name=name, steps=steps, device=device)
+    return Batches(loader, name=name, steps=steps, device=device, dtype=dtype)
 
 
 class OutOfData(ValueError):
@@ -75,6 +76,7 @@ class Sharding(Protocol):
 
     communicator: Communicator
     memory: Any  # the fast way through the source, where there is one
+    reader: BatchReader  # turns arrays into tensors
 
     @property
     def given(self) -> int:
@@ -101,6 +103,7 @@ class Batches:
         name: The name of the data in errors.
         steps: Batches an epoch; None means all there are.
         device: The device that each batch is moved to; None leaves it where it is.
+        dtype: The dtype of floats of 64 bits in arrays; None means torch's default.
 
     Attributes:
         source: The iterable of batches itself.
@@ -119,10 +122,11 @@ class Batches:
     """
 
     def __init__(self, source: Iterable[Any], *, name: str, steps: int | None = None,
-                 device: torch.device | str | None = None) -> None:
+                 device: torch.device | str | None = None,
+                 dtype: torch.dtype | None = None) -> None:
         self.source = source
         self.name = name
-        self.device = device
+        self.device, self.dtype = device, dtype
         self.steps = _size_set_by_user(source) if steps is None else steps
         self.length: int | None = None
         self.samples: int | None = None
@@ -252,8 +256,11 @@ class Batches:
             self.on_start()
         prefetcher = self.prefetcher
         # an iterator that is made but not used would draw random numbers too
-        sharing = self.sharing
+        sharing, reader = self.sharing, BatchReader(self.dtype)
+        if sharing is not None:
+            sharing.reader = reader  # it reads rows, of tensors
         for batch in self._whole(start) if sharing is None else self._shared(sharing, start):
+            batch = reader(batch)
             if not self._has_given or self.items is None:
                 self.items = len(batch) if type(batch) in (tuple, list) else 0
             self._has_given = True

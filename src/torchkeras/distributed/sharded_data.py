@@ -25,6 +25,7 @@ from torchkeras.core.types import Batch, Leaf, Source
 from torchkeras.data.batch import Items, as_inputs
 from torchkeras.data.fingerprint import digest
 from torchkeras.data.memory import InMemoryLoader, is_ordered
+from torchkeras.data.ready import BatchReader
 from torchkeras.data.samples import size
 from torchkeras.data.start import ResumePoint, is_index_based
 
@@ -161,7 +162,7 @@ class ShardedBatches:
                  memory: InMemoryLoader | None = None) -> None:
         refuse_distributed_sampler(source, name)
         self.source, self.name, self.steps = source, name, steps
-        self.communicator, self.memory = communicator, memory
+        self.communicator, self.memory, self.reader = communicator, memory, BatchReader()
         self.numbers: ShardedBatchSampler | None = None
         self.streamed = 0  # batches of this pass, where there are no sample indices
         if is_index_based(source):
@@ -195,7 +196,7 @@ class ShardedBatches:
         rank, world_size = self.communicator.rank, self.communicator.world_size
         self.streamed = start.skip
         batches = islice(start.batches_of(self.source), start.left(self.steps))
-        for number, batch in enumerate(batches, start=start.skip):
+        for number, batch in enumerate(map(self.reader, batches), start=start.skip):
             self.streamed = number + 1
             if number == start.skip:
                 self.check_same(batch)

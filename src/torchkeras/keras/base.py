@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from torchkeras.checkpoint.known_files import known_files_of
-from torchkeras.core.errors import bad_value, mistake
+from torchkeras.core.errors import bad_type, bad_value, check_bool, kind_of, mistake
 from torchkeras.core.tracebacks import short_traceback
 from torchkeras.core.types import Value
 from torchkeras.data import outputs
@@ -99,6 +99,8 @@ class BaseModel(nn.Module):
         Raises:
             ValueError: the path cannot be written, has a suffix of Keras's, or is there already.
         """
+        check_bool("overwrite", overwrite)
+        check_suffix("filepath", filepath)
         if not overwrite and os.path.exists(filepath):
             raise bad_value("filepath", received=f"{str(filepath)!r}, which is there already",
                             expected="a new file", fix="Pass overwrite=True to replace it.")
@@ -114,9 +116,18 @@ class BaseModel(nn.Module):
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the weights belong to another net.
+            ValueError: the weights belong to another net, or ``skip_mismatch`` leaves none.
         """
-        self.load(check_suffix("filepath", filepath), strict=not skip_mismatch)
+        check_bool("skip_mismatch", skip_mismatch)
+        check_suffix("filepath", filepath)
+        try:
+            self.load(filepath, strict=not skip_mismatch)
+        except ValueError as error:
+            if skip_mismatch and "strict" in str(error):
+                raise bad_value("filepath", received=f"{str(filepath)!r}, none of whose weights "
+                                "match the net's by name and shape", expected="at least one that "
+                                "does", fix="Check that the file belongs to this net.") from error
+            raise
 
     @short_traceback
     def get_weights(self) -> list[NDArray[Any]]:
@@ -142,11 +153,16 @@ class BaseModel(nn.Module):
 
         Raises:
             RuntimeError: a run with ``fsdp=True`` is under way.
+            TypeError: it is no list of arrays of numbers.
             ValueError: their number or a shape differs.
         """
         check_whole(self, "set_weights")
         own = tensors_of(net_of(self))
-        given = [torch.as_tensor(one) for one in weights]
+        given = arrays_of(weights)
+        for number, (one, tensor) in enumerate(zip(given, own, strict=False)):
+            if one.is_complex() and not tensor.is_complex():
+                raise bad_type(f"weights[{number}]", received="complex numbers",
+                               expected=f"numbers of {tensor.dtype}")
         shapes = [[tuple(one.shape) for one in each] for each in (given, own)]
         if shapes[0] != shapes[1]:
             raise bad_value("weights", received=f"arrays of shapes {shapes[0]}",
@@ -182,9 +198,30 @@ def check_whole(model: BaseModel, method: str) -> None:
             "after the run, or give patience=... and restore_best=True to fit"))
 
 
+def arrays_of(weights: object) -> list[Tensor]:
+    """Return a list of arrays as tensors; raise TypeError for anything else."""
+    expected = "a list of arrays, as get_weights() returns it"
+    if isinstance(weights, Mapping):
+        raise bad_type("weights", received=f"a {type(weights).__name__}", expected=expected,
+                       fix="A state_dict: model.load_state_dict(...).")
+    if isinstance(weights, (str, bytes)) or not isinstance(weights, Iterable):
+        raise bad_type("weights", received=kind_of(weights), expected=expected)
+    found = []
+    for number, one in enumerate(weights):
+        try:
+            found.append(torch.as_tensor(one))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise bad_type(f"weights[{number}]", received=kind_of(one),
+                           expected="an array of numbers") from error
+    return found
+
+
 def check_suffix(argument: str, path: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """Return a path after refusing suffixes of Keras's file formats."""
-    if str(path).endswith((".keras", ".h5", ".hdf5")):
+    """Return a path after refusing other values, and suffixes of Keras's file formats."""
+    if not isinstance(path, (str, os.PathLike)) or not str(path):
+        raise bad_type(argument, received=kind_of(path), expected="the path of a file",
+                       fix="Such as 'net.safetensors'.")
+    if str(path).lower().endswith((".keras", ".h5", ".hdf5")):
         raise bad_value(argument, received=repr(str(path)),
                         expected="a file of weights, such as 'net.pt' or "
                         "'net.safetensors'", fix="Keras's file formats are not supported.")

@@ -49,6 +49,8 @@ def by_output(weights: Data) -> bool:
 
 def validation_of(data: Data, loss_fn: object) -> Data:
     """Return validation data, with the weights of each output beside the labels if it has any."""
+    if isinstance(data, tuple) and len(data) == 3 and data[2] is None:
+        return data[:2]
     weighed = isinstance(data, tuple) and len(data) == 3 and by_output(data[2])
     return combined(data[0], data[1], data[2], loss_fn) if weighed else data
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -87,6 +88,10 @@ class OutputLosses(nn.Module):
         return self.summed([term(loss, output.of(preds, "preds"), output.of(labels, "labels"),
                                  weights.get(output.name))
                             for output, loss in self.losses.items()], labels)
+
+    def weights_beside(self, labels: Labels, weights: Tensor) -> Labels:
+        """Return labels that bring one weight per sample along, the same for each output."""
+        return {LABELS: labels, WEIGHTS: {output.name: weights for output in self.losses}}
 
     def weighted(self, preds: Preds, labels: Labels, weights: Tensor) -> Tensor:
         """Return the sum over outputs, each with a weight for every sample."""
@@ -284,6 +289,9 @@ def losses_of(loss: object, listed: Sequence[Output], weights: object,
     for name, one in shares.items():
         if isinstance(one, bool) or not isinstance(one, (int, float)):
             raise bad_type("loss_weights", received=f"{one!r} for {name!r}", expected="numbers")
+        if not math.isfinite(one):
+            raise bad_value("loss_weights", received=f"{one!r} for {name!r}",
+                            expected="finite numbers")
     found = {output: loss_of(one, logits[output]) for output, one in given.items()}
     for output, one in found.items():
         if getattr(one, "reduction", "mean") not in ("mean", "batchmean"):

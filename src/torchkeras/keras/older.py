@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -26,8 +27,10 @@ class OlderFit(NamedTuple):
         """Return the same with loaders that were given by position under their names.
 
         ``fit(100, train, val, 10)`` puts them where Keras's ``y``, ``batch_size`` and ``epochs``
-        are.
+        are. Whole numbers of numpy become ints.
         """
+        if isinstance(self.x, np.integer):
+            return self._replace(x=int(self.x)).by_name()
         if not isinstance(self.x, int) or isinstance(self.x, bool) or self.y is None:
             return self
         found = self.moved("y", "dl_train")

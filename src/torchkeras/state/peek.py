@@ -13,6 +13,7 @@ from torchkeras.core import internals
 from torchkeras.core.tree import map_tree
 from torchkeras.core.types import Batch, Leaf, Source
 from torchkeras.data import Batches
+from torchkeras.data.ready import BatchReader
 from torchkeras.state.memento import Memento
 
 # a DataLoader with these attributes reads in this process
@@ -35,24 +36,28 @@ def first_batch(data: Batches) -> Batch:
         data: the batches.
 
     Returns:
-        The batch, as it comes from the source.
+        The batch, as a pass yields it but for the device.
 
     Raises:
         CannotPeek: the data can be read only once, or only by workers.
         Exception: an error in reading.
     """
-    source = data.source
+    return BatchReader(data.dtype)(first_of(data.source))
+
+
+def first_of(source: Source) -> Batch:
+    """Return a copy of the first batch of a source, as it comes from there."""
     if isinstance(source, list):
         return map_tree(clone_leaf, source[0])
     if isinstance(source, DataLoader):
-        return first_of_loader(data, source)
+        return first_of_loader(source)
     memento = Memento(source)
     if memento.one_shot or isinstance(source, Iterator):
         raise CannotPeek(f"a {type(source).__name__} can be read only once")
     return read_and_restore(memento, source)
 
 
-def first_of_loader(data: Batches, loader: DataLoader[Any]) -> Batch:
+def first_of_loader(loader: DataLoader[Any]) -> Batch:
     """Return the first batch of a DataLoader, read in this process."""
     if hasattr(loader, "gradient_state"):
         raise CannotPeek(f"a {type(loader).__name__} of accelerate keeps account of who reads it")
