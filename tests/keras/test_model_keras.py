@@ -140,7 +140,7 @@ class Grow:
     """Gets worse in each epoch but the first."""
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.model.learning_rate = 0.01 if epoch == 0 else -0.01
+        self.model.optimizer.param_groups[0]["lr"] = 0.01 if epoch == 0 else -0.01
 
     def on_epoch_end(self, epoch, logs):
         self.weights = getattr(self, "weights", [])

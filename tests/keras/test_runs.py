@@ -93,7 +93,7 @@ def test_backup_and_restore_is_resume(tmp_path):
 def test_the_best_weights_come_back_where_a_path_or_resume_asks_for_them(tmp_path):
     class Worse:
         def on_epoch_begin(self, epoch, logs=None):
-            self.model.learning_rate = 0.001 if epoch == 0 else -0.05
+            self.model.optimizer.param_groups[0]["lr"] = 0.001 if epoch == 0 else -0.05
 
         def on_epoch_end(self, epoch, logs=None):
             self.weights = [*getattr(self, "weights", []), weights(self.model)]

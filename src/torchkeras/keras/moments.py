@@ -17,6 +17,7 @@ from torchkeras.keras.epochs import FitHistory, keras_names, newest, rows_of
 from torchkeras.keras.foreign import prepare, refuse
 from torchkeras.keras.rate import sync_rate
 from torchkeras.keras.remembered import put_back, put_back_by_place, remembered
+from torchkeras.keras.signatures import check_signatures
 from torchkeras.training.spawn import sendable_attributes
 
 if TYPE_CHECKING:
@@ -197,5 +198,6 @@ def split_callbacks(callbacks: object) -> tuple[list[Any], list[Any]]:
     """Split callbacks into this library's and Keras's; one with methods of both is in both."""
     found = check_callbacks(callbacks, (*KERAS_MOMENTS, *IN_PREDICT))
     refuse(found)
+    check_signatures(found, KERAS_MOMENTS)
     own = CheckedCallbacks(one for one in found if any(hasattr(one, moment) for moment in MOMENTS))
     return own, [one for one in found if any(hasattr(one, moment) for moment in KERAS_MOMENTS)]

@@ -6,11 +6,12 @@ there, and the attribute is brought up to date, whenever the library looks at th
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
 
-from torchkeras.core.errors import bad_type, kind_of
+from torchkeras.core.errors import bad_type, bad_value, kind_of
 
 NAMES = ("learning_rate", "lr")
 KNOWN = "rate_by_attribute"  # the names that stand for the rate, with their last values
@@ -28,11 +29,15 @@ def set_rate(optimizer: Any, rate: object) -> None:
 
     Raises:
         TypeError: the rate is not a number.
+        ValueError: it is negative or not finite.
     """
     try:
         number = float(rate)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise bad_type("learning_rate", received=kind_of(rate), expected="a number") from error
+    if not 0 <= number < math.inf:
+        raise bad_value("learning_rate", received=number,
+                        expected="a finite number of at least 0")
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(number)

@@ -16,6 +16,7 @@ from torchkeras.display.keraswords import KerasProgress
 from torchkeras.display.progress import Progress
 from torchkeras.engine.callback import CheckedCallbacks
 from torchkeras.keras.backup import check_backup, delete, is_over
+from torchkeras.keras.callback_checks import check_known
 from torchkeras.keras.callbacks.files import BackupAndRestore
 from torchkeras.keras.data import keras_share, sized
 from torchkeras.keras.epochs import FitHistory
@@ -79,6 +80,7 @@ def train(model: Model, compiled: Compiled, data: Data, val_data: Data, *, epoch
     data, val_data, arguments = prepared(engine, data, val_data, options, arguments)
     validates = val_data is not None or arguments.get("validation_split") is not None
     history = new_history(engine, epochs, verbose, validates)
+    check_known(keras, history.columns, engine)
     moments = KerasMoments(model, keras, history)
     best = any(options.get(name) not in (None, False) for name in KEEPS)
     chosen = {"ckpt_path": None, "patience": None, "restore_best": best,

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torchkeras.core.errors import bad_type, did_you_mean, one_of
+from torchkeras.core.errors import (
+    bad_type,
+    bad_value,
+    check_str,
+    did_you_mean,
+    is_real,
+    kind_of,
+    one_of,
+)
 from torchkeras.core.tracebacks import level_of_caller
 from torchkeras.core.types import Value
 from torchkeras.training.arguments import direction
 
 Logs = Mapping[str, float]  # numbers by name
+
+
+def finite(argument: str, value: object, least: float = -math.inf) -> None:
+    """Raise for a value that is not a finite number of at least ``least``."""
+    expected = "a finite number" + ("" if least == -math.inf else f" of at least {least:g}")
+    if not is_real(value):
+        raise bad_type(argument, received=kind_of(value), expected=expected)
+    if not math.isfinite(float(value)) or float(value) < least:  # type: ignore[arg-type]
+        raise bad_value(argument, received=value, expected=expected)
 
 
 class Callback:
@@ -87,14 +105,17 @@ class MonitorCallback(Callback):
         min_delta: the least change that counts as an improvement.
 
     Raises:
-        ValueError: the mode is unknown.
+        TypeError: the monitor is not a text, or ``min_delta`` not a number.
+        ValueError: the mode is unknown, or ``min_delta`` not finite.
     """
 
     state: tuple[str, ...] = ("best",)  # the attributes that a resumed run goes on with
 
     def __init__(self, monitor: str = "val_loss", mode: str = "auto",
                  min_delta: float = 0.0) -> None:
+        check_str("monitor", monitor, "val_loss")
         one_of("mode", mode, ("auto", "min", "max"))
+        finite("min_delta", min_delta)
         self.monitor, self.mode, self.min_delta = monitor, mode, abs(min_delta)
         self.best: float | None = None
 

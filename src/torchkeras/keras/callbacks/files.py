@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torchkeras.core.errors import bad_type, bad_value, whole_number
+from torchkeras.core.errors import bad_type, bad_value, check_str, whole_number
 from torchkeras.core.screen import Plain
 from torchkeras.display.epochlines import numbers
 from torchkeras.display.targets import target
 from torchkeras.keras.backup import mark
 from torchkeras.keras.base import check_suffix
-from torchkeras.keras.callbacks.base import Callback, Logs, MonitorCallback
+from torchkeras.keras.callbacks.base import Callback, Logs, MonitorCallback, finite
 
 
 class ModelCheckpoint(MonitorCallback):
@@ -51,6 +51,8 @@ class ModelCheckpoint(MonitorCallback):
         super().__init__(monitor, mode)
         self.filepath = os.fspath(target("filepath", check_suffix("filepath", filepath)))
         check_freq(save_freq)
+        if initial_value_threshold is not None:
+            finite("initial_value_threshold", initial_value_threshold)
         self.verbose, self.save_best_only, self.save_freq = verbose, save_best_only, save_freq
         self.save_weights_only = save_weights_only
         self.best, self.seen, self.epoch = initial_value_threshold, 0, 0
@@ -75,9 +77,9 @@ class ModelCheckpoint(MonitorCallback):
 
     def save(self, epoch: int, batch: int | None, logs: Logs) -> None:
         """Save the weights, if they are to be saved."""
-        value = self.current(logs) if self.save_best_only else None
-        if value is not None:
-            if not self.improves(value, self.best):
+        if self.save_best_only:
+            value = self.current(logs)
+            if value is None or not self.improves(value, self.best):
                 return
             self.best = value
         path = Path(self.path_for(epoch, batch, logs))
@@ -94,7 +96,7 @@ class ModelCheckpoint(MonitorCallback):
             words["batch"] = batch + 1
         try:
             return self.filepath.format(**words)
-        except (KeyError, IndexError, ValueError) as error:
+        except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
             raise bad_value("filepath", received=repr(self.filepath),
                             expected="names in braces among " + ", ".join(words)) from error
 
@@ -163,6 +165,10 @@ class CSVLogger(Callback):
     def __init__(self, filename: str | os.PathLike[str], separator: str = ",",
                  append: bool = False) -> None:
         self.path = target("filename", filename)
+        check_str("separator", separator, ",")
+        if len(separator) != 1 or separator in '\r\n"':
+            raise bad_value("separator", received=repr(separator), expected="one character, such "
+                            "as ',' or a tab, other than a quote or a line break")
         self.separator, self.append = separator, append
         self.columns: list[str] = []
         self.resumed = False

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torchkeras.core.errors import bad_type, bad_value, kind_of, whole_number
 from torchkeras.core.screen import Plain
-from torchkeras.keras.callbacks.base import Callback, Logs, MonitorCallback
+from torchkeras.keras.callbacks.base import Callback, Logs, MonitorCallback, finite
 
 
 class ReduceLROnPlateau(MonitorCallback):
@@ -40,6 +40,8 @@ class ReduceLROnPlateau(MonitorCallback):
                  verbose: int = 0, mode: str = "auto", min_delta: float = 1e-4, cooldown: int = 0,
                  min_lr: float = 0.0) -> None:
         super().__init__(monitor, mode, min_delta)
+        finite("factor", factor)
+        finite("min_lr", min_lr, least=0)
         if not 0 < factor < 1:
             raise bad_value("factor", received=factor, expected="a number between 0 and 1")
         whole_number("patience", patience, least=0)
@@ -92,6 +94,7 @@ class LearningRateScheduler(Callback):
 
     Raises:
         TypeError: ``schedule`` is not a function, or does not return a number.
+        ValueError: it returns a rate that is negative or not finite.
 
     Example:
         >>> callback = LearningRateScheduler(lambda epoch, rate: rate * 0.9)
@@ -109,6 +112,7 @@ class LearningRateScheduler(Callback):
         if isinstance(rate, bool) or not hasattr(rate, "__float__"):
             raise bad_type("schedule", received=f"a function that returned {kind_of(rate)}",
                            expected="one that returns the learning rate")
+        finite("schedule", float(rate), least=0)
         self.model.learning_rate = rate
         if self.verbose:
             Plain().line(f"Epoch {epoch + 1}: learning rate set to {self.model.learning_rate}")

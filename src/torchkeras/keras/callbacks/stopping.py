@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from torchkeras.core.errors import bad_type, kind_of, whole_number
+from torchkeras.core.errors import whole_number
 from torchkeras.core.screen import Plain
-from torchkeras.keras.callbacks.base import Callback, Logs, MonitorCallback
+from torchkeras.keras.callbacks.base import Callback, Logs, MonitorCallback, finite
 
 
 class EarlyStopping(MonitorCallback):
@@ -50,8 +50,8 @@ class EarlyStopping(MonitorCallback):
         super().__init__(monitor, mode, min_delta)
         whole_number("patience", patience, least=0)
         whole_number("start_from_epoch", start_from_epoch, least=0)
-        if baseline is not None and not isinstance(baseline, (int, float)):
-            raise bad_type("baseline", received=kind_of(baseline), expected="a number or None")
+        if baseline is not None:
+            finite("baseline", baseline)
         self.patience, self.verbose, self.baseline = patience, verbose, baseline
         self.restore_best_weights, self.start_from_epoch = restore_best_weights, start_from_epoch
         self.on_train_begin()
