@@ -515,3 +515,12 @@ def test_a_transformer_in_eval_mode_costs_what_it_costs_in_train_mode():
 def test_a_net_without_counted_work_costs_nothing(capsys):
     assert flop_summary(nn.ReLU(), (4,)) == 0
     assert "Total FLOPs: 0" in capsys.readouterr().out
+
+
+def test_an_error_names_the_layer_that_failed_and_the_shape_it_was_called_with():
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    with pytest.raises(RuntimeError) as caught:
+        summary(net, input_shape=(5,))
+    assert "called with [3, 5]" in caught.value.__notes__[0]
+    assert "The layer that failed: Linear(in_features=4, out_features=3" in caught.value.__notes__[0]
+    assert "ReLU" not in caught.value.__notes__[0]

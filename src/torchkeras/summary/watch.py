@@ -46,6 +46,11 @@ class CallRecorder:
         self.called.add(id(module))
         self._open.append((module, self._entered))
 
+    def running(self) -> str:
+        """Return a sentence on the innermost layer that has not finished; "" without one."""
+        layer = repr(self._open[-1][0]) if self._open else ""
+        return f"The layer that failed: {layer}. " if layer and "\n" not in layer else ""
+
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Tree) -> None:
         """Record a finished forward, unless it called others."""
         ticket = 0
@@ -99,7 +104,8 @@ def run_forward(net: nn.Module, inputs: Inputs, watch: CallRecorder | None = Non
         except Exception as error:
             shapes = ", ".join(
                 str(list(tensor.shape)) for tensor in tensors((inputs.args, inputs.kwargs)))
-            error.add_note(f"The net was called with {shapes} to summarise it. {CALLS}")
+            layer = watch.running() if watch else ""
+            error.add_note(f"The net was called with {shapes} to summarise it. {layer}{CALLS}")
             raise
         finally:
             for handle in handles:
