@@ -31,7 +31,7 @@ def watched_by(callback: object, model: KerasModel) -> str:
     return f"{name}, {mode}"
 
 
-def remembered(callbacks: Sequence[object], model: KerasModel) -> list[Value]:
+def remembered(callbacks: Sequence[Any], model: KerasModel) -> list[Value]:
     """Return class name, what is watched, and the state of each callback that has a state."""
     return [[type(one).__name__, watched_by(one, model), one.state_dict()]
             for one in callbacks if has_state_dict(one)]
@@ -60,7 +60,7 @@ def put_back_by_place(callbacks: Sequence[Any], saved: Mapping[str, Value]) -> l
     """Load states that an older version saved without the classes; leave out what does not fit."""
     notes = []
     for place, state in saved.items():
-        one = callbacks[int(place)] if int(place) < len(callbacks) else None
+        one: Any = callbacks[int(place)] if int(place) < len(callbacks) else None
         if not has_state_dict(one) or set(one.state_dict()) != set(state):
             notes.append(f"callback {int(place) + 1} of the stopped run is another one now, so "
                          "what it counted is left out")
