@@ -6,11 +6,11 @@ which the loop iterates over once an epoch. ``Batches`` selects from tensors in 
 (``memory.py`` over ``located.py``), makes tensors of arrays in ready batches (``ready.py``), moves
 batches to the device (``resident.py``, ``reuse.py``) and begins where an interrupted run stopped
 (``start.py``). Each batch is then split into inputs, labels and weights for the net (``batch.py``)
-and its samples are counted (``samples.py``). The outputs of a pass are joined by ``joined.py`` and read as classes or
-probabilities by ``outputs.py``. ``fingerprint.py``, ``contents.py`` and ``named.py`` describe data
-and functions so that ranks and resumed runs can compare them. What users call themselves:
-``ArrayDataset``, ``cache``, ``ImageFolder``, ``text.py``, ``seeded``, ``data_iter``,
-``split_validation``.
+and its samples are counted (``samples.py``). The outputs of a pass are joined by ``joined.py`` and
+read as classes or probabilities by ``outputs.py``. ``fingerprint.py``, ``contents.py`` and
+``named.py`` describe data and functions so that ranks and resumed runs can compare them. What users
+call themselves: ``ArrayDataset``, ``cache``, ``ImageFolder``, ``text.py``, ``seeded``,
+``data_iter``, ``split_validation``.
 """
 
 from torchkeras.core.former import missing
