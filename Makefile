@@ -14,7 +14,7 @@ demo: .venv/.demo
 	$(BIN)/python examples/mnist_cnn.py $(if $(DATA),--data $(DATA)) $(ARGS)
 
 test: lint types
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 gpu:
 	@PYTHONPATH=src $(GPU_PYTHON) -m benchmarks.gpu $(ARGS)

@@ -96,6 +96,17 @@ def paced(paces, real_clock):
         yield
 
 
+# the files that take longest: begun last, one of them would keep a worker at work after the other has ended
+LONGEST = ("test_faults.py", "test_same_numbers.py", "test_launched.py", "test_benchmarks.py", "test_types.py",
+           "test_shards.py", "test_fast.py", "test_live.py", "test_resumed_logs.py", "test_launchers.py",
+           "test_collectives.py", "test_launch_ends.py", "test_readme.py", "test_mnist_cnn.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Put the longest files first."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind():
     """Fails a test that leaves threads, children, variables, handlers, settings or files."""
