@@ -129,14 +129,23 @@ def made(kind: type) -> str:
     return signature(kind) if own(maker.__module__) else f"(...)  [as {maker.__qualname__}]"
 
 
-def of_class(kind: type) -> Iterator[str]:
-    """List a class: how it is made, its fields, then its members by name."""
+def of_class(kind: type, seen: dict[object, str]) -> Iterator[str]:
+    """List a class: how it is made, its fields, then its members by name, but for inherited ones.
+
+    What it has from a class that is listed already is pointed at, by the name of that class.
+    """
     yield made(kind)
+    base = next((one for one in kind.__mro__[1:] if one in seen), None)
+    if base is not None:
+        yield f"  [with all of {seen[base]}]"
+    inherited = {} if base is None else members(base)
     listed = list(fields(kind))
     yield from (f".{one}" for one in listed)
     names = {one.partition(" ")[0] for one in listed}
     for name, value in sorted(members(kind).items()):
         if name in names or (name.startswith("_") and name not in CALLED):
+            continue
+        if name in inherited and inherited[name] is value:
             continue
         if line := member(name, value):
             yield f".{line}"
@@ -156,7 +165,7 @@ def of_value(name: str, value: object, seen: dict[object, str]) -> Iterator[str]
         yield f"{name} is {seen[value]}"
     else:
         seen[value] = name
-        lines = of_class(value) if isinstance(value, type) else [signature(value)]
+        lines = of_class(value, seen) if isinstance(value, type) else [signature(value)]
         yield from (name + line for line in lines)
 
 
@@ -179,7 +188,9 @@ def surface() -> list[str]:
     lines = []
     for path, names in MODULES.items():
         module = importlib.import_module(path)
-        for name in sorted(module.__all__ if names is None else names):
+        listed = sorted(module.__all__ if names is None else names)
+        # a class comes after those that it inherits from
+        for name in sorted(listed, key=lambda one: len(getattr(getattr(module, one), "__mro__", ()))):
             lines += of_value(f"{path}.{name}", getattr(module, name), seen)
     for kind in (torchkeras.KerasModel, torchkeras.Model):
         lines += [f"torchkeras.{kind.__name__}.{name}  [attribute]" for name in attributes(kind)]
@@ -253,6 +264,24 @@ def test_control_a_method_that_is_gone_or_new_is_found(monkeypatch):
     found = difference(golden(), surface()).splitlines()[1:-1]
     assert "+torchkeras.Callback.on_lunch(model)" in found
     assert any(one.startswith("-torchkeras.KerasModel.predict(") for one in found)
+
+
+def test_what_is_inherited_is_listed_once_and_what_is_overridden_is_listed_again():
+    class Base:
+        def same(self, one):
+            raise NotImplementedError
+
+        def other(self, one):
+            raise NotImplementedError
+
+    class Derived(Base):
+        def other(self, one, two):
+            raise NotImplementedError
+
+    for kind in (Base, Derived):
+        kind.__module__ = "torchkeras.example"
+    assert list(of_class(Derived, {Base: "Base"}))[1:] == ["  [with all of Base]", ".other(one, two)"]
+    assert list(of_class(Derived, {}))[1:] == [".other(one, two)", ".same(one)"]
 
 
 def test_what_is_written_holds_no_address_and_no_path():
