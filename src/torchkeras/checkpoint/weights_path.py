@@ -67,6 +67,3 @@ def check_saveable(model: Trainable, path: str | None) -> None:
 def is_user_defined(method: Callable[..., object]) -> bool:
     """Return whether a method of a model is defined outside this library."""
     return not (method.__module__ or "").startswith("torchkeras.")  # None: made by exec
-
-
-check_held = check_saveable  # its older name
