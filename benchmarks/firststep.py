@@ -51,7 +51,7 @@ def work(options: argparse.Namespace) -> dict[str, Any]:
     step = autotuner.StepAutotuner.step
 
     def watched(tuner: Any, *arguments: Any) -> Any:
-        compiled = tuner.way.compiles > 0
+        compiled = tuner.candidate.compiles > 0
         output = step(tuner, *arguments)
         if compiled and not first:
             wall, (own, others) = time.perf_counter() - began[0], cpu_times()

@@ -87,8 +87,8 @@ def paced(paces, real_clock):
     """Fast mode chooses by a clock that goes by ``paces``, so that a busy machine makes no difference."""
     reading = [0.0]
 
-    def now(pilot, step):
-        reading[0] += paces[pilot.way.name] * max(pilot.in_window, 1)
+    def now(tuner, step):
+        reading[0] += paces[tuner.candidate.name] * max(tuner.in_window, 1)
         return reading[0]
 
     with pytest.MonkeyPatch.context() as patch:

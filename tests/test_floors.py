@@ -156,7 +156,7 @@ def test_the_engine_is_the_loop_and_little_else():
 
 
 DOORS = {"core/communicator.py", "engine/run.py"}  # where one process answers for all, and older names
-SAID = {"checkpoint/run_state.py", "checkpoint/restore.py", "checkpoint/manager.py", "core/keywords.py",
+SAID = {"checkpoint/run_fingerprint.py", "checkpoint/rank_state.py", "core/keywords.py",
         "training/arguments.py", "training/session.py", "lightning/steps.py",
         "lightning/model.py"}  # the number itself is compared, checked or passed on
 

@@ -17,6 +17,7 @@ from torchkeras.core.tracebacks import short_traceback
 from torchkeras.core.types import Data, LossLike, MetricsLike, OptimizerLike, SchedulerLike, Value
 from torchkeras.data import Batches, batches, outputs
 from torchkeras.data.arrays import as_it_is, wide_dtype
+from torchkeras.data.fit_data import FitData
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.epoch import EpochRunner
 from torchkeras.engine.history import History
@@ -237,12 +238,12 @@ class KerasModel(nn.Module):
         check_labelled(self, train_data, val_data)
         check_options(arguments)
         config = FitConfig.of(arguments, ckpt_path=weights_path.for_best(self, ckpt_path))
-        train, val = fit_data(arguments, wide_dtype(self.net))
+        data = fit_data(arguments, wide_dtype(self.net))
         listeners = with_default_callbacks(
-            callbacks, plot=plot, wandb=wandb, quiet=quiet, report=report, val_data=val)
+            callbacks, plot=plot, wandb=wandb, quiet=quiet, report=report, val_data=data.val)
         if launches_processes(num_processes):
-            return spawn.fit(self, num_processes, config, listeners, train, val)
-        return self.fit_run(config, listeners, train, val)
+            return spawn.fit(self, num_processes, config, listeners, data)
+        return self.fit_run(config, listeners, data)
 
     @short_traceback
     def fit_ddp(self, num_processes: int, *args: Value, **kwargs: Value) -> pd.DataFrame:
@@ -313,17 +314,16 @@ class KerasModel(nn.Module):
         report: ResumeReport = verify_resume(self, train_data, val_data, steps, options)
         return report
 
-    def fit_run(self, config: FitConfig, listeners: list[Any], train: Batches,
-                val: Batches | None) -> pd.DataFrame:
+    def fit_run(self, config: FitConfig, listeners: list[Any], data: FitData) -> pd.DataFrame:
         """Run the last checks and the loop; return the history as a DataFrame."""
         if self.active:
             raise mistake(RuntimeError(
                 "fit: this model is being fitted already, and one of its callbacks called fit on "
                 "it; fit another model there, such as copy.deepcopy(model.net) in a KerasModel of "
                 "its own."))
-        run = TrainingSession(self, config, listeners, train, val).fit()
+        run = TrainingSession(self, config, listeners, data).fit()
         self.from_scratch = True
-        frame = run.history.to_frame(self.columns(val is not None))
+        frame = run.history.to_frame(self.columns(data.val is not None))
         frame.attrs["stop_reason"] = run.stop_reason
         warn_of_divergence(run)
         return frame

@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchkeras import Callback, KerasModel
 from torchkeras.acceleration import autotuner, optimizer_impl, step_graph
 from torchkeras.acceleration.autotuner import StepAutotuner, candidates_for
-from torchkeras.acceleration.executors import (
+from torchkeras.acceleration.candidates import (
+    Candidate,
     ChannelsLast,
     CompiledNet,
-    EagerStep,
     quiet_compilation,
 )
 from torchkeras.acceleration.multi_step_graph import CompiledMultiStep
@@ -56,7 +56,7 @@ def test_all_three_are_considered_in_their_order(ahead, paces, monkeypatch):
         "to pay for compiling, compiled net: too few steps are left to pay for compiling)")
 
 
-class Quick(EagerStep):
+class Quick(Candidate):
     """Stands in for a way that compiles."""
 
     def __init__(self, step, batch, tuner):

@@ -13,8 +13,8 @@ from torch import nn
 
 from torchkeras import KerasModel
 from torchkeras.acceleration import autotuner, compile_cache
+from torchkeras.acceleration.candidates import Candidate
 from torchkeras.acceleration.compile_cache import SWITCH, VARIABLE, CompileCache, remove_old
-from torchkeras.acceleration.executors import EagerStep
 from torchkeras.acceleration.private_folder import Untrusted, cache_home, open_private
 
 posix = pytest.mark.skipif(os.name == "nt", reason="owners and modes of files are POSIX's")
@@ -225,7 +225,7 @@ def test_a_run_too_short_for_compiling_opens_no_cache(home, monkeypatch):
     assert not home.exists()
 
 
-class Pretended(EagerStep):
+class Pretended(Candidate):
     """Looks compiled, and takes no time to compile."""
 
     name, compiles, counters = "compiled net", 1, {}

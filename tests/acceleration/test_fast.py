@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torchkeras import KerasModel, StepRunner
 from torchkeras.acceleration import autotuner, multi_step_graph
-from torchkeras.acceleration.executors import CompiledNet, compiled
+from torchkeras.acceleration.candidates import CompiledNet, compiled
 from torchkeras.acceleration.step_graph import CompiledTrainStep
 from torchkeras.checkpoint.best import Best
 from torchkeras.core.stop import NonFiniteLoss

@@ -11,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from torchkeras import KerasModel, StepRunner
 from torchkeras.acceleration import autotuner, multi_step_graph, recorded_graph
-from torchkeras.acceleration.executors import ChannelsLast
+from torchkeras.acceleration.candidates import ChannelsLast
 from torchkeras.acceleration.step_graph import CompiledTrainStep
 from torchkeras.acceleration.trial import ReferenceSteps, Unfit
 from torchkeras.data import memory

@@ -225,9 +225,9 @@ def test_the_same_script_and_a_notebook_that_goes_on_are_told_of_no_changed_rate
 
 
 def test_a_state_of_an_older_version_is_compared_in_what_it_knows(tmp_path, monkeypatch):
-    def older(*arguments):
-        found = snapshot_facts(*arguments)
-        found["train_data"]["contents"] = fingerprint.sample_fingerprint(arguments[2].source, fingerprint.as_texts)
+    def older(model, run):
+        found = snapshot_facts(model, run)
+        found["train_data"]["contents"] = fingerprint.sample_fingerprint(run.data.train.source, fingerprint.as_texts)
         for name in ("loss_fn", "rates", "schedule"):
             found.pop(name)
         known = ("length", "samples", "batch size", "contents", "kind")

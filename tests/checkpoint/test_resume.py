@@ -24,8 +24,9 @@ from torch.utils.data import (
 )
 
 from torchkeras import Callback, CheckpointCorruptError, KerasModel, Model
-from torchkeras.checkpoint import manager, run_state
+from torchkeras.checkpoint import rank_state, run_state
 from torchkeras.data import seeded
+from torchkeras.data.fit_data import FitData
 from torchkeras.state import generators
 
 STEPS = 13  # an epoch
@@ -69,8 +70,8 @@ def test_control_a_run_with_another_seed_differs_in_everything(tmp_path, whole):
 @pytest.mark.parametrize("forgotten", ["set_rng_state", "load_sums"])
 def test_control_without_generators_or_sums_it_is_another_run(tmp_path, whole, monkeypatch, forgotten):
     runs.run(tmp_path / "best", [StopAt(7)], resume=True)
-    monkeypatch.setattr(*((manager, "set_rng_state", lambda *_: None) if forgotten == "set_rng_state" else
-                          (manager.CheckpointManager, "load_sums", lambda *_: None)))
+    monkeypatch.setattr(*((rank_state, "set_rng_state", lambda *_: None) if forgotten == "set_rng_state" else
+                          (rank_state.RankState, "load_sums", lambda *_: None)))
     assert unlike(whole(), runs.run(tmp_path / "best", resume=True))
 
 
@@ -455,7 +456,7 @@ def test_a_state_that_does_not_fit_after_all_leaves_nothing_half_put_back(tmp_pa
     def fails(*_):
         raise RuntimeError("not this one")
 
-    monkeypatch.setattr(manager, "set_rng_state", fails)
+    monkeypatch.setattr(rank_state, "set_rng_state", fails)
     with pytest.raises(CheckpointCorruptError, match="state 1 does not fit this run .RuntimeError: not this one"):
         model.fit(DataLoader(Noisy(), BATCH, shuffle=True), DataLoader(Noisy(40), 16), epochs=3,
                   ckpt_path=str(tmp_path / "best"), quiet=True, resume=True)
@@ -555,11 +556,11 @@ def test_a_scaler_is_a_part_of_the_state():
     model, run = runs.build(), types.SimpleNamespace(accelerator=types.SimpleNamespace(scaler=scaler()))
     run.accelerator.scaler.load_state_dict({**scaler().state_dict(), "scale": 64.0, "_growth_tracker": 2})
     data = types.SimpleNamespace(position=lambda: None, source=None, length=1, samples=1, known_indices=dict)
-    run.moved_by_step, run.step_runners, run.places = [], {}, None
+    run.moved_by_step, run.step_runners, run.places, run.data = [], {}, None, FitData(data, None)
     run.history, run.global_step, run.optimizer_steps, run.monitor, run.communicator, run.config = (
         {}, 0, 0, types.SimpleNamespace(best=None, best_epoch=None, reference=None, num_bad_epochs=0, improved=False),
         types.SimpleNamespace(world_size=1), runs_config())
-    state = run_state.run_state_dict(model, run, types.SimpleNamespace(kept=False), data, None, {"epoch": 1}, [])
+    state = run_state.run_state_dict(model, run, types.SimpleNamespace(kept=False), {"epoch": 1}, [])
     fresh = types.SimpleNamespace(**{**vars(run), "accelerator": types.SimpleNamespace(scaler=scaler())})
     run_state.load_run_state_dict(model, fresh, None, state, history=False)
     assert fresh.accelerator.scaler.state_dict()["scale"] == 64.0

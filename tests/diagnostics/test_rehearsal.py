@@ -215,9 +215,9 @@ def test_control_reading_ahead_without_putting_back_is_seen(monkeypatch):
     plain, _ = run("a Dataset with a state", True, monkeypatch)
     real = session.rehearse
 
-    def careless(run, kind, make, train, val):
-        next(iter(val.source))
-        return real(run, kind, make, train, val)
+    def careless(run, kind, make):
+        next(iter(run.data.val.source))
+        return real(run, kind, make)
 
     monkeypatch.setattr(session, "rehearse", careless)
     assert "reads" in different(plain, run("a Dataset with a state", True, monkeypatch)[0])

@@ -10,11 +10,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from torchkeras import Callback, KerasModel, Model
-from torchkeras.checkpoint.manager import CheckpointManager
+from torchkeras.checkpoint.background_writer import BackgroundWriter
 from torchkeras.checks import divergence
 from torchkeras.core.communicator import Communicator
 from torchkeras.core.stop import Request
-from torchkeras.engine.inspected import Inspected
+from torchkeras.engine.checked_step import CheckedStep
 from torchkeras.state.optimizer_state import drop_non_finite, is_finite
 
 generator = torch.Generator().manual_seed(0)
@@ -220,7 +220,7 @@ def test_processes_that_this_one_started_have_it_warn_once():
 
 def unguarded(monkeypatch):
     """Losses are read after the update, as on an accelerator."""
-    monkeypatch.setattr(Inspected, "check_finite_loss", lambda step, loss, preds, batch: loss)
+    monkeypatch.setattr(CheckedStep, "check_finite_loss", lambda step, loss, preds, batch: loss)
 
 
 ADAPTIVE = {"Adam": torch.optim.Adam, "momentum": lambda weights, lr: torch.optim.SGD(weights, lr=lr, momentum=0.9),
@@ -272,9 +272,9 @@ def test_only_what_is_not_finite_is_dropped_and_in_all_processes_alike():
 def test_a_state_that_would_hold_nan_is_not_saved(tmp_path, monkeypatch):
     unguarded(monkeypatch)
     saved = []
-    write = CheckpointManager.write
-    monkeypatch.setattr(CheckpointManager, "write",
-                        lambda manager, *rest: saved.append(manager.run.global_step) or write(manager, *rest))
+    write = BackgroundWriter.write
+    monkeypatch.setattr(BackgroundWriter, "write",
+                        lambda writer, *rest: saved.append(writer.run.global_step) or write(writer, *rest))
     for request, expected in ((Request("nan", True), []), (None, [1, 2, 3, 4])):  # as of one of several processes
         monkeypatch.setattr(Communicator, "request", request)
         net = nn.Linear(4, 1)

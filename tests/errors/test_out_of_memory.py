@@ -73,7 +73,7 @@ class Resident:
 def test_data_on_the_device_is_given_back_and_the_peak_is_named(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "max_memory_allocated", lambda device: 78 * 2**30)
     run = SimpleNamespace(accelerator=SimpleNamespace(device=torch.device("cuda", 0)), device="cuda:0",
-                          tools=SimpleNamespace(optimizer=1), config=SimpleNamespace(mixed_precision="no"))
+                          objects=SimpleNamespace(optimizer=1), config=SimpleNamespace(mixed_precision="no"))
     data = [Resident(), None, Resident()]
     with pytest.raises(torch.OutOfMemoryError) as caught, memory_explained(run, *data):
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -92,7 +92,7 @@ def test_errors_of_every_device_are_known_and_others_left_alone(error, expected)
     assert is_out_of_memory(error) is expected
     data = Resident()
     run = SimpleNamespace(accelerator=SimpleNamespace(device=torch.device("cpu")), device="cpu",
-                          tools=SimpleNamespace(optimizer=None), config=SimpleNamespace(mixed_precision="no"))
+                          objects=SimpleNamespace(optimizer=None), config=SimpleNamespace(mixed_precision="no"))
     with pytest.raises(type(error)), memory_explained(run, data):
         raise error
     assert data.there is not expected

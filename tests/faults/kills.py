@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from tests.faults import runs
 from tests.faults.runs import Noisy
 from torchkeras import Callback
-from torchkeras.checkpoint import manager, store
+from torchkeras.checkpoint import rank_state, store
 
 KILLS_A_RUN, INSIDE_A_WRITE = 3, 0.6
 MOMENTS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "shutil.rmtree", "shutil.copyfile"}
@@ -162,7 +162,7 @@ def side_by_side(count: int, seed: int = 0) -> dict[str, Any]:
 def control() -> dict[str, Any]:
     """Without the generators put back, a run that was killed must come out different; else the above finds nothing."""
     def forgets() -> None:
-        manager.set_rng_state = lambda *_: None
+        rank_state.set_rng_state = lambda *_: None
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

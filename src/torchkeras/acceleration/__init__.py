@@ -1,9 +1,9 @@
 """Faster ways to run the same training step: ``speed="fast"``, and the optimizer's implementation.
 
-``KerasModel.fit`` enters ``optimizer_impl.optimizer_implementation`` (foreach or fused, on a CPU)
-and ``autotuner.piloted``. The latter makes a ``StepAutotuner`` the run's executor, which then runs
+``TrainingSession`` enters ``optimizer_impl.optimizer_implementation`` (foreach or fused, on a CPU)
+and ``autotuner.autotuned``. The latter makes a ``StepAutotuner`` the run's executor, which runs
 every training step. It times the eager step first, then builds one candidate after another from
-``executors`` (channels last, compiled net), ``step_graph`` (one compiled graph a step) and
+``candidates`` (channels last, compiled net), ``step_graph`` (one compiled graph a step) and
 ``repeated_step`` or ``multi_step_graph`` (several steps a graph: on a CPU the graph of one step is
 run several times), and keeps those that are faster. ``compile_cache`` keeps what was compiled for
 the next run, in a ``private_folder``.

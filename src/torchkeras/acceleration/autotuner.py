@@ -1,4 +1,4 @@
-"""``speed="fast"``: time executors of the training step, and keep those that are faster."""
+"""``speed="fast"``: time candidates for the training step, and keep those that are faster."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from torchkeras.acceleration.candidates import Candidate, ChannelsLast, CompiledNet, shapes_of
 from torchkeras.acceleration.compile_cache import CompileCache
-from torchkeras.acceleration.executors import ChannelsLast, CompiledNet, EagerStep, shapes_of
 from torchkeras.acceleration.multi_step_graph import CompiledMultiStep
 from torchkeras.acceleration.repeated_step import RepeatedStep
 from torchkeras.acceleration.step_graph import CompiledTrainStep
 from torchkeras.acceleration.trial import OtherNumbers, Unfit
 from torchkeras.acceleration.updates import constant_options
 from torchkeras.core.types import Batch, Microbatch, Step, StepOutput
-from torchkeras.data import Batches
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.executor import Eager
 from torchkeras.engine.run import Run
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 COMPILE_TIME = 15.0  # seconds that compiling takes, as a guess before it is done
 KEPT_TIME = 3.0  # the same for what an earlier run has compiled: it is traced, and compared
-SLOWER = 1.25  # times the best before: an executor that took so long in an earlier run is skipped
+SLOWER = 1.25  # times the best before: a candidate that took so long in an earlier run is skipped
 FIRST, TIMED = 3, 15  # steps that warm up, and steps that are timed
 # on an accelerator, steps between two waits for it, for its launches run ahead; and such windows
 WINDOW, WINDOWS = 10, 3
@@ -40,13 +39,13 @@ WORTH = 4  # times the cost of compiling must be left to train: both cost and ga
 
 
 @contextmanager
-def piloted(run: Run, model: Trainable, callbacks: CallbackList, train: Batches) -> Iterator[None]:
+def autotuned(run: Run, model: Trainable, callbacks: CallbackList) -> Iterator[None]:
     """Give a run in fast mode an autotuner of its training steps; undo its changes afterwards."""
     if run.config.speed != "fast":
         yield
         return
     benchmark = torch.backends.cudnn.benchmark
-    tuner = run.executor = StepAutotuner(run, model, callbacks, train)
+    tuner = run.executor = StepAutotuner(run, model, callbacks)
     torch.backends.cudnn.benchmark = True
     try:
         with coarse_products(run):
@@ -81,14 +80,14 @@ def is_ahead(device: torch.device) -> bool:
 
 
 class StepAutotuner(Eager):
-    """Time some eager steps, then some of each executor that may pay, and use the fastest."""
+    """Time some eager steps, then some of each candidate that may pay, and use the fastest."""
 
-    def __init__(self, run: Run, model: Trainable, callbacks: CallbackList, data: Batches) -> None:
+    def __init__(self, run: Run, model: Trainable, callbacks: CallbackList) -> None:
         super().__init__(run.strategy)
-        self.run, self.model, self.callbacks, self.data = run, model, callbacks, data
-        self.way: EagerStep = EagerStep()  # the executor in use, or in trial
-        self.kept: list[EagerStep] = []  # faster than those before; undone at the end
-        self.candidates: list[type[EagerStep]] | None = None
+        self.run, self.model, self.callbacks = run, model, callbacks
+        self.candidate: Candidate = Candidate()  # in use, or in trial
+        self.kept: list[Candidate] = []  # faster than those before; undone at the end
+        self.untried: list[type[Candidate]] | None = None
         self.best = 0.0  # seconds a step
         self.times: list[float] = []
         self.in_window = 0  # steps since the time was read
@@ -97,36 +96,36 @@ class StepAutotuner(Eager):
         self.decided = False
         self.report: list[str] = []  # what was tried, for the note of the run
         self.cache: CompileCache | None = None
-        self.found: dict[str, float] = {}  # how long a step took, over the best before, by executor
-        self.reasons: set[str] = set()  # why steps were not run by the chosen executor
+        self.found: dict[str, float] = {}  # a step's time over that of the best before
+        self.reasons: set[str] = set()  # why steps were not run by the chosen candidate
 
     @property
     def pending(self) -> bool:  # type: ignore[override]
         """Tell whether steps have been computed that were not returned yet."""
-        return bool(self.way.pending)
+        return bool(self.candidate.pending)
 
     def execute(self, step: Step, batch: Batch, microbatch: Microbatch) -> StepOutput:
-        """Run one training step by the executor in use; run padding eagerly."""
+        """Run one training step by the candidate in use; run padding eagerly."""
         if microbatch.padding:
             return super().execute(step, batch, microbatch)
         runner: Any = step  # of ours or the user's
         return self.step(runner, batch)
 
     def step(self, step: StepRunner, batch: Batch) -> StepOutput:
-        """Run one training step by the executor in use."""
+        """Run one training step by the candidate in use."""
         if self.decided:
-            if self.way.supports(batch):
-                return self.way(step, batch)
+            if self.candidate.supports(batch):
+                return self.candidate(step, batch)
             self.note_unsupported()
             return step(batch)
-        if self.way.pending:
+        if self.candidate.pending:
             return self.trial(step, batch)
         if self.usual_shapes is None:
             self.usual_shapes = shapes_of(batch)
-        if shapes_of(batch) != self.usual_shapes or not self.way.supports(batch):
+        if shapes_of(batch) != self.usual_shapes or not self.candidate.supports(batch):
             self.missed, self.in_window = self.missed + 1, 0
             if self.missed > FIRST + TIMED:
-                self.drop(step, batch, self.way.why or "batches have many shapes")
+                self.drop(step, batch, self.candidate.why or "batches have many shapes")
             return step(batch)
         return self.trial(step, batch)
 
@@ -136,13 +135,14 @@ class StepAutotuner(Eager):
             self.in_window = 0
         if not self.in_window:
             self.began = self.now(step)
-        computes = not self.way.pending  # steps that were computed by one call are timed together
-        output = self.way(step, batch)
-        if self.candidates is None and not self.times:
+        # steps that one call computed are timed together
+        computes = not self.candidate.pending
+        output = self.candidate(step, batch)
+        if self.untried is None and not self.times:
             self.options = constant_options(step.optimizer)
-        self.in_window += self.way.at_once if computes else 0
+        self.in_window += self.candidate.at_once if computes else 0
         window, first, timed = self.windows(step)
-        if self.in_window >= window and not self.way.pending:
+        if self.in_window >= window and not self.candidate.pending:
             self.times.append((self.now(step) - self.began) / self.in_window)
             self.in_window = 0
             if len(self.times) == first + timed:
@@ -162,44 +162,44 @@ class StepAutotuner(Eager):
         return time.perf_counter()
 
     def judge(self, step: StepRunner, batch: Batch, took: float) -> None:
-        """Keep the executor in trial if it is faster, and go on to the next candidate."""
-        if self.candidates is None:
+        """Keep the candidate in trial if it is faster, and go on to the next candidate."""
+        if self.untried is None:
             self.best, self.report = took, [f"plain {readable(took)}"]
-            self.candidates = candidates_for(took, ahead=is_ahead(step.accelerator.device))
-            if self.strategy.divides_batches:
-                self.candidates, self.report = [], ["several processes"]
+            self.untried = candidates_for(took, ahead=is_ahead(step.accelerator.device))
+            if self.strategy.splits_batches:
+                self.untried, self.report = [], ["several processes"]
             self.next_candidate(step, batch)
             return
-        self.found[self.way.name] = took / self.best
+        self.found[self.candidate.name] = took / self.best
         if took < BETTER * self.best:
             self.best = took
-            self.kept.append(self.way)
-            if isinstance(self.way, CompiledTrainStep):  # which has all of the net in it
+            self.kept.append(self.candidate)
+            if isinstance(self.candidate, CompiledTrainStep):  # which has all of the net in it
                 ahead = is_ahead(step.accelerator.device)
-                self.candidates = [CompiledMultiStep if ahead else RepeatedStep]
-            self.report.append(f"{self.way.name} {readable(took)}")
+                self.untried = [CompiledMultiStep if ahead else RepeatedStep]
+            self.report.append(f"{self.candidate.name} {readable(took)}")
         else:
-            self.drop(step, batch, f"{self.way.name} {readable(took)}")
+            self.drop(step, batch, f"{self.candidate.name} {readable(took)}")
             return
         self.next_candidate(step, batch)
 
     def drop(self, step: StepRunner, batch: Batch, why: str) -> None:
-        """Undo the executor in trial, and go on to the next candidate."""
-        self.way.end()
-        self.way = self.kept[-1] if self.kept else EagerStep()
+        """Undo the candidate in trial, and go on to the next candidate."""
+        self.candidate.end()
+        self.candidate = self.kept[-1] if self.kept else Candidate()
         self.report.append(why)
         self.next_candidate(step, batch)
 
     def next_candidate(self, step: StepRunner, batch: Batch) -> None:
         """Build the next candidate that is supported and may pay; without one, note the choice."""
         self.times, self.in_window, self.missed = [], 0, 0
-        while self.candidates:
-            kind: Any = self.candidates.pop(0)
+        while self.untried:
+            kind: Any = self.untried.pop(0)
             why = kind.unsupported_reason(step, batch, self) or self.cannot_pay(kind, step, batch)
             if why is None:
                 try:
                     with self.cache_for(step, batch).used():
-                        self.way = kind(step, batch, self)
+                        self.candidate = kind(step, batch, self)
                     return
                 except Unfit as error:
                     why = f"{kind.name}: a graph does not go with {error}"
@@ -214,12 +214,12 @@ class StepAutotuner(Eager):
             self.cache.remember(self.found)
             self.run.notes.extend([self.cache.note] if self.cache.note else [])
         # several steps a graph are made of the graph of one
-        names = [way.name for way, then in zip_longest(self.kept, self.kept[1:])
+        names = [one.name for one, then in zip_longest(self.kept, self.kept[1:])
                  if not isinstance(then, (RepeatedStep, CompiledMultiStep))]
-        chosen = " + ".join(names) or EagerStep.name
+        chosen = " + ".join(names) or Candidate.name
         self.run.notes.append(f"fast: {chosen} ({', '.join(self.report)})")
 
-    def cannot_pay(self, kind: type[EagerStep], step: StepRunner, batch: Batch) -> str | None:
+    def cannot_pay(self, kind: type[Candidate], step: StepRunner, batch: Batch) -> str | None:
         """Return why a candidate is not worth trying: by the steps left, or an earlier run."""
         if not kind.compiles:
             return None
@@ -245,8 +245,8 @@ class StepAutotuner(Eager):
         return self.cache
 
     def note_unsupported(self) -> None:
-        """Note once why the chosen executor does not run a step, unless it is the batch's shape."""
-        run, why = self.run, self.way.why
+        """Note once why the chosen candidate does not run a step, other than its batch's shape."""
+        run, why = self.run, self.candidate.why
         if why is not None and why not in self.reasons:
             self.reasons.add(why)
             where = f"epoch {run.epoch}, step {run.step + 1}"
@@ -254,12 +254,12 @@ class StepAutotuner(Eager):
 
     def end(self) -> None:
         """Restore net and optimizer as they were before."""
-        for way in [self.way, *self.kept]:
-            way.end()
+        for one in [self.candidate, *self.kept]:
+            one.end()
 
 
-def candidates_for(took: float, *, ahead: bool) -> list[type[EagerStep]]:
-    """Return the executors to try where a plain step takes so many seconds.
+def candidates_for(took: float, *, ahead: bool) -> list[type[Candidate]]:
+    """Return the candidates to try where a plain step takes so many seconds.
 
     On a CPU, launching is a large part of short steps only. On an accelerator any step may be short
     beside its launches, or long beside its arithmetic.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from torchkeras.acceleration.executors import EagerStep, compiled
+from torchkeras.acceleration.candidates import Candidate, compiled
 from torchkeras.acceleration.step_graph import CompiledTrainStep, cloned
 from torchkeras.core.types import Batch, StepOutput
 from torchkeras.data.memory import BATCHES_AT_ONCE
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TOGETHER = BATCHES_AT_ONCE  # the batches that data in memory selects at once
 
 
-class CompiledMultiStep(EagerStep):
+class CompiledMultiStep(Candidate):
     """Compute the steps of the next batches with the first of them, and return them one by one.
 
     In between, the weights are ahead of the step that was returned. So this is only for runs in
@@ -39,7 +39,7 @@ class CompiledMultiStep(EagerStep):
 
     def __init__(self, step: StepRunner, batch: Batch, tuner: StepAutotuner) -> None:
         self.single = cast(CompiledTrainStep, tuner.kept[-1])
-        self.run, self.data = tuner.run, tuner.data
+        self.run, self.data = tuner.run, tuner.run.data.train
         self.size = len(batch[0])
         self.pending: deque[float | Tensor] = deque()
         self.at_once = 1
@@ -62,7 +62,7 @@ class CompiledMultiStep(EagerStep):
     @staticmethod
     def unsupported_reason(step: StepRunner, batch: Batch, tuner: StepAutotuner) -> str | None:
         """Accept data in memory, in runs in which nothing needs each step at once."""
-        runner, near = tuner.model.EpochRunner, tuner.data.device_data
+        runner, near = tuner.model.EpochRunner, tuner.run.data.train.device_data
         counters = cast(CompiledTrainStep, tuner.kept[-1]).counters
         hidden = len(counters) < len(step.metrics_dict) or step.moving is not None
         name, block = CompiledMultiStep.name, None if near is None else near.block

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
 from torchkeras.acceleration import updates
-from torchkeras.acceleration.executors import (
-    EagerStep,
+from torchkeras.acceleration.candidates import (
+    Candidate,
     RecompilationNeeded,
     quiet_compilation,
 )
@@ -130,7 +130,7 @@ def cloned(tree: Written) -> Written:
     return clone
 
 
-class CompiledTrainStep(EagerStep):
+class CompiledTrainStep(Candidate):
     """The graph of one step, for batches of one shape.
 
     Args:

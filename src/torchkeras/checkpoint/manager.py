@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import copy
-import threading
-import warnings
-from collections.abc import Callable, Mapping
-from typing import Any, TypeGuard
+from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
+from torchkeras.checkpoint.background_writer import BackgroundWriter
 from torchkeras.checkpoint.best import Best
 from torchkeras.checkpoint.caveats import inexact_data, unsaved_metrics
-from torchkeras.checkpoint.history_file import Rows
-from torchkeras.checkpoint.metric_state import load_metric_state_dict, metric_state_dict
+from torchkeras.checkpoint.rank_state import RankState
 from torchkeras.checkpoint.restore import encode_state
 from torchkeras.checkpoint.run_state import load_run_state_dict, run_state_dict
 from torchkeras.checkpoint.serialization import TensorJSONEncoder
 from torchkeras.checkpoint.state_schema import refuse_misfit
 from torchkeras.checkpoint.step_state import put_own_state, sorted_out
-from torchkeras.checkpoint.store import CheckpointStore, TensorFiles
+from torchkeras.checkpoint.store import CheckpointStore
 from torchkeras.core import device, internals
 from torchkeras.core.interval import SaveInterval
 from torchkeras.core.stop import PassEnded
-from torchkeras.core.types import Row, Source, State, Stateful, Step, Value
-from torchkeras.data import Batches
+from torchkeras.core.types import Row, Source, State, Step
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.checkpointing import NoCheckpoint
 from torchkeras.engine.epoch import EpochRunner
@@ -32,8 +28,6 @@ from torchkeras.engine.run import Run
 from torchkeras.engine.trainable import Trainable
 from torchkeras.state.components import Components, abbreviated, components_of, unsaved_names
 from torchkeras.state.generators import rng_state, set_rng_state
-from torchkeras.state.module_state import all_buffers, set_buffers
-from torchkeras.weighting.averages import AverageMeter, number
 
 CLOCK_EVERY = 16  # steps after which all ranks use the clock of the main process
 
@@ -46,17 +40,13 @@ class CheckpointManager(NoCheckpoint):
     """
 
     def __init__(self, model: Trainable, run: Run, callbacks: CallbackList, best: Best,
-                 train: Batches, val: Batches | None, store: CheckpointStore | None) -> None:
+                 store: CheckpointStore | None) -> None:
         self.model, self.run, self.best, self.store = model, run, best, store
-        self.train, self.val = train, val
-        self.sources = [one.source for one in (train, val) if one is not None]
-        self.listeners = [one for one in callbacks.listeners if is_stateful(one)]
+        self.train, self.val = run.data
+        self.rank_state = RankState(model, run, callbacks)
+        self.writer = None if store is None else BackgroundWriter(run, store)
         self.when = SaveInterval(run.config.save_every, run.global_step)
         self.phase = "epoch"  # where a state saved now resumes: epoch start, train or validation
-        self.epoch_runner: Any = None  # EpochRunner or the user's own
-        self.rng_at_pass_start: State | None = None
-        # step, random state and callback states at the last boundary
-        self.last_boundary: tuple[int, State, list[Value]] | None = None
         self.row: Row = {}  # of the training pass, once it is over
         self.unsaved: list[str] = []  # why nothing is saved in mid-epoch
         # parameter groups of each optimizer, before the run and before this epoch
@@ -64,26 +54,20 @@ class CheckpointManager(NoCheckpoint):
         self.stop_before_validation = False  # a stop was requested as the training pass ended
         self.saved: Any = None  # the state that the run resumes from
         self.stopped_inside = False  # whether it is loaded again once its epoch has begun
-        self.writer: threading.Thread | None = None
-        self.failure: Exception | None = None
-        self.reported = [""]  # errors in removing states that were reported
-        # forking loader workers while a thread writes could leave them with its locks
-        workers = any(getattr(one, "num_workers", 0) for one in self.sources)
-        self.async_write = not (run.strategy.divides_batches or workers)
 
     def begin_run(self, fresh: bool) -> None:
         """Check before the first step that a state can be saved; note what will not be exact.
 
         Earlier states of a run that is not resumed are replaced at once: nobody may resume them.
         """
-        self.unsaved = unsaved_metrics(self.run.tools.metrics["train"])
+        self.unsaved = unsaved_metrics(self.run.objects.metrics["train"])
         self.groups = self.groups or {
             "run": count_param_groups(self.model), "epoch": count_param_groups(self.model)}
         position = {"phase": "epoch", "epoch": 1, "step": 0, "row": {}}
         with self.run.strategy.taking():
-            part = [self.rank_state("epoch")]
+            part = [self.rank_state.collect("epoch")]
             state = run_state_dict(
-                self.model, self.run, self.best, self.train, self.val, position, part)
+                self.model, self.run, self.best, position, part)
             encoder = TensorJSONEncoder(copy=False)
             packed = encoder.pack({**state, "best": None, "history": None}, "the state of the run")
             if self.store is not None:
@@ -120,26 +104,27 @@ class CheckpointManager(NoCheckpoint):
         with self.run.strategy.putting(), refuse_misfit(self.saved["number"]):
             load_run_state_dict(self.model, self.run, self.best, self.saved, history=False,
                                 groups=self.groups.get("epoch"))
-        self.load_rank_state(self.own_of(self.saved))
+        self.rank_state.load(self.saved)
         if not self.stopped_inside:
             self.saved.clear()  # releases the mapped files
 
     def pass_starts(self, epoch_runner: Any) -> None:
         """Note the runner of a training pass that is about to start."""
         if self.run.stage == "train" and self.run.epoch > 0:
-            self.epoch_runner, self.phase, self.last_boundary = epoch_runner, "train", None
+            self.phase = "train"
+            self.rank_state.begin_pass(epoch_runner)
 
     def data_starts(self) -> None:
         """Save the random state before a training pass draws anything."""
-        self.rng_at_pass_start = rng_state(self.train.source)
+        self.rank_state.rng_at_pass_start = rng_state(self.train.source)
 
     def boundary(self) -> None:
         """Save if due between two batches; end the pass if a stop was requested."""
         run = self.run
         if not self.at_boundary():
             return
-        if run.strategy.divides_batches:
-            self.last_boundary = run.step, rng_state(*self.sources), self.remembered()
+        if run.strategy.splits_batches:
+            self.rank_state.note_boundary()
         if run.stop_reason is not None and self.stops_at_boundaries:
             self.save("train", run.epoch)
             raise PassEnded
@@ -157,17 +142,18 @@ class CheckpointManager(NoCheckpoint):
     def stops_at_boundaries(self) -> bool:  # type: ignore[override]
         """Return whether a stop request ends the current pass at a boundary."""
         return (self.phase == "train" and self.run.stage == "train" and self.follows
-                and not self.run.strategy.divides_batches)
+                and not self.run.strategy.splits_batches)
 
     @property
     def follows(self) -> bool:
         """Return whether a pass can be saved in the middle: not with a user's own EpochRunner."""
-        return type(self.epoch_runner).__call__ is EpochRunner.__call__ and not self.unsaved
+        runner: Any = type(self.rank_state.epoch_runner)
+        return runner.__call__ is EpochRunner.__call__ and not self.unsaved
 
     def due(self) -> bool:
         """Return whether it is time to save, by the clock of the main process."""
         run = self.run
-        if not run.strategy.divides_batches or self.when.seconds is None:
+        if not run.strategy.splits_batches or self.when.seconds is None:
             return self.when.due(run.global_step)
         return run.global_step % CLOCK_EVERY == 0 and bool(
             run.communicator.broadcast(self.when.due(run.global_step)))
@@ -178,14 +164,14 @@ class CheckpointManager(NoCheckpoint):
             return None
         self.row = self.saved["position"]["row"]
         self.run.stage, self.phase = "train", "validation"
-        self.put_back()
+        self.load_inside_pass()
         self.run.history.record(self.row)
         return self.row
 
     def trained(self, row: Row) -> None:
         """Note the row of a training pass that is over; save if a stop was requested."""
         self.phase, self.row = "validation", row
-        self.last_boundary = self.run.step, rng_state(*self.sources), self.remembered()
+        self.rank_state.note_boundary()
         self.stop_before_validation = (
             self.run.stop_reason is not None and self.val is not None and self.run.validates)
         if self.stop_before_validation:
@@ -194,7 +180,7 @@ class CheckpointManager(NoCheckpoint):
     def epoch_end(self) -> None:
         """Save at the end of an epoch, if due."""
         run = self.run
-        self.phase, self.last_boundary = "epoch", None
+        self.phase, self.rank_state.last_boundary = "epoch", None
         self.groups["epoch"] = count_param_groups(self.model)
         last = run.stop_reason is not None or run.epoch == run.config.epochs
         if not (run.diverged or self.stop_before_validation) and run.epoch > 0 and (
@@ -207,9 +193,8 @@ class CheckpointManager(NoCheckpoint):
         if run.diverged or self.phase == "epoch" or (
                 self.phase == "train" and self.when.trained == run.global_step):
             return
-        at_last = self.last_boundary is not None and self.last_boundary[0] == run.step
-        if self.phase == "validation" or at_last or (
-                not run.strategy.divides_batches and self.follows
+        if self.phase == "validation" or self.rank_state.at_boundary() or (
+                not run.strategy.splits_batches and self.follows
                 and run.config.gradient_accumulation_steps == 1):
             self.save(self.phase, run.epoch)
 
@@ -221,7 +206,7 @@ class CheckpointManager(NoCheckpoint):
         position = {"phase": phase, "epoch": epoch, "step": step,
                     "row": self.row if phase == "validation" else {}}
         with run.strategy.taking():
-            own = self.rank_state(phase)  # which reads the losses so far
+            own = self.rank_state.collect(phase)  # which reads the losses so far
             ranks = run.communicator.all_gather(own)
             self.wait()
             request = run.communicator.request
@@ -230,84 +215,34 @@ class CheckpointManager(NoCheckpoint):
             content = None
             if self.store is not None:
                 state = run_state_dict(
-                    self.model, run, self.best, self.train, self.val, position, ranks)
+                    self.model, run, self.best, position, ranks)
                 content = encode_state({**state, "groups": self.groups}, self.store)
-        if self.store is not None and content is not None:
-            self.write(self.store, *content)
+        if self.writer is not None and content is not None:
+            self.best.weights.reader = self.writer.write(*content)
+            if not self.writer.beside_training:
+                self.wait()
         self.when.done(run.global_step)
 
-    def rank_state(self, phase: str) -> State:
-        """Return this rank's part of the state: random state, callbacks, sums, local buffers."""
-        now, memory = rng_state(*self.sources), self.remembered()
-        last = self.last_boundary
-        if last is not None and (phase == "validation" or (
-                phase == "train" and last[0] == self.run.step)):
-            _, now, memory = last
-        part = {"now": now, "began": self.rng_at_pass_start if phase == "train" else None,
-                "callbacks": memory, "sums": None}
-        if phase == "train":
-            runner = self.epoch_runner
-            part["sums"] = {
-                "losses": meter_state(runner.losses), "parts": meter_state(runner.parts),
-                "counted": list(runner.counted),
-                "last": {name: number(name, value) for name, value in runner.last.items()},
-                "metrics": {name: metric_state_dict(metric)
-                            for name, metric in runner.metrics_dict.items()}}
-            part["buffers"] = [all_buffers(one) for one in self.model.learners()] if (
-                self.run.strategy.divides_batches) else []
-        return part
-
-    def remembered(self) -> list[Value]:
-        """Return the class name and the state of each callback that has a state."""
-        return [[type(one).__name__, copy.deepcopy(one.state_dict())] for one in self.listeners]
-
-    def write(self, store: CheckpointStore, facts: State, tensors: TensorFiles,
-              best_owner: object, rows: Rows) -> None:
-        """Write a state, in a thread during training if that is safe; keep an error for later."""
-        def write_state() -> None:
-            try:
-                store.write(facts, tensors, best_owner, rows)
-            except Exception as error:
-                self.failure = error
-
-        self.writer = threading.Thread(target=write_state, name="torchkeras-keeper")
-        self.best.weights.reader = self.writer
-        self.writer.start()
-        if not self.async_write:
-            self.wait()
-
     def wait(self) -> None:
-        """Wait until the state is on the disk; if it could not be written, warn and go on."""
+        """Wait until the state that is being written is on the disk."""
         if self.writer is not None:
-            self.writer.join()
-            self.writer = None
-        failure, self.failure = self.failure, None
-        if self.store is not None and self.store.removal_error not in self.reported:
-            self.reported.append(self.store.removal_error)
-            self.run.notes.append(f"keep: {self.store.removal_error}: it is tried again when the "
-                                  "next run begins")
-        if failure is not None:
-            text = (f"the state of the run could not be saved ({type(failure).__name__}: "
-                    f"{failure}); the run goes on")
-            self.run.notes.append(f"save_every: {text}")
-            warnings.warn(text, stacklevel=2)
+            self.writer.wait()
 
     # resuming
 
-    def go_on(self, saved: State) -> None:
+    def resume_from(self, saved: State) -> None:
         """Load a state; what the start of its epoch changes is loaded again after that."""
         run, position = self.run, saved["position"]
         self.saved, self.resumes_at = saved, position["epoch"]
         self.stopped_inside = position["phase"] != "epoch"
-        own = self.own_of(saved)
         self.groups = {name: dict(counts) for name, counts in saved["groups"].items()}
         with run.strategy.putting(), refuse_misfit(saved["number"]):
             load_run_state_dict(self.model, run, self.best, saved, groups=self.groups.get("run"))
         for (stage, _), step in run.step_runners.items():
             if (state := run.step_states.pop(stage, None)) is not None:
                 put_own_state(step, self.model, state)
-        self.place_data(saved, own)
-        self.load_rank_state(own)
+        self.place_data(saved)
+        self.rank_state.load(saved)
         self.when.done(run.global_step)
         optimizers = components_of(self.model).optimizers if run.optimizer_steps else {}
         for one in optimizers.values():
@@ -316,14 +251,15 @@ class CheckpointManager(NoCheckpoint):
             run.stop_reason = (f"{run.monitor.name} without improvement in "
                                f"{run.monitor.num_bad_epochs} epoch, early stopping")
 
-    def place_data(self, saved: State, own: State) -> None:
+    def place_data(self, saved: State) -> None:
         """Tell the data where its first pass resumes."""
+        own = self.rank_state.own_part(saved)
         step, inside = saved["position"]["step"], saved["position"]["phase"] == "train"
         data = saved["data"]
         first = ((lambda: set_rng_state(own["began"], self.train.source)) if inside
                  else rng_rewinder(self.train.source))
         self.train.resume_at(
-            data["train"], step, first, self.put_back if inside else restore_nothing)
+            data["train"], step, first, self.load_inside_pass if inside else restore_nothing)
         if self.val is not None and data["val"] is not None:
             self.val.resume_at(data["val"], 0, rng_rewinder(self.val.source), restore_nothing)
 
@@ -332,85 +268,23 @@ class CheckpointManager(NoCheckpoint):
         if (state := self.run.step_states.pop(stage, None)) is not None:
             put_own_state(step, self.model, state)
 
-    def own_of(self, saved: State) -> State:
-        """Return this rank's part of a state; the main process's if the world size changed."""
-        ranks: list[State] = saved["ranks"]
-        same_size = len(ranks) == self.run.communicator.world_size
-        return ranks[self.run.communicator.rank if same_size else 0]
-
-    def load_rank_state(self, own: State) -> None:
-        """Load random state and callbacks; a new rank keeps its own random numbers."""
-        communicator = self.run.communicator
-        same_size = len(self.saved["ranks"]) == communicator.world_size
-        if same_size or communicator.is_main_process:
-            set_rng_state(own["now"], *self.sources)
-        left = list(own["callbacks"])
-        for one in self.listeners:  # by class and order: other callbacks may have come or gone
-            kind = type(one).__name__
-            place = next((place for place, (saved, _) in enumerate(left) if saved == kind), None)
-            if place is not None:
-                one.load_state_dict(copy.deepcopy(left.pop(place)[1]))
-
-    def put_back(self) -> None:
+    def load_inside_pass(self) -> None:
         """Load the state again in mid-epoch, once the data has reached the saved position."""
-        run, own = self.run, self.own_of(self.saved)
+        run = self.run
         self.stopped_inside = False
         with run.strategy.putting(), refuse_misfit(self.saved["number"]):
             load_run_state_dict(self.model, run, self.best, self.saved, history=False)
-            self.load_rank_buffers(own.get("buffers") or [])
-        self.load_rank_state(own)
+            self.rank_state.load_buffers(self.saved)
+        self.rank_state.load(self.saved)
         run.step = self.saved["position"]["step"]
         device.set_accumulation_step(run.accelerator, run.step)
-        if own["sums"] is not None:
-            self.load_sums(own)
+        self.rank_state.load_sums(self.saved)
         self.saved.clear()
-
-    def load_sums(self, own: State) -> None:
-        """Load the losses and metrics that the interrupted pass had accumulated."""
-        sums, runner = own["sums"], self.epoch_runner
-        load_meter_state(runner.losses, sums["losses"] if "losses" in sums else upgraded_sums(sums))
-        load_meter_state(runner.parts, sums.get("parts", {}))
-        runner.counted[:], runner.last = sums["counted"], dict(sums["last"])
-        for name, metric in runner.metrics_dict.items():
-            load_metric_state_dict(metric, sums["metrics"][name])
-
-    def load_rank_buffers(self, saved: State | list[State]) -> None:
-        """Load this rank's local buffers; older states have those of the net only."""
-        every = [saved] if isinstance(saved, dict) else saved
-        for module, buffers in zip(self.model.learners(), every, strict=False):
-            set_buffers(module, buffers)
-
-
-def meter_state(means: AverageMeter) -> State:
-    """Return what an average meter has added up."""
-    means.flush()
-    return {"totals": dict(means.totals), "sums": dict(means.sums_of),
-            "weights": dict(means.weights), "shares": dict(means.shares), "done": means.done}
-
-
-def load_meter_state(means: AverageMeter, sums: Mapping[str, Value]) -> None:
-    """Load what :func:`meter_state` returned."""
-    means.totals, means.weights = dict(sums.get("totals", {})), dict(sums.get("weights", {}))
-    means.sums_of = dict(sums.get("sums", sums.get("totals", {})))
-    means.shares, means.done = dict(sums.get("shares", {})), sums.get("done", 0)
-
-
-def upgraded_sums(sums: Mapping[str, Value]) -> State:
-    """Return the sums of an older state, with a single weight for all names, in today's form."""
-    return {"totals": sums["totals"], "weights": dict.fromkeys(sums["totals"], sums["weight"]),
-            "done": sums["done"]}
-
 
 def count_param_groups(model: Trainable) -> dict[str, int]:
     """Return how many parameter groups each optimizer has: callbacks may add some."""
     optimizers = components_of(model).optimizers
     return {name: len(one.param_groups) for name, one in optimizers.items()}
-
-
-def is_stateful(listener: object) -> TypeGuard[Stateful]:
-    """Return whether a callback has ``state_dict`` and ``load_state_dict``."""
-    return (callable(getattr(listener, "state_dict", None))
-            and callable(getattr(listener, "load_state_dict", None)))
 
 
 def rng_rewinder(source: Source) -> Callable[[], None]:

@@ -21,7 +21,6 @@ from torchkeras.checkpoint.tensor_file import limits_for
 from torchkeras.core.errors import bad_value
 from torchkeras.core.stop import CheckpointCorruptError
 from torchkeras.core.types import State, Value
-from torchkeras.data import Batches
 from torchkeras.engine.run import Run
 from torchkeras.engine.trainable import Trainable
 from torchkeras.state.components import components_of
@@ -29,8 +28,8 @@ from torchkeras.state.module_state import storage_key
 
 
 @contextmanager
-def open_store(model: Trainable, run: Run, train: Batches,
-               val: Batches | None) -> Iterator[tuple[CheckpointStore | None, State | None]]:
+def open_store(model: Trainable,
+               run: Run) -> Iterator[tuple[CheckpointStore | None, State | None]]:
     """Open the store of a run; yield it (on the main process) and the state to resume from.
 
     The state is the same on all ranks; it is checked, and nothing is loaded yet. One run at a time
@@ -51,7 +50,7 @@ def open_store(model: Trainable, run: Run, train: Batches,
         saved = communicator.broadcast(saved)
         with communicator.raise_on_all_ranks():
             if saved is not None:
-                run.notes += check_resumable(model, run, train, val, saved)
+                run.notes += check_resumable(model, run, saved)
         yield store if communicator.is_main_process else None, saved
     finally:
         store.close()
@@ -90,15 +89,13 @@ def decode_state(saved: SavedState) -> State:
     return state
 
 
-def check_resumable(model: Trainable, run: Run, train: Batches, val: Batches | None,
-                state: State) -> list[str]:
+def check_resumable(model: Trainable, run: Run, state: State) -> list[str]:
     """Compare a state with the run that is to resume from it; return notes on differences."""
     position, inside = state["position"], state["position"]["phase"] == "train"
     with refuse_misfit(state["number"]):
         rename_to_bare(state, model.learners())
-        now = run_fingerprint.run_fingerprint(
-            model, run.config, train, val, run.communicator.world_size)
-        run_fingerprint.add_older_contents(now, state["facts"], train, val)
+        now = run_fingerprint.run_fingerprint(model, run)
+        run_fingerprint.add_older_contents(now, state["facts"], run.data)
         run_fingerprint.check_parts(state["facts"], now)
         notes = run_state.check_components(model, state)
         notes += run_fingerprint.check_data(state["facts"], now, inside)
@@ -112,7 +109,7 @@ def check_resumable(model: Trainable, run: Run, train: Batches, val: Batches | N
         return [*notes, f"resume: the run is at the end of epoch {done} of {epochs}; "
                 "pass a larger epochs to go on"]
     with refuse_misfit(state["number"]):
-        check_schedule(state, run, train)
+        check_schedule(state, run)
     return [*notes, f"resume: the run goes on in epoch {describe_position(position)} "
             f"(state {state['number']})"]
 
@@ -123,13 +120,14 @@ def describe_position(position: State) -> str:
     return f"{position['epoch']}{where.get(position['phase'], '')}"
 
 
-def check_schedule(state: State, run: Run, train: Batches) -> None:
+def check_schedule(state: State, run: Run) -> None:
     """Refuse a OneCycleLR that would end before the run: its length is fixed when it is built."""
     saved = state["schedulers"].get("lr_scheduler", {})
+    train = run.data.train
     is_one_cycle = state["facts"]["lr_scheduler"] == OneCycleLR.__name__
     if not is_one_cycle or train.length is None or "total_steps" not in saved:
         return
-    if run.tools.step_scheduler is None:
+    if run.objects.step_scheduler is None:
         return
     windows = -(-train.length // run.config.gradient_accumulation_steps)
     done = -(-state["position"]["step"] // run.config.gradient_accumulation_steps)

@@ -13,8 +13,10 @@ from torchkeras.core.types import State, Value
 from torchkeras.data import Batches
 from torchkeras.data.contents import contents, order_of
 from torchkeras.data.fingerprint import as_texts, sample_fingerprint
+from torchkeras.data.fit_data import FitData
 from torchkeras.data.named import describe, is_simple
 from torchkeras.engine.config import FitConfig
+from torchkeras.engine.run import Run
 from torchkeras.engine.trainable import Trainable
 from torchkeras.state.components import components_of
 from torchkeras.state.module_state import bare_state_dict, resizable_buffer_names
@@ -26,32 +28,32 @@ SHOWN = 5  # differences that an error lists
 Facts: TypeAlias = Mapping[str, Value]  # what is compared when a run is resumed
 
 
-def run_fingerprint(model: Trainable, config: FitConfig, train: Batches, val: Batches | None,
-                    world: int) -> dict[str, Value]:
+def run_fingerprint(model: Trainable, run: Run) -> dict[str, Value]:
     """Return what is compared when a run is resumed; differences raise or are noted."""
+    config = run.config
     asked = {name: getattr(config, name) for name in FitConfig.__dataclass_fields__
              if name not in NOT_COMPARED}
     asked["class_weight"] = None if config.class_weight is None else {
         int(index): float(weight) for index, weight in config.class_weight.items()}
     metrics = [f"{name}: {type(one).__name__}" for name, one in model.metrics_dict.items()]
     modules = components_of(model).modules
-    return {"asked": asked, "world": world, "metrics_dict": metrics,
-            **initial_fingerprint(model, train, val),
+    return {"asked": asked, "world": run.communicator.world_size, "metrics_dict": metrics,
+            **initial_fingerprint(model, run.data),
             "net": [signature(module) for module in modules.values()], "modules": list(modules),
             "optimizer": type_names(model.optimizer),
             "lr_scheduler": type_names(model.lr_scheduler)}
 
 
-def initial_fingerprint(model: Trainable, train: Batches, val: Batches | None) -> dict[str, Value]:
+def initial_fingerprint(model: Trainable, data: FitData) -> dict[str, Value]:
     """Return the data, loss and optimizer options that the run began with; computed once a run.
 
     Options of the loss and the schedule that the run itself has changed since are left out.
     """
-    own = vars(train)
+    own = vars(data.train)
     loss, schedule = describe(model.loss_fn), schedule_options(model.lr_scheduler)
     if "begun" not in own:
         own["begun"] = {
-            "train_data": data_fingerprint(train), "val_data": data_fingerprint(val),
+            "train_data": data_fingerprint(data.train), "val_data": data_fingerprint(data.val),
             "loss_fn": loss, "schedule": schedule, "rates": rates(model.optimizer)}
     first: dict[str, Value] = own["begun"]
     return {**first, "loss_fn": equal_entries(first["loss_fn"], loss),
@@ -104,10 +106,9 @@ def data_fingerprint(data: Batches | None) -> dict[str, Value]:
             **order_of(data.source), "checksum of all contents": whole, "unseen": unseen}
 
 
-def add_older_contents(now: dict[str, Value], saved: Facts, train: Batches,
-                       val: Batches | None) -> None:
+def add_older_contents(now: dict[str, Value], saved: Facts, both: FitData) -> None:
     """Add the fingerprint of the contents that states of versions up to 2 have."""
-    for name, data in (("train_data", train), ("val_data", val)):
+    for name, data in zip(("train_data", "val_data"), both, strict=True):
         if "contents" in saved.get(name, ()) and data is not None:
             now[name] = {**now[name], "contents": sample_fingerprint(data.source, as_texts)}
         if "all contents" in saved.get(name, ()) and data is not None:

@@ -14,7 +14,6 @@ from torchkeras.checkpoint.state_schema import check_options
 from torchkeras.checkpoint.step_state import put_object, state_of_object, states_of_steps
 from torchkeras.core.errors import bad_value
 from torchkeras.core.types import State
-from torchkeras.data import Batches
 from torchkeras.engine.run import Run
 from torchkeras.engine.trainable import Trainable
 from torchkeras.state.components import Components, components_of
@@ -102,20 +101,18 @@ def check_components(model: Trainable, saved: State) -> list[str]:
     return [f"resume: {', '.join(new)}: not in the saved state, and begin anew"] if new else []
 
 
-def run_state_dict(model: Trainable, run: Run, best: Best, train: Batches, val: Batches | None,
-                   position: State, ranks: list[State]) -> State:
+def run_state_dict(model: Trainable, run: Run, best: Best, position: State,
+                   ranks: list[State]) -> State:
     """Return the whole state of a run: plain values, and tensors that are not copied yet.
 
     Args:
         model: the model in training.
         run: its run.
         best: the best weights so far.
-        train: the training data.
-        val: the validation data.
         position: where in the run this is: phase, epoch, step, and the row of the training pass.
         ranks: the part of each rank.
     """
-    parts, monitor = components_of(model), run.monitor
+    parts, monitor, (train, val) = components_of(model), run.monitor, run.data
     modules = list(parts.modules.values())
     epochs = run.history.get("epoch", [])
     rows = len(epochs)
@@ -124,7 +121,7 @@ def run_state_dict(model: Trainable, run: Run, best: Best, train: Batches, val: 
     scaler = getattr(run.accelerator, "scaler", None)
     return {
         "position": position,
-        "facts": run_fingerprint(model, run.config, train, val, run.communicator.world_size),
+        "facts": run_fingerprint(model, run),
         "run": {name: getattr(run, attribute) for name, attribute in RUN_ATTRIBUTES.items()},
         "history": (run.history, rows),
         "monitor": {name: getattr(monitor, attribute)

@@ -11,7 +11,6 @@ from torchkeras.checkpoint.best import Best
 from torchkeras.checkpoint.manager import CheckpointManager
 from torchkeras.checkpoint.store import CheckpointStore
 from torchkeras.core.stop import CheckpointCorruptError
-from torchkeras.data import Batches
 from torchkeras.engine.callback import CallbackList
 from torchkeras.engine.checkpointing import NoCheckpoint
 from torchkeras.engine.run import Run
@@ -20,26 +19,26 @@ from torchkeras.state.components import components_of
 
 
 @contextmanager
-def kept(model: Any, run: Run, callbacks: CallbackList, best: Best, train: Batches,
-         val: Batches | None, vault: CheckpointStore | None,
-         saved: dict[str, Any] | None) -> Iterator[None]:
+def checkpointed(model: Any, run: Run, callbacks: CallbackList, best: Best,
+                 store: CheckpointStore | None, saved: dict[str, Any] | None) -> Iterator[None]:
     """Write the state of the loop as often as requested; begin from a saved one, if any."""
     if not run.config.keeps_state:
         yield
         return
+    train = run.data.train
     step_of(model, run, "train", True, train)  # what it keeps for itself is saved, and put back
-    keeper = CheckpointManager(model, run, callbacks, best, train, val, vault)
+    manager = CheckpointManager(model, run, callbacks, best, store)
     if saved is not None:
         with rolled_back(model, run, saved):
-            keeper.go_on(saved)
-    run.checkpointer = keeper
-    train.on_start, train.on_boundary = keeper.data_starts, keeper.boundary
+            manager.resume_from(saved)
+    run.checkpointer = manager
+    train.on_start, train.on_boundary = manager.data_starts, manager.boundary
     try:
-        keeper.begin_run(fresh=saved is None)
+        manager.begin_run(fresh=saved is None)
         yield
     finally:
         run.checkpointer, train.on_start, train.on_boundary = NoCheckpoint(), None, None
-        keeper.wait()
+        manager.wait()
 
 
 @contextmanager

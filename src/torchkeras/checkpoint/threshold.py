@@ -41,7 +41,7 @@ from torchkeras.state.weights import Weights, checksum
 PASS_ATTRIBUTES = ("stage", "epoch", "step", "steps", "logs", "running_metrics")
 
 
-def begin_with_file(model: Trainable, run: Run, best: Best, val: Batches | None,
+def begin_with_file(model: Trainable, run: Run, best: Best,
                     make: Callable[[], StepRunner],
                     measure: Callable[[Batches], Mapping[str, float]]) -> None:
     """Let the weights in ``ckpt_path`` compete as epoch 0, if this model loaded or saved them.
@@ -50,14 +50,13 @@ def begin_with_file(model: Trainable, run: Run, best: Best, val: Batches | None,
         model: the model that is about to be trained.
         run: its run; a resumed one has its best weights already.
         best: the best weights of the run.
-        val: the data to measure them on.
         make: builds the step of a validation pass.
         measure: makes one pass over data, and returns its numbers.
     """
-    path, monitor = run.config.ckpt_path, run.monitor
+    path, monitor, val = run.config.ckpt_path, run.monitor, run.data.val
     if path is None or monitor.best is not None or (run.global_step and not run.judged_anew):
         return
-    file, why = run.communicator.broadcast(file_to_compare(model, run, val, path))
+    file, why = run.communicator.broadcast(file_to_compare(model, run, path))
     if file is None or val is None or why:
         run.notes += [f"ckpt_path: {why}"] if why else []
         return
@@ -79,7 +78,7 @@ def begin_with_file(model: Trainable, run: Run, best: Best, val: Batches | None,
                      "only better ones replace them")
 
 
-def file_to_compare(model: Trainable, run: Run, val: Batches | None,
+def file_to_compare(model: Trainable, run: Run,
                     path: str) -> tuple[known_files.KnownFile | None, str]:
     """Return the model's record of the file, and why its weights cannot be measured."""
     file = known_files.known_file(model, path)
@@ -88,11 +87,11 @@ def file_to_compare(model: Trainable, run: Run, val: Batches | None,
                       "it will be overwritten")
     if file is None or (file.identity is None and not model_saves_itself(model)):
         return None, ""
-    if val is None:
+    if run.data.val is None:
         return file, not_compared(path, "there is no val_data to measure them on")
     if not run.monitor.name.startswith("val_"):
         return file, not_compared(path, f"{run.monitor.name} is a number of training")
-    if run.strategy.divides_net:
+    if run.strategy.shards_parameters:
         return file, not_compared(path, "fsdp=True shards the net")
     return file, ""
 

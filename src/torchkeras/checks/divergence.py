@@ -46,7 +46,7 @@ def cause(step: LossStep, batch: Batch) -> str:
     if found := non_finite_in_weights(step.net):
         return (f"{found}: the update before made them so, its gradients were not finite or its "
                 "rate was too large")
-    if getattr(getattr(step, "process_strategy", None), "divides_batches", False):
+    if getattr(getattr(step, "process_strategy", None), "splits_batches", False):
         return "features, labels and weights are finite"  # one rank alone cannot call the net
     return non_finite_in_output(step, batch) or (
         "features, labels, weights and the net's output are finite, the loss of them is not")

@@ -49,7 +49,7 @@ def advice(run: Any, data: Batches | None, *, given_back: bool) -> str:
     found += f" with batch_size={size}" if isinstance(size, int) else ""
     found += (", and the copy of the data there was given back" if given_back else "")
     less = ["a smaller batch_size"]
-    if run.tools.optimizer is not None:
+    if run.objects.optimizer is not None:
         less[0] += " (with gradient_accumulation_steps, updates stay those of the larger batch)"
     if run.config.mixed_precision == "no":
         less.append("mixed_precision=\"bf16\"")

@@ -7,18 +7,18 @@ from itertools import islice
 from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset
 
 from torchkeras.core.communicator import Communicator
-from torchkeras.core.errors import bad_value, message, mistake, whole_number
+from torchkeras.core.errors import bad_value, whole_number
 from torchkeras.core.types import Batch, Data, Source, State
 from torchkeras.data.arrays import WholeBatches
+from torchkeras.data.empty import no_batch, out_of_data
 from torchkeras.data.kinds import loader_of
 from torchkeras.data.memory import in_memory, only_selects
 from torchkeras.data.ready import BatchReader
 from torchkeras.data.resident import DevicePrefetcher, fits_on
 from torchkeras.data.reuse import gives_fresh
-from torchkeras.data.samples import size
+from torchkeras.data.sizes import count_samples, length_of, steps_set_by_user
 from torchkeras.data.start import ResumePoint
 from torchkeras.data.validation import Part
 
@@ -65,10 +65,6 @@ def batches(data: Data, *, name: str, batch_size: int | None = None, shuffle: bo
     loader = loader_of(data, name=name, batch_size=size, shuffle=bool(shuffle), dtype=dtype,
                        draws=draws)
     return Batches(loader, name=name, steps=steps, device=device, dtype=dtype)
-
-
-class OutOfData(ValueError):
-    """A source that gave batches before has none left for a new epoch."""
 
 
 class Sharding(Protocol):
@@ -127,7 +123,7 @@ class Batches:
         self.source = source
         self.name = name
         self.device, self.dtype = device, dtype
-        self.steps = _size_set_by_user(source) if steps is None else steps
+        self.steps = steps_set_by_user(source) if steps is None else steps
         self.length: int | None = None
         self.samples: int | None = None
         self.last_batch: int | None = None
@@ -157,13 +153,13 @@ class Batches:
 
     def count(self) -> None:
         """Set the number of batches and samples of an epoch, as far as they are known."""
-        available = _length(self.source)
+        available = length_of(self.source)
         if available == 0:
-            raise _no_batch(self.name, self.source)
+            raise no_batch(self.name, self.source)
         self.length = self.steps
         if available is not None:
             self.length = available if self.steps is None else min(self.steps, available)
-        self.samples, self.last_batch = _count(self.source, self.length)
+        self.samples, self.last_batch = count_samples(self.source, self.length)
 
     def renew(self) -> None:
         """Count again before a pass: a callback may have put in other samples or options."""
@@ -271,7 +267,7 @@ class Batches:
                 self.on_boundary()
         start.restore()
         if not (self.num_yielded if self.sharing is None else self.sharing.given):
-            raise _out_of_data(self.name) if self._has_given else _no_batch(self.name, self.source)
+            raise out_of_data(self.name) if self._has_given else no_batch(self.name, self.source)
         self._has_given = True
 
     def _whole(self, start: ResumePoint) -> Iterator[Any]:
@@ -347,72 +343,3 @@ def has_state_dict(source: Source) -> bool:
     """Tell whether a source can save and restore its own position."""
     return callable(getattr(source, "state_dict", None)) and callable(
         getattr(source, "load_state_dict", None))
-
-
-def _size_set_by_user(source: Source) -> int | None:
-    if type(source) is not DataLoader:  # a subclass may mean something else by its size
-        return None
-    steps: int | None = vars(source).get("size")
-    whole_number("DataLoader.size", steps, least=1, optional=True)
-    return steps
-
-
-def _length(source: Source) -> int | None:
-    try:
-        return len(source)
-    except (TypeError, NotImplementedError):
-        return None
-
-
-def _count(source: Source, length: int | None) -> tuple[int | None, int | None]:
-    """Return the samples of an epoch and of its last batch, each None when not known."""
-    if length is None:
-        return None, None
-    if isinstance(source, list):
-        return _count_ready(source[:length])
-    if not isinstance(source, DataLoader) or source.batch_size is None:
-        return None, None
-    total = _samples(source)
-    if total is None:
-        return None, None
-    taken = min(total, length * source.batch_size)
-    return taken, taken - (length - 1) * source.batch_size
-
-
-def _count_ready(ready: list[Batch]) -> tuple[int | None, int | None]:
-    try:
-        sizes = [size(batch) for batch in ready]
-    except ValueError:
-        return None, None
-    return sum(sizes), sizes[-1]
-
-
-def _samples(loader: DataLoader[Any]) -> int | None:
-    if not isinstance(loader.dataset, IterableDataset):
-        return _length(loader.sampler)  # a sampler may draw fewer or more than the dataset has
-    # Each worker ends with a batch of its own.
-    return _length(loader.dataset) if loader.num_workers <= 1 else None
-
-
-def _no_batch(name: str, source: Source) -> ValueError:
-    if isinstance(source, DataLoader):
-        count = _length(source.dataset)
-        found = (f"dataset of {'unknown' if count is None else count} samples, "
-                 f"batch_size={source.batch_size}, drop_last={source.drop_last}")
-        drops = source.drop_last and count != 0
-        return bad_value(name, received=f"a DataLoader of 0 batches ({found})",
-                         expected="at least one batch",
-                         fix="Pass drop_last=False or a smaller batch_size." if drops
-                         else "Check what the dataset reads.")
-    return bad_value(name, received=f"a {type(source).__name__} that gives no batch",
-                     expected="at least one batch",
-                     fix="A generator can be read only once: make a new one."
-                     if isinstance(source, Iterator) else "Check what it reads.")
-
-
-def _out_of_data(name: str) -> OutOfData:
-    steps = "validation_steps" if name == "val_data" else "steps_per_epoch"
-    fix = (f"Give {steps} that all epochs together can fill, or an iterable that can start again, "
-           "such as a list or a DataLoader.")
-    return mistake(OutOfData(message(f"{name} ran out of data", "no batch in this epoch",
-                                     "at least one batch an epoch", fix)))

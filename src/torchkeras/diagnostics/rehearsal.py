@@ -25,8 +25,7 @@ from torchkeras.state.peek import CannotPeek, first_batch
 from torchkeras.weighting import examination, weighing
 
 
-def rehearse(run: Run, kind: type, make: Callable[[], StepRunner], train: Batches,
-             val: Batches) -> Exception | None:
+def rehearse(run: Run, kind: type, make: Callable[[], StepRunner]) -> Exception | None:
     """Run the first validation batch through net, loss and metrics, and restore everything.
 
     Weights, buffers, modes, gradients, random state, metrics, the data and the attributes of net
@@ -37,14 +36,13 @@ def rehearse(run: Run, kind: type, make: Callable[[], StepRunner], train: Batche
         run: the run that is about to begin.
         kind: the class of the steps.
         make: builds the step of a validation pass.
-        train: the training data.
-        val: the validation data.
 
     Returns:
         The error of the validation batch, to be raised once the first training batch has passed:
         an error of the net itself is not the validation data's. None without an error.
     """
-    if is_skipped(run, kind, train, val):
+    train, val = run.data
+    if val is None or is_skipped(run, kind, train, val):
         return None
     step = make()
     try:
@@ -63,7 +61,7 @@ def is_skipped(run: Run, kind: type, train: Batches, val: Batches) -> bool:
     training and validation data, training gets the first batch.
     """
     own = not issubclass(kind, StepRunner) or kind.__call__ is not StepRunner.__call__
-    divided = run.strategy.divides_net
+    divided = run.strategy.shards_parameters
     shared = val.source is train.source and isinstance(val.source, Iterator)
     return own or divided or run.global_step > 0 or shared
 

@@ -87,7 +87,7 @@ def document(model: Predicting, val_data: Data, class_names: Sequence[str] | Non
     run: Run = model.run
     seconds: Mapping[str, float] = getattr(run, "timings", {})
     shown = overview(run, ended, sum(seconds.values()))
-    judged = None if val_data is None or run.strategy.divides_batches else judge(model, val_data)
+    judged = None if val_data is None or run.strategy.splits_batches else judge(model, val_data)
     names = named(judged, class_names)
     charts = html.charts(run.history, run.monitor.best_epoch)
     return page.page(f"{type(model.net).__name__}: training report", [

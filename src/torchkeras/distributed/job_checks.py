@@ -79,13 +79,13 @@ def whole_windows(model: Any, run: Run) -> Iterator[None]:
             hook.remove()
 
 
-def check_same(model: Any, run: Run, train: Batches, val: Batches | None) -> None:
+def check_same(model: Any, run: Run) -> None:
     """Refuse a job whose processes were given different things."""
     weights = {name: tuple(value.shape) for name, value in model.net.state_dict().items()
                if hasattr(value, "shape")}
     own = {"fit": repr(replace(run.config, ckpt_path="")), "net": repr(weights),
-           "metrics_dict": repr(list(model.metrics_dict)), "train_data": description_of(train),
-           "val_data": description_of(val)}
+           "metrics_dict": repr(list(model.metrics_dict)),
+           "train_data": description_of(run.data.train), "val_data": description_of(run.data.val)}
     for rank, other in enumerate(run.communicator.all_gather(own)[1:], start=1):
         for argument, value in run.communicator.broadcast(own).items():
             if other[argument] != value:

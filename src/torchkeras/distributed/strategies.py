@@ -55,7 +55,7 @@ class DistributedStrategy(SingleProcess):
     two below train.
     """
 
-    divides_batches = True
+    splits_batches = True
 
     def accelerator_for(self, accelerator: Accelerator) -> Any:
         """Return the accelerator that a step sees: what it gathers is its own part."""
@@ -277,7 +277,7 @@ class FSDPStrategy(DistributedStrategy):
         run: its run.
     """
 
-    divides_net = True
+    shards_parameters = True
 
     def __init__(self, model: Trainable, communicator: Communicator, run: Run) -> None:
         super().__init__(communicator)
@@ -357,8 +357,7 @@ def measuring_strategy(communicator: Communicator) -> SingleProcess:
 
 
 @contextmanager
-def training_strategy(model: Trainable, run: Run, train: Batches,
-                      val: Batches | None) -> Iterator[None]:
+def training_strategy(model: Trainable, run: Run) -> Iterator[None]:
     """Share weights and gradients with the other processes, if all were given the same."""
     communicator = run.communicator
     if communicator.world_size == 1:
@@ -368,7 +367,7 @@ def training_strategy(model: Trainable, run: Run, train: Batches,
         raise bad_type("EpochRunner", received="one with a __call__ of its own",
                        expected="torchkeras' own in several processes, which joins what they "
                        "counted", fix="Override a StepRunner instead.")
-    check_same(model, run, train, val)
+    check_same(model, run)
     same_weights(communicator, *model.learners())
     run.notes.append(f"processes: {communicator.world_size}, which share every batch")
     check_apart(parts_of(model))

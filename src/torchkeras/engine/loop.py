@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from torchkeras.engine.trainable import Trainable
 
 
-def fit(model: Trainable, run: Run, callbacks: CallbackList, best: Best, train: Batches,
-        val: Batches | None) -> None:
+def fit(model: Trainable, run: Run, callbacks: CallbackList, best: Best) -> None:
     """Train until the last epoch or a requested stop; then put the best weights back."""
     callbacks.announce("on_fit_start")
     run.checkpointer.fit_started()
@@ -36,11 +35,11 @@ def fit(model: Trainable, run: Run, callbacks: CallbackList, best: Best, train: 
         run.begin_epoch(epoch)
         best.begin_epoch()
         try:
-            one_epoch(model, run, callbacks, best, train, val)
+            one_epoch(model, run, callbacks, best)
             run.checkpointer.epoch_end()
         except (PassEnded, OutOfData) as end:
             run.history.discard()  # the row of an epoch that was not finished
-            run.end(verdict.of_cut_pass(model, run, end, train))
+            run.end(verdict.of_cut_pass(model, run, end))
             run.checkpointer.pass_cut_short()
             run.strategy.sync_to_module()
     best.finish(run.diverged)
@@ -52,16 +51,16 @@ def first_epoch(model: Trainable, run: Run) -> int:
     return run.checkpointer.resumes_at or run.config.initial_epoch + int(model.from_scratch)
 
 
-def one_epoch(model: Trainable, run: Run, callbacks: CallbackList, best: Best, train: Batches,
-              val: Batches | None) -> None:
+def one_epoch(model: Trainable, run: Run, callbacks: CallbackList, best: Best) -> None:
     """Train, validate, judge."""
+    val = run.data.val
     callbacks.announce("on_epoch_start")
     best.hold()
     if run.stop_reason is not None:
         raise PassEnded
     row = run.checkpointer.finished_pass()
     if row is None:
-        row = train_pass(model, run, callbacks, train)
+        row = train_pass(model, run, callbacks)
         run.history.record(row)
         callbacks.announce("on_train_epoch_end")
     run.join()
@@ -69,15 +68,16 @@ def one_epoch(model: Trainable, run: Run, callbacks: CallbackList, best: Best, t
     if val is not None and run.validates and run.stop_reason is None:
         row |= measure_pass(model, run, callbacks, "val", val)
         run.history.record(row)
-    verdict.check_finite(model, run, row, train, val)
+    verdict.check_finite(model, run, row)
     verdict.judge(run, row, best)
     lr_schedule.end_epoch(run, row)
     callbacks.announce("on_validation_epoch_end")
     run.join()
 
 
-def train_pass(model: Trainable, run: Run, callbacks: CallbackList, data: Batches) -> Row:
+def train_pass(model: Trainable, run: Run, callbacks: CallbackList) -> Row:
     """Return the numbers of a pass that learns; epoch 0 only measures the loaded weights."""
+    data = run.data.train
     if run.epoch == 0:
         return measure_pass(model, run, callbacks, "train", data)
     with lr_schedule.watch_schedules(run, model.optimizer), torch.enable_grad():

@@ -37,35 +37,35 @@ def end_of_epoch(schedulers: OneOrMany, watched: float | None,
 def end_epoch(run: Run, row: Mapping[str, float]) -> None:
     """Move the schedules of every epoch, except those that a user's own step moves."""
     if run.epoch > 0:
-        end_of_epoch(run.tools.epoch_scheduler, row.get(run.monitor.name), left_to_step(run))
+        end_of_epoch(run.objects.epoch_scheduler, row.get(run.monitor.name), left_to_step(run))
 
 
 def left_to_step(run: Run) -> list[Any]:
     """Return which schedules a user's own step moves: those it gets, if its code names them."""
-    tools = run.tools
-    given = list(each_of(tools.given_scheduler)) if tools.own_step and tools.own_schedule else []
-    return [*run.moved_by_step, *given]
+    objects = run.objects
+    moves = objects.own_step and objects.own_schedule
+    return [*run.moved_by_step, *(each_of(objects.given_scheduler) if moves else ())]
 
 
 @contextmanager
 def watch_schedules(run: Run, optimizer: OneOrMany) -> Iterator[None]:
     """Watch in a training pass which schedulers a user's step moves; warn if the rate stays 0."""
-    tools = run.tools
+    objects = run.objects
     # when a run is resumed within a pass, those at the start of the pass are put here
-    run.places = positions(tools.given_scheduler)
-    scheduled = tools.step_scheduler is not None or tools.epoch_scheduler is not None
+    run.places = positions(objects.given_scheduler)
+    scheduled = objects.step_scheduler is not None or objects.epoch_scheduler is not None
     resting = scheduled and has_zero_lr(optimizer)
     yield
     if run.stop_reason is not None:
         return
     if resting and has_zero_lr(optimizer):
         warn_of_rest(run.epoch)
-    if tools.own_step:
-        now, before = positions(tools.given_scheduler), run.places or {}
-        moved = [key for key in each_of(tools.epoch_scheduler)
+    if objects.own_step:
+        now, before = positions(objects.given_scheduler), run.places or {}
+        moved = [key for key in each_of(objects.epoch_scheduler)
                  if key in now and now[key] != before.get(key)]
         run.moved_by_step += [key for key in moved if key not in run.moved_by_step]
-        still = [argument_name("lr_scheduler", key) for key in each_of(tools.step_scheduler)
+        still = [argument_name("lr_scheduler", key) for key in each_of(objects.step_scheduler)
                  if now[key] == before.get(key)]
         if still and len(run.history.get("epoch", ())) == 1:
             warn_of_still(still)

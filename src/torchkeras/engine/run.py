@@ -11,6 +11,7 @@ from torchkeras.core.communicator import Communicator
 from torchkeras.core.interval import is_due
 from torchkeras.core.stop import Request
 from torchkeras.core.types import Logs, Row, Stage
+from torchkeras.data.fit_data import NO_DATA, FitData
 from torchkeras.engine.checkpointing import NoCheckpoint
 from torchkeras.engine.config import FitConfig
 from torchkeras.engine.executor import Eager
@@ -48,7 +49,8 @@ class Run:
     config: FitConfig
     accelerator: Accelerator
     monitor: Monitor
-    tools: TrainingObjects
+    objects: TrainingObjects
+    data: FitData = field(default=NO_DATA, repr=False)
     strategy: SingleProcess = field(default_factory=SingleProcess)  # where it is computed
     checkpointer: NoCheckpoint = field(default_factory=NoCheckpoint)  # what is saved, and when
     executor: Any = None  # how a training step is executed
@@ -196,6 +198,11 @@ class Run:
     def seconds(self) -> dict[str, float]:
         """Return ``timings``, by its older name."""
         return self.timings
+
+    @property
+    def tools(self) -> TrainingObjects:
+        """Return ``objects``, by its older name."""
+        return self.objects
 
     @property
     def together(self) -> Communicator:

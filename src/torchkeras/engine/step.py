@@ -17,7 +17,7 @@ from torchkeras.core.optimizers import (
 )
 from torchkeras.core.types import Batch, Labels, LossFn, Preds, Stage, StepOutput
 from torchkeras.data import batch as batches
-from torchkeras.engine.inspected import Inspected, prepare
+from torchkeras.engine.checked_step import CheckedStep, prepare
 from torchkeras.weighting import weighing
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 UNCHANGED = nullcontext()  # the context of a step in full precision
 
 
-class StepRunner(Inspected):
+class StepRunner(CheckedStep):
     """Takes one batch through the net. Subclass it and override the one verb to change.
 
     Example:

@@ -59,11 +59,11 @@ def parts_of_step(model: Trainable, run: Run, learning: bool) -> dict[str, Any]:
 
 def build_step(model: Trainable, run: Run, stage: Stage, learning: bool, argument: str) -> Any:
     """Return a step, ours or the user's; users' steps rely on these keywords."""
-    tools, parts = run.tools, parts_of_step(model, run, learning)
+    objects, parts = run.objects, parts_of_step(model, run, learning)
     step = model.StepRunner(accelerator=run.strategy.accelerator_for(run.accelerator), stage=stage,
-                            metrics_dict=tools.metrics[stage],
-                            optimizer=tools.optimizer if learning else None,
-                            lr_scheduler=tools.given_scheduler if learning else None, **parts)
+                            metrics_dict=objects.metrics[stage],
+                            optimizer=objects.optimizer if learning else None,
+                            lr_scheduler=objects.given_scheduler if learning else None, **parts)
     run.strategy.attach(step, parts)
     check_names(step)
     make_ready(step, run, stage, learning, argument)
@@ -93,7 +93,7 @@ def make_ready(step: Any, run: Run, stage: Stage, learning: bool, argument: str)
     step.number, step.seen, step.parts = 0, None, {}
     step.config, step.process_strategy, step.facts, step.notes = (
         run.config, run.strategy, run.facts[stage], run.notes)
-    step.moving = run.tools.step_scheduler if learning else None
+    step.moving = run.objects.step_scheduler if learning else None
     step.rehearsing = learning and run.global_step == 0
     step.looking, step.argument = True, argument
     step.trouble = run.trouble if step.rehearsing else None

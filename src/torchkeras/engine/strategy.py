@@ -39,8 +39,8 @@ class Feed(NamedTuple):
 class SingleProcess:
     """Compute everything in this process. Most methods do nothing: several processes need them."""
 
-    divides_batches = False  # whether each process computes a part of every training batch
-    divides_net = False  # whether each process has a part of the weights
+    splits_batches = False  # whether each process computes a part of every training batch
+    shards_parameters = False  # whether each process has a part of the weights
 
     def __init__(self, communicator: Communicator | None = None) -> None:
         self.communicator = communicator or Communicator()

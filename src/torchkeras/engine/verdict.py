@@ -15,7 +15,6 @@ from torchkeras.engine.step import StepRunner
 from torchkeras.engine.steps import build_step
 
 if TYPE_CHECKING:
-    from torchkeras.data import Batches
     from torchkeras.engine.checkpointing import Best
     from torchkeras.engine.run import Run
     from torchkeras.engine.trainable import Trainable
@@ -40,21 +39,21 @@ def out_of_patience(run: Run) -> str:
             "early stopping")
 
 
-def of_cut_pass(model: Trainable, run: Run, end: Exception, train: Batches) -> str:
+def of_cut_pass(model: Trainable, run: Run, end: Exception) -> str:
     """Return the reason why a pass ended early."""
     run.diverged = isinstance(end, NonFiniteLoss)
     if not isinstance(end, NonFiniteLoss):
         return str(end)
-    why = end.why or divergence.afterwards(model, run, train, None)
+    why = end.why or divergence.afterwards(model, run, run.data.train, None)
     return f"{end} in epoch {run.epoch}, step {end.step or run.step + 1}: {why}"
 
 
-def check_finite(model: Trainable, run: Run, row: Row, train: Batches, val: Batches | None) -> None:
+def check_finite(model: Trainable, run: Run, row: Row) -> None:
     """Ask to stop if an epoch's loss is not finite; read a validation again up to that batch."""
-    for name, data in (("train_loss", train), ("val_loss", val)):
+    for name, data in zip(("train_loss", "val_loss"), run.data, strict=True):
         if data is not None and not math.isfinite(row.get(name, 0.0)):
             run.diverged = True
-            alone = (data is val and not run.strategy.divides_batches
+            alone = (data is run.data.val and not run.strategy.splits_batches
                      and issubclass(model.StepRunner, StepRunner))
             step = build_step(model, run, "val", False, data.name) if alone else None
             why = divergence.afterwards(model, run, data, step)
@@ -68,5 +67,5 @@ def workers_interrupted(run: Run) -> Iterator[None]:
         yield
     except RuntimeError as error:
         if run.interrupted and "DataLoader worker" in str(error):
-            raise (KeyboardInterrupt if run.strategy.divides_batches else PassEnded) from error
+            raise (KeyboardInterrupt if run.strategy.splits_batches else PassEnded) from error
         raise

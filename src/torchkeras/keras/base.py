@@ -192,7 +192,7 @@ class BaseModel(nn.Module):
 def check_whole(model: BaseModel, method: str) -> None:
     """Raise while a run has divided the weights between processes."""
     engine = None if model.compilation is None else model.compilation.engine
-    if engine is not None and engine.active and engine.run.strategy.divides_net:
+    if engine is not None and engine.active and engine.run.strategy.shards_parameters:
         raise mistake(RuntimeError(
             f"{method}: in a run with fsdp=True no process has all weights; call it before or "
             "after the run, or give patience=... and restore_best=True to fit"))

@@ -128,7 +128,7 @@ def predictions(model: KerasModel, x: Data) -> Any:
     batch = on_device_of(model.net, features_only(x))
     device: Any = local_accelerator(device_of(model.net))
     run = Run(config=FitConfig(), accelerator=device, monitor=Monitor("val_loss", "min"),
-              tools=TrainingObjects({"val": {}}))
+              objects=TrainingObjects({"val": {}}))
     return outputs.to_numpy(Predictor(model, run)(batch).preds)
 
 

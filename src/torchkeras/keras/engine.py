@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torchkeras.data import Batches
+from torchkeras.data.fit_data import FitData
 from torchkeras.engine.config import FitConfig
 from torchkeras.keras.moments import KerasMoments
 from torchkeras.kerasmodel import KerasModel
@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 class Engine(KerasModel):
     """Trains a ``Model``: tells Keras's callbacks how many steps an epoch has."""
 
-    def fit_run(self, config: FitConfig, listeners: list[Any], train: Batches,
-                val: Batches | None) -> pd.DataFrame:
+    def fit_run(self, config: FitConfig, listeners: list[Any], data: FitData) -> pd.DataFrame:
         """Run the loop; return the history as a DataFrame."""
         for one in listeners:
             if isinstance(one, KerasMoments):
-                one.history.params["steps"] = train.length
-        return super().fit_run(config, listeners, train, val)
+                one.history.params["steps"] = data.train.length
+        return super().fit_run(config, listeners, data)

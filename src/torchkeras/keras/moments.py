@@ -144,7 +144,7 @@ class BatchEvents(EpochRunner):
     def around_batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Yield the batches, and tell of each before and after."""
         moments, kind = self.moments, "test" if self.stage == "val" else "train"
-        numbers = self.running if self.counting.process_strategy.divides_batches else self.row
+        numbers = self.running if self.counting.process_strategy.splits_batches else self.row
         recent = RecentNumbers(self, numbers)
         if kind == "test":
             moments.call("on_test_begin", {})
@@ -163,7 +163,7 @@ class BatchEvents(EpochRunner):
     @property
     def may_end_here(self) -> bool:
         """Return False inside an accumulation window, and with several processes."""
-        return not self.counting.process_strategy.divides_batches and (
+        return not self.counting.process_strategy.splits_batches and (
             bool(self.accelerator.sync_gradients))
 
 

@@ -10,7 +10,7 @@ from torchkeras.core.errors import bad_type, bad_value, did_you_mean, whole_numb
 from torchkeras.core.types import Data, Value
 from torchkeras.data.arrays import wide_dtype
 from torchkeras.data.kinds import loader_of
-from torchkeras.data.source import _length as length_of
+from torchkeras.data.sizes import length_of
 from torchkeras.display.epochlines import EpochLines
 from torchkeras.display.keraswords import KerasProgress
 from torchkeras.display.progress import Progress

@@ -257,7 +257,7 @@ class LightModel(pl.LightningModule):
     def end(self, stage: str) -> dict[str, float]:
         """End a pass: log its numbers in Lightning and return them."""
         runner = self.pass_of_stage(stage)
-        several = runner.counting.process_strategy.divides_batches
+        several = runner.counting.process_strategy.splits_batches
         row = runner.row() if runner.counted or several else {}
         for metric in self.passes.pop(stage).metrics_dict.values():
             metric.reset()

@@ -52,11 +52,11 @@ class LightningStrategy(SingleProcess):
 
     def __init__(self) -> None:
         super().__init__(LightningCommunicator())
-        self.divides_batches = self.communicator.world_size > 1
+        self.splits_batches = self.communicator.world_size > 1
 
     def reduce_row(self, runner: EpochRunner) -> Row:
         """Return the numbers of a pass, of all processes together."""
-        if self.divides_batches:
+        if self.splits_batches:
             return reduced_row(runner, self.communicator)
         return runner.row_of_this_process()
 

@@ -11,19 +11,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchkeras.metrics.base import Metric, MetricState
+from torchkeras.metrics.base import MetricState
 from torchkeras.metrics.reading import Classes
 from torchkeras.metrics.shapes import at_least_float32
 from torchkeras.metrics.task import Task
+from torchkeras.metrics.task_metric import TaskMetric
 from torchkeras.metrics.yesno import Threshold, count_answers, resolve_answers
 
 CLOSE = 1e-3  # how far the probabilities of a row may be from adding up to 1
 
 
-class BinaryCounts(Metric):
+class BinaryCounts(TaskMetric):
     """The base of metrics that count binary decisions by label."""
-
-    task: Task
 
     def set_up(self, threshold: float, task: Task) -> None:
         """Declare the counts."""
@@ -34,11 +33,6 @@ class BinaryCounts(Metric):
             self.cut_of_probabilities = Threshold(threshold, from_logits=False)
             self.add_sum("answers_by_probability", (4, 3))
             self.add_sum("outside")
-
-    def leave_out(self, marks: tuple[float, ...]) -> None:
-        """Exclude the labels that the loss excludes, unless its ``ignore_index`` names them."""
-        if self.follows_loss:
-            self.task = self.task.with_marks(marks)
 
     def count_single(self, scores: Tensor, truth: Tensor) -> dict[str, Tensor | int]:
         """Return decision counts for one score per label."""

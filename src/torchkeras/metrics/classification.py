@@ -7,10 +7,11 @@ from torch import Tensor
 
 from torchkeras.core.errors import bad_value, whole_number
 from torchkeras.metrics.answers import BinaryCounts
-from torchkeras.metrics.base import Metric, MetricState
+from torchkeras.metrics.base import MetricState
 from torchkeras.metrics.reading import Classes, as_classes
 from torchkeras.metrics.shapes import paired, shape_error
 from torchkeras.metrics.task import Task, task_from_arguments
+from torchkeras.metrics.task_metric import TaskMetric
 from torchkeras.metrics.yesno import ANY, NO, YES
 
 
@@ -88,7 +89,7 @@ class Accuracy(BinaryCounts):
         return correct.double() / (state["seen"] + yes[ANY] + no[ANY])
 
 
-class TopK(Metric):
+class TopK(TaskMetric):
     """See how often the true class is among the net's k best guesses.
 
     Of equal scores the class with the lower number comes first, so ``TopK(1)`` is ``Accuracy``.
@@ -123,11 +124,6 @@ class TopK(Metric):
         self.k, self.task = k, task_from_arguments(task, True, axis, ignore_index, one_hot)
         self.add_sum("correct")
         self.add_sum("seen")
-
-    def leave_out(self, marks: tuple[float, ...]) -> None:
-        """Exclude the labels that the loss excludes, unless its ``ignore_index`` names them."""
-        if self.follows_loss:
-            self.task = self.task.with_marks(marks)
 
     def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
         """Return the number of labels among the k best, and of known labels."""

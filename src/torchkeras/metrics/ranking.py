@@ -7,16 +7,17 @@ from torch import Tensor
 
 from torchkeras.core.errors import bad_value
 from torchkeras.metrics.answers import are_probabilities, count_outside_rows
-from torchkeras.metrics.base import Metric, MetricState
+from torchkeras.metrics.base import MetricState
 from torchkeras.metrics.reading import Classes, as_classes
 from torchkeras.metrics.shapes import at_least_float32, paired, wide
 from torchkeras.metrics.task import Task, task_from_arguments
+from torchkeras.metrics.task_metric import TaskMetric
 from torchkeras.metrics.yesno import MINUS, encode_labels, negative_kind
 
 PIECES = 64  # tensors that are concatenated: each costs 500 bytes beside its scores
 
 
-class Ranking(Metric):
+class Ranking(TaskMetric):
     """The base of ranking metrics: keeps every score and label; ties are taken together.
 
     Scores are compared as they are: a sigmoid would change no order, but make saturated scores
@@ -35,11 +36,6 @@ class Ranking(Metric):
         self.add_list("labels")
         if self.task.from_logits is None:
             self.add_sum("outside")
-
-    def leave_out(self, marks: tuple[float, ...]) -> None:
-        """Exclude the labels that the loss excludes, unless its ``ignore_index`` names them."""
-        if self.follows_loss:
-            self.task = self.task.with_marks(marks)
 
     def count(self, preds: Tensor, labels: Tensor) -> dict[str, Tensor | int]:
         """Return scores, ``(M,)`` or ``(M, C)``, and encoded labels or class numbers."""

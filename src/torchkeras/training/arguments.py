@@ -24,6 +24,7 @@ from torchkeras.core.tracebacks import level_of_caller
 from torchkeras.core.types import Data, Metric
 from torchkeras.data import Batches, batches, split_validation
 from torchkeras.data.arrays import is_array, is_number_list
+from torchkeras.data.fit_data import FitData
 from torchkeras.data.kinds import array_tree, is_map_dataset
 from torchkeras.distributed.accelerator import launched
 from torchkeras.engine.callback import Callback, check_callbacks
@@ -155,7 +156,7 @@ def check_constructor(step: Callable[..., object], objects: Mapping[str, object]
 
 
 def fit_data(arguments: Mapping[str, Any],
-             dtype: torch.dtype | None) -> tuple[Batches, Batches | None]:
+             dtype: torch.dtype | None) -> FitData:
     """Return the batches to train and to validate on, from the arguments of ``fit``."""
     train, val = with_validation(arguments["train_data"], arguments["val_data"],
                                  arguments["validation_split"], dtype)
@@ -166,7 +167,7 @@ def fit_data(arguments: Mapping[str, Any],
     if val is not None:
         val = batches(val, name="val_data", batch_size=size if is_unbatched(val) else None,
                       steps=arguments["validation_steps"], dtype=dtype, draws=False)
-    return train, val
+    return FitData(train, val)
 
 
 def with_validation(train_data: Data, val_data: Data, share: float | None,
@@ -180,9 +181,10 @@ def with_validation(train_data: Data, val_data: Data, share: float | None,
     return split_validation(train_data, share, dtype=dtype)
 
 
-def check_run(config: FitConfig, model: Trainable, train: Batches,
-              val: Batches | None) -> tuple[FitConfig, list[str]]:
+def check_run(config: FitConfig, model: Trainable,
+              data: FitData) -> tuple[FitConfig, list[str]]:
     """Check config, model and data together; return the final config, and notes for the user."""
+    train, val = data
     notes = check_learns(model)
     check_step_objects(model)
     check_class_weight(config, model)

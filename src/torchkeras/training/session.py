@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from torchkeras.acceleration.autotuner import piloted
+from torchkeras.acceleration.autotuner import autotuned
 from torchkeras.acceleration.multi_step_graph import follows
 from torchkeras.acceleration.optimizer_impl import optimizer_implementation
 from torchkeras.checkpoint import weights_path
 from torchkeras.checkpoint.best import Best
 from torchkeras.checkpoint.restore import open_store
-from torchkeras.checkpoint.session import kept
+from torchkeras.checkpoint.session import checkpointed
 from torchkeras.checkpoint.threshold import begin_with_file
 from torchkeras.checks import preflight
 from torchkeras.checks.out_of_memory import memory_explained
@@ -29,6 +29,7 @@ from torchkeras.core.rng import seed_all
 from torchkeras.core.tracebacks import level_of_caller
 from torchkeras.core.types import Row
 from torchkeras.data import Batches
+from torchkeras.data.fit_data import NO_DATA, FitData
 from torchkeras.data.learning import check_learning
 from torchkeras.diagnostics.rehearsal import rehearse
 from torchkeras.distributed.accelerator import start_accelerator
@@ -67,44 +68,42 @@ class TrainingSession:
     1. ``open_store``: the folder of saved states is locked, and a state to resume is checked;
     2. ``around``: signals, device, modes; a run that fails before its first update is undone;
     3. ``training_strategy``: in several processes, weights and gradients are shared;
-    4. ``kept``: the state is saved as often as was asked, and an interrupted run goes on;
+    4. ``checkpointed``: the state is saved as often as was asked, and an interrupted run goes on;
     5. ``optimizer_implementation``: on a CPU, the optimizer's quickest implementation;
     6. the best weights, whose file is completed at the end;
     7. metrics that count late are brought up to date at the end;
-    8. ``piloted``: with ``speed="fast"``, the executor that tries faster ways.
+    8. ``autotuned``: with ``speed="fast"``, the executor that tries faster ways.
 
     Args:
         model: what is trained.
         config: how.
         listeners: the callbacks.
-        train: what it learns from.
-        val: what it is measured on.
+        data: what it learns from, and is measured on.
     """
 
-    def __init__(self, model: KerasModel, config: FitConfig, listeners: list[Any], train: Batches,
-                 val: Batches | None) -> None:
-        self.model, self.train, self.val = model, train, val
-        self.run = new_run(model, config, listeners, train, val)
+    def __init__(self, model: KerasModel, config: FitConfig, listeners: list[Any],
+                 data: FitData) -> None:
+        self.model = model
+        self.run = new_run(model, config, listeners, data)
         self.before = Rollback(*model.learners())
         self.best = Best(model, self.run.config.ckpt_path, self.before.weights)
         self.callbacks = CallbackList(listeners, model, self.run.communicator.is_main_process)
 
     def fit(self) -> Run:
         """Train; return the run once it is over."""
-        model, run, callbacks, train, val = (
-            self.model, self.run, self.callbacks, self.train, self.val)
+        model, run, callbacks, best = self.model, self.run, self.callbacks, self.best
         with ExitStack() as parts:
-            store, saved = parts.enter_context(open_store(model, run, train, val))
+            store, saved = parts.enter_context(open_store(model, run))
             parts.enter_context(self.around())
-            parts.enter_context(training_strategy(model, run, train, val))
-            parts.enter_context(kept(model, run, callbacks, self.best, train, val, store, saved))
+            parts.enter_context(training_strategy(model, run))
+            parts.enter_context(checkpointed(model, run, callbacks, best, store, saved))
             parts.enter_context(optimizer_implementation(run, model.optimizer))
-            parts.enter_context(closing(self.best))
-            parts.enter_context(flushed(run.tools.metrics["train"].values()))
-            parts.enter_context(piloted(run, model, callbacks, train))
+            parts.enter_context(closing(best))
+            parts.enter_context(flushed(run.objects.metrics["train"].values()))
+            parts.enter_context(autotuned(run, model, callbacks))
             model.optimizer.zero_grad()
             run.before_training, run.after_step = self.before_training, self.watch_thawed
-            loop.fit(model, run, callbacks, self.best, train, val)
+            loop.fit(model, run, callbacks, best)
         return run
 
     @contextmanager
@@ -112,11 +111,11 @@ class TrainingSession:
         """Set up device, modes and signals; undo a run that fails before its first update."""
         model, run, parts = self.model, self.run, components_of(self.model)
         previous, model.run, run.active = model.run, read_only(run), True
-        metrics = [metric for one in run.tools.metrics.values() for metric in one.values()]
+        metrics = [metric for one in run.objects.metrics.values() for metric in one.values()]
         others = [one for one in (model.loss_fn, *parts.modules.values()) if one is not model.net]
         # FSDP divides a net where it is: whole, it may not fit the device
-        whole = nn.Identity() if run.config.fsdp and run.strategy.divides_batches else model.net
-        smallest = smallest_part(self.train.last_batch, run.communicator.world_size)
+        whole = nn.Identity() if run.config.fsdp and run.strategy.splits_batches else model.net
+        smallest = smallest_part(run.data.train.last_batch, run.communicator.world_size)
         with (signals(run), run.communicator.watch_others(), modes.train_mode(model.net),
               preflight.batchnorm_watch(model.net, smallest),
               device.cache_freed(run.accelerator.device, model.net),
@@ -125,16 +124,13 @@ class TrainingSession:
             try:
                 if run.config.seed is not None:
                     seed_all(run.config.seed)
-                with streams(run.communicator), memory_explained(run, self.train, self.val):
+                with streams(run.communicator), memory_explained(run, *run.data):
                     yield
             except BaseException as error:
                 self.undo(error, previous)
                 raise
             finally:
                 forget(run)
-                for data in (self.train, self.val):
-                    if data is not None:
-                        data.give_back()
         if run.exit_code:
             raise SystemExit(run.exit_code)
 
@@ -154,48 +150,47 @@ class TrainingSession:
 
     def before_training(self) -> None:
         """Try out the validation data; measure the weights in the file to be replaced."""
-        model, run, val = self.model, self.run, self.val
+        model, run = self.model, self.run
         make = functools.partial(build_step, model, run, "val", False, "val_data")
-        if val is not None:
-            run.trouble = rehearse(run, model.StepRunner, make, self.train, val)
+        run.trouble = rehearse(run, model.StepRunner, make)
         if run.trouble is None:
             measure = functools.partial(
                 loop.measure_pass, model, run, CallbackList((), model), "val")
-            begin_with_file(model, run, self.best, val, make, measure)
+            begin_with_file(model, run, self.best, make, measure)
 
 
-def new_run(model: KerasModel, config: FitConfig, listeners: list[Any], train: Batches,
-            val: Batches | None) -> Run:
+def new_run(model: KerasModel, config: FitConfig, listeners: list[Any], data: FitData) -> Run:
     """Return a run, after the checks that need config, model and data together."""
-    config, notes = check_run(config, model, train, val)
+    config, notes = check_run(config, model, data)
     accelerator = start_accelerator(mixed_precision=config.mixed_precision, cpu=config.cpu,
                                     accumulation=config.gradient_accumulation_steps,
                                     home=device.device_of(model.net))
     strategy = measuring_strategy(join_job(accelerator))
     world_size = strategy.communicator.world_size
     notes += check_learning(
-        train.source, train.name, Optimizers(components_of(model).optimizers), world_size)
+        data.train.source, data.train.name, Optimizers(components_of(model).optimizers), world_size)
     preflight.check_closure(
         None if is_own(model.StepRunner) else model.optimizer, config, world_size)
     weights_path.check_saveable(model, config.ckpt_path)
     mode, why = direction(config.monitor, config.mode, model.higher_is_better(config.monitor))
-    for data in (train, val):
-        if data is not None:
-            data.device = accelerator.device
-    return Run(config=config, accelerator=accelerator, strategy=strategy,
+    for one in data.given():
+        one.device = accelerator.device
+    return Run(config=config, data=data, accelerator=accelerator, strategy=strategy,
                monitor=Monitor(config.monitor, mode, config.patience, config.min_delta),
-               tools=training_objects(model, config, accelerator, listeners, train, world_size),
+               objects=training_objects(model, config, accelerator, listeners, data.train.length,
+                                        world_size),
                notes=[*notes, f"monitor: {config.monitor}, {mode} ({why})"])
 
 
 def training_objects(model: KerasModel, config: FitConfig, accelerator: Accelerator,
-                     listeners: list[Any], train: Batches, world_size: int) -> TrainingObjects:
+                     listeners: list[Any], steps: int | None,
+                     world_size: int) -> TrainingObjects:
     """Return metrics by stage, and optimizer and scheduler, wrapped for precision or own steps."""
     train_metrics = make_reducible(model.metrics_dict, world_size)
     metrics = {"train": train_metrics, "val": copy.deepcopy(train_metrics)}
     scheduler, optimizer = model.lr_scheduler, model.optimizer
     ours, own_step = not is_own(model.StepRunner), updates_itself(model.StepRunner)
-    step_keys, epoch_keys, given = assign_schedules(scheduler, config, train.length, own_step)
+    step_keys, epoch_keys, given = assign_schedules(scheduler, config, steps, own_step)
     wrapped = scheduler
     if not ours or config.mixed_precision != "no":
         optimizer, wrapped = device.wrap_optimizers(accelerator, optimizer, scheduler)
@@ -213,6 +208,9 @@ def forget(run: Run) -> None:
     run.step_runners.clear()
     run.after_step = run.before_training = nothing
     run.step_states.clear()
+    for one in run.data.given():
+        one.give_back()
+    run.data = NO_DATA
 
 
 def measure(model: KerasModel, data: Batches, mixed_precision: str | None, cpu: bool) -> Row:
@@ -242,13 +240,13 @@ def measuring(model: KerasModel, data: Batches, accelerator: Accelerator,
     data.device = accelerator.device
     if metrics is not None:
         metrics = make_reducible(metrics, strategy.communicator.world_size)
-        if not strategy.divides_batches and not is_own(model.StepRunner):
+        if not strategy.splits_batches and not is_own(model.StepRunner):
             metrics = buffered(metrics)
     config = FitConfig(mixed_precision=accelerator.mixed_precision,
                        cpu=accelerator.device.type == "cpu")
     run = Run(config=config, accelerator=accelerator, monitor=Monitor("val_loss", "min"),
               strategy=strategy,
-              tools=TrainingObjects({"val": model.metrics_dict if metrics is None else metrics}))
+              objects=TrainingObjects({"val": model.metrics_dict if metrics is None else metrics}))
     parts, communicator = components_of(model), strategy.communicator
     with communicator.watch_others(), device.on_device(
             accelerator.device, *parts.modules.values(), model.loss_fn,

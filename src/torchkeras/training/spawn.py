@@ -18,6 +18,7 @@ from torchkeras.core.rng import put_random_states, random_states
 from torchkeras.core.tracebacks import level_of_caller
 from torchkeras.core.types import State, Value
 from torchkeras.data import Batches
+from torchkeras.data.fit_data import FitData
 from torchkeras.distributed import launcher
 from torchkeras.engine.callback import Callback
 from torchkeras.engine.checkpointing import NoCheckpoint
@@ -41,10 +42,10 @@ if TYPE_CHECKING:
 
 
 def fit(model: KerasModel, num_processes: int, config: FitConfig, callbacks: list[Callback],
-        train: Batches, val: Batches | None) -> pd.DataFrame:
+        data: FitData) -> pd.DataFrame:
     """Train in new processes; load the results into this process's model and callbacks."""
     launcher.check_count(num_processes, config.cpu)
-    given = {"callbacks": callbacks, "train_data": train, "val_data": val}
+    given = {"callbacks": callbacks, "train_data": data.train, "val_data": data.val}
     result = launch(num_processes, fit_in_worker, model, given, {"config": config})
     parts = components_of(model)
     modules = list(parts.modules.values())
@@ -70,11 +71,11 @@ def fit(model: KerasModel, num_processes: int, config: FitConfig, callbacks: lis
 def fit_in_worker(model: KerasModel, config: FitConfig, callbacks: list[Callback],
                   train_data: Batches, val_data: Batches | None) -> State:
     """Train in one of several processes; return what is to be brought back."""
-    frame = model.fit_run(config, callbacks, train_data, val_data)
+    frame = model.fit_run(config, callbacks, FitData(train_data, val_data))
     run: Any = whole(model.run)
     device: Any = SimpleNamespace(device=run.accelerator.device)
     bare: Any = dataclasses.replace(
-        run, accelerator=device, tools=TrainingObjects({}), strategy=SingleProcess(),
+        run, accelerator=device, objects=TrainingObjects({}), strategy=SingleProcess(),
         checkpointer=NoCheckpoint(), executor=None, running_metrics=dict, logs={})
     parts = components_of(model)
     modules = parts.modules.values()

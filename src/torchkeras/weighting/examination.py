@@ -59,7 +59,7 @@ def find_denominator(step: LossStep, batch: Batch) -> Denominator | None:
     """
     if must_not_be_called(step):
         return None
-    if step.process_strategy.divides_net and step.loss_fn is None:
+    if step.process_strategy.shards_parameters and step.loss_fn is None:
         raise bad_value("StepRunner.count",
                         received="none, for a net that brings its own loss, with fsdp=True",
                         expected="what that loss is a mean over",
@@ -70,7 +70,7 @@ def find_denominator(step: LossStep, batch: Batch) -> Denominator | None:
     with undisturbed(step):
         try:
             # every rank must call a sharded net equally often
-            if step.process_strategy.divides_net:
+            if step.process_strategy.shards_parameters:
                 found = denominator_of_sharded(step, batch)
             elif terms is None:
                 found = with_gradients_if_needed(
@@ -150,7 +150,7 @@ def check_later_batch(step: LossStep, preds: Preds, labels: Labels, *, empty: bo
     if found is not None and found.kind == known.kind and found.ignored:
         ignored = tuple(dict.fromkeys(known.ignored + found.ignored))
         found = dataclasses.replace(found, ignored=ignored)
-    if step.process_strategy.divides_batches:
+    if step.process_strategy.splits_batches:
         step.facts.revised = found
     else:
         revise_denominator(step, found, divided)
@@ -171,7 +171,7 @@ def revise_denominator(step: LossStep, found: Denominator | None, divided: bool)
         ValueError: earlier updates combined losses by another count.
     """
     known: Any = step.facts.found  # never None when a later batch is checked
-    together = divided or step.process_strategy.divides_batches
+    together = divided or step.process_strategy.splits_batches
     if together and found is not None and found.kind not in ("unseen", "other") and (
             (found.kind, found.ignored) != (known.kind, known.ignored)):
         raise bad_value("loss_fn",

@@ -48,7 +48,7 @@ def looked_at(step: Any, source: Iterator[Batch], hold: Callable[[Batch], Batch]
             found, step.facts.paired = step.process_strategy.broadcast((found, step.facts.paired))
             examination.record_denominator(step, found, divided)
         unseen = found is not None and found.kind == "unseen"
-        alone = not step.process_strategy.divides_batches
+        alone = not step.process_strategy.splits_batches
         step.count_undecided = more = bool(first) and unseen and alone
         examination.hold_metrics(step, more)
         held += map(hold, first) if more else first

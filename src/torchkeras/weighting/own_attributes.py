@@ -28,7 +28,7 @@ def must_not_be_called(step: LossStep) -> bool:
     """
     if not memento_of_step(step).one_shot:
         return False
-    divided = step.process_strategy.divides_batches or step.config.gradient_accumulation_steps > 1
+    divided = step.process_strategy.splits_batches or step.config.gradient_accumulation_steps > 1
     if divided and step.stage == "train":
         raise bad_value("loss_fn",
                         received="a loss that holds something that can be read only once (a "

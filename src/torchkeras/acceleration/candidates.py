@@ -27,8 +27,8 @@ OPTIONS: dict[str, Any] = {  # dropout draws the numbers of eager mode; inputs a
 Result = TypeVar("Result")
 
 
-class EagerStep:
-    """The step as it is; the base class of all executors."""
+class Candidate:
+    """A way to run training steps, which the autotuner times; this one runs each as it is."""
 
     name = "plain steps"
     compiles = 0  # how long it takes to compile, as a multiple of the usual
@@ -57,7 +57,7 @@ class EagerStep:
         """Undo what was changed for this way."""
 
 
-class ChannelsLast(EagerStep):
+class ChannelsLast(Candidate):
     """Images with their channels last: the layout in which most convolutions are faster.
 
     A convolution's output has the layout of its weights, so only they have to be converted. Dropout
@@ -111,7 +111,7 @@ def shares_memory(one: Tensor) -> bool:
     return type(one.data) is not Tensor or (uses is not None and uses > 2)
 
 
-class CompiledNet(EagerStep):
+class CompiledNet(Candidate):
     """The net compiled in place, for training batches of one shape; it stays eager elsewhere."""
 
     name = "compiled net"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 VERBS = ("forward", "loss", "count")  # overriding one changes what a batch counts
 
 
-class Inspected(Counting):
+class CheckedStep(Counting):
     """A step whose batches are checked. The loop sets these attributes before each pass."""
 
     accelerator: Accelerator
@@ -117,7 +117,7 @@ class Inspected(Counting):
     def divided(self) -> bool:
         """Tell whether an update is made of several batches, or of parts of one."""
         return self.training and (self.config.gradient_accumulation_steps > 1
-                                  or self.process_strategy.divides_batches)
+                                  or self.process_strategy.splits_batches)
 
     def look(self, preds: Preds, labels: Labels, batch: Batch) -> None:
         """Check the labels of a pass's first batch: the loss may refuse or misread them."""
