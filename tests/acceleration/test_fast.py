@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import OneCycleLR, StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchkeras import KerasModel, StepRunner
-from torchkeras.acceleration import autotuner, multi_step_graph
+from torchkeras.acceleration import autotuner, multi_step_graph, recorded_graph
 from torchkeras.acceleration.candidates import CompiledNet, compiled
 from torchkeras.acceleration.step_graph import CompiledTrainStep
 from torchkeras.checkpoint.best import Best
@@ -368,6 +368,77 @@ def test_several_steps_a_graph_have_the_numbers_of_plain_ones(in_threes):
     torch.testing.assert_close(torch.tensor(seen[1].seen), torch.tensor(seen[0].seen), rtol=1e-3, atol=1e-3)
     assert quick.run.global_step == quick.run.optimizer_steps == exact.run.optimizer_steps == 7 * 21
     assert [int(state["step"]) for state in quick.optimizer.state.values()] == [7 * 21] * 5
+
+
+class Listener:
+    """Hears of epochs, and of steps too if it is asked to."""
+
+    allows_multi_step = True
+
+    def __init__(self, act, steps=False):
+        self.act = act
+        if steps:
+            self.on_step_end = act
+        else:
+            self.on_epoch_start = act
+
+
+class Scaled(nn.Module):
+    """A linear net times a number that anybody may change."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.layer, self.scale = nn.Linear(6, 3), 1.0
+
+    def forward(self, x):
+        return self.layer(x) * self.scale
+
+
+def scaled(speed, listener):
+    model = KerasModel(Scaled(), "cross_entropy", ["accuracy"], "adam")
+    torch.manual_seed(2)
+    model.fit((X, Y), batch_size=BATCH, epochs=7, ckpt_path=None, patience=None, quiet=True, speed=speed,
+              callbacks=[listener])
+    return model
+
+
+@needs_compiler
+@pytest.mark.parametrize("steps", [False, True])
+def test_the_compilers_checks_are_made_once_a_pass_where_nobody_acts_between_steps(in_threes, monkeypatch, steps):
+    checked = []
+    noted = recorded_graph.LastCall.repeated
+
+    def repeated(last, *arguments):
+        checked.extend((run.epoch, run.step) for run in runs[-1:])
+        return noted(last, *arguments)
+
+    runs = []
+
+    def act(model):
+        runs.append(model.run)
+
+    monkeypatch.setattr(recorded_graph.LastCall, "repeated", repeated)
+    quick, exact = scaled("fast", Listener(act, steps)), scaled("exact", Listener(act, steps))
+    assert quick.run.notes[-1].startswith("fast: 8 steps a graph (plain ")
+    torch.testing.assert_close(weights_of(quick), weights_of(exact), rtol=1e-3, atol=1e-3)
+    last = [step for epoch, step in checked if epoch == 6]
+    assert last == ([*range(0, 21, 3)] if steps else [0])
+
+
+@needs_compiler
+@pytest.mark.parametrize(("steps", "at"), [(False, 4 * 21), (True, 4 * 21 + 6)])
+def test_what_a_callback_changes_between_blocks_is_seen(in_threes, steps, at):
+    def act(model):
+        if model.run.global_step == at:
+            model.net.scale = 3.0
+
+    quick, exact = scaled("fast", Listener(act, steps)), scaled("exact", Listener(act, steps))
+    assert any("8 steps a graph" in note for note in quick.run.notes)
+    assert quick.run.notes[-1].endswith(": what forward or the loss reads has changed")
+    torch.testing.assert_close(weights_of(quick), weights_of(exact), rtol=1e-3, atol=1e-3)
+    other = scaled("exact", Listener(lambda model: None))
+    assert not torch.allclose(weights_of(quick), weights_of(other), 1e-3, 1e-3)  # control
 
 
 @needs_compiler

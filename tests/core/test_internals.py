@@ -264,6 +264,17 @@ def test_nothing_is_compiled_anew_where_that_is_an_error():
     assert compiled(torch.ones(3)).shape == (3,)
 
 
+def test_the_compiler_takes_operations_apart_as_it_is_told_and_later_as_before():
+    from torch._inductor.decomposition import decompositions, select_decomp_table
+
+    mm, before = torch.ops.aten.mm.default, dict(decompositions)
+    with internals.decomposed({mm: lambda *_: "ours"}), internals.inductor_settings(fallback_random=True):
+        assert select_decomp_table()[mm](torch.ones(2, 2), torch.ones(2, 2)) == "ours"
+    with internals.decomposed({mm: lambda *_: NotImplemented}):  # one row by one column is a sum for the compiler itself
+        assert decompositions[mm](torch.ones(1, 3), torch.ones(3, 1)).item() == 3
+    assert decompositions == before
+
+
 def test_settings_of_the_compiler_hold_for_a_while_and_unknown_ones_are_left_out():
     from torch._inductor import config
 

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from torchkeras.acceleration.executors import shapes_of
+from torchkeras.acceleration.candidates import shapes_of
 from torchkeras.acceleration.private_folder import Untrusted, contents, open_private
+from torchkeras.acceleration.small_products import SMALL
 from torchkeras.core import files, internals
 from torchkeras.core.types import Batch
 
@@ -63,7 +64,7 @@ class CompileCache:
             self.folder, self.note = None, f"fast: compiled graphs are not kept: {error}"
 
     def verdicts(self) -> dict[str, float]:
-        """Return what earlier runs found: by executor, its time over that of the best before."""
+        """Return what earlier runs found: by candidate, its time over that of the best before."""
         if self.folder is None:
             return {}
         try:
@@ -76,7 +77,7 @@ class CompileCache:
                 if type(ratio) in (int, float) and 0 < ratio < 1e6}
 
     def remember(self, found: dict[str, float]) -> None:
-        """Write down how executors did, beside what is known of others; then remove old files."""
+        """Write down how candidates did, beside what is known of others; then remove old files."""
         if self.folder is None or not found:
             return
         draft = self.file.with_name(f"{self.file.name}.{os.getpid()}.tmp")
@@ -128,7 +129,8 @@ def name_of_versions(step: StepRunner) -> str:
     name_of = (lambda _: torch.backends.cpu.get_cpu_capability()) if device.type == "cpu" else (
         getattr(torch.get_device_module(device), "get_device_name", str))
     parts = [torch.__version__, str(torch.version.git_version), platform.python_version(),
-             platform.machine(), device.type, str(name_of(device))]
+             platform.machine(), device.type, str(name_of(device)),
+             str(SMALL)]  # products up to this size are compiled in another way than torch's
     return f"torch-{torch.__version__}-{digest(*parts)[:12]}"
 
 

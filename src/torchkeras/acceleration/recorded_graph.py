@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchkeras.acceleration.executors import compiled
+from torchkeras.acceleration.candidates import compiled
+from torchkeras.acceleration.small_products import SMALL_PRODUCTS
 from torchkeras.core import internals
 
 
@@ -80,9 +81,10 @@ class LastCall:
 
 def machine_code(graph: torch.fx.GraphModule, examples: list[Any],
                  options: dict[str, Any] | None) -> Callable[..., Sequence[Any]]:
-    """Return a graph compiled by torch's own backend."""
-    compiled_graph: Callable[..., Sequence[Any]] = internals.inductor()(
-        graph, examples, config_patches=options)
+    """Return a graph compiled by torch's own backend, with small products written out."""
+    with internals.decomposed(SMALL_PRODUCTS):
+        compiled_graph: Callable[..., Sequence[Any]] = internals.inductor()(
+            graph, examples, config_patches=options)
     return compiled_graph
 
 

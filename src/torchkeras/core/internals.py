@@ -196,6 +196,39 @@ def inductor() -> Callable[..., Any]:
     return backend
 
 
+@contextmanager
+def decomposed(parts: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
+    """Let torch's compiler take operations apart by these functions within.
+
+    A function that returns NotImplemented leaves the call to what the compiler does else. Graphs
+    with a table of their own, as ``compile_fx`` takes it, are not kept for the next program.
+    """
+    from torch._inductor.decomposition import decompositions as table
+
+    before = {operation: table.get(operation) for operation in parts}
+
+    def either(operation: Any) -> Callable[..., Any]:
+        usual = before[operation]
+
+        def first(*arguments: Any, **options: Any) -> Any:
+            found = parts[operation](*arguments, **options)
+            if found is not NotImplemented or usual is None:
+                return found
+            return usual(*arguments, **options)
+
+        return first
+
+    table.update({operation: either(operation) for operation in parts})
+    try:
+        yield
+    finally:
+        for operation, usual in before.items():
+            if usual is None:
+                del table[operation]
+            else:
+                table[operation] = usual
+
+
 def inductor_settings(**wanted: Any) -> Any:
     """Return a context with settings of torch's compiler, __ for a dot, where it has them."""
     from torch._inductor import config
