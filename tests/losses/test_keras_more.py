@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from torchkeras import Model, losses
+from torchkeras import KerasModel, Model, losses
 from torchkeras.training import names
 
 NUMBERS = (torch.tensor([[0.5, -1.0], [2.0, 3.0]]), torch.tensor([[1.0, 0.5], [0.0, 2.5]]))
@@ -109,3 +109,38 @@ def test_a_model_trains_with_it_and_measures_it_alike_at_any_batch_size(loss, en
     assert history["loss"][-1] < history["loss"][0]
     assert history[loss] == pytest.approx(history["loss"], rel=1e-5)
     assert model.evaluate(x, y, batch_size=50) == pytest.approx(model.evaluate(x, y, batch_size=9), rel=1e-5)
+
+
+SCORES, CLASSES = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.3, 0.6, 0.1]]), torch.tensor([0, 2, 0])
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(losses.CategoricalCrossentropy, 0.773326),
+                                                (losses.BinaryCrossentropy, 0.486710)])
+def test_smoothed_labels_have_the_value_of_keras(kind, expected):
+    labels = F.one_hot(CLASSES, 3)
+    assert kind(label_smoothing=0.1)(SCORES, labels).item() == pytest.approx(expected, abs=2e-6)
+    assert kind()(SCORES, labels).item() != pytest.approx(expected, abs=1e-3)  # control
+    with pytest.raises(ValueError, match="label_smoothing: received 1.5; expected a share from 0 to 1"):
+        kind(label_smoothing=1.5)
+
+
+@pytest.mark.parametrize("ignored", [255, -1, 2])
+def test_a_class_that_is_ignored_counts_nowhere(ignored):
+    torch.manual_seed(0)
+    x, y = torch.randn(50, 4), torch.randint(0, 3, (50,))
+    y[::3] = ignored
+
+    def trained(loss_fn):
+        torch.manual_seed(1)
+        model = KerasModel(torch.nn.Linear(4, 3), loss_fn, ["accuracy"], "sgd")
+        history = model.fit((x, y), (x[:20], y[:20]), epochs=2, batch_size=8, gradient_accumulation_steps=2,
+                            ckpt_path=None, quiet=True, shuffle=False)
+        return torch.tensor(history.drop(columns="epoch").to_numpy(float)), model.net.weight.detach()
+
+    ours = trained(losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=ignored))
+    for mine, torchs in zip(ours, trained(torch.nn.CrossEntropyLoss(ignore_index=ignored)), strict=True):
+        torch.testing.assert_close(mine, torchs)
+    each = losses.SparseCategoricalCrossentropy(True, "none", ignore_class=ignored)(torch.randn(50, 3), y)
+    assert (each == 0).sum() == (y == ignored).sum()
+    other = trained(torch.nn.CrossEntropyLoss(ignore_index=ignored + 1)) if ignored == 2 else None
+    assert other is None or not torch.allclose(ours[1], other[1])  # control

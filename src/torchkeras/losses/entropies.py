@@ -14,6 +14,7 @@ from torchkeras.losses.base import (
     check_vectors,
     shape_error,
 )
+from torchkeras.losses.robust import check_number
 
 
 class BinaryCrossentropy(ElementLoss):
@@ -25,9 +26,11 @@ class BinaryCrossentropy(ElementLoss):
     Args:
         from_logits: True when the net outputs logits, False when it outputs probabilities.
         reduction: "mean" over all samples, "sum", or "none".
+        label_smoothing: the share, 0 to 1, by which labels move towards 0.5.
 
     Raises:
-        ValueError: the reduction is unknown, or predictions and labels differ in shape.
+        ValueError: the reduction is unknown, label_smoothing is no share, or predictions and labels
+            differ in shape.
 
     Example:
         >>> import torch
@@ -38,12 +41,16 @@ class BinaryCrossentropy(ElementLoss):
 
     task = "binary"
 
-    def __init__(self, from_logits: bool = False, reduction: str = "mean") -> None:
+    def __init__(self, from_logits: bool = False, reduction: str = "mean",
+                 label_smoothing: float = 0.0) -> None:
         super().__init__(reduction)
-        self.from_logits = bool(from_logits)
+        check_number("label_smoothing", label_smoothing, "a share from 0 to 1", most=1)
+        self.from_logits, self.label_smoothing = bool(from_logits), label_smoothing
 
     def elements(self, preds: Tensor, labels: Tensor) -> Tensor:
         """Return the cross entropy of each prediction."""
+        if self.label_smoothing:
+            labels = labels * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
         if self.from_logits:
             return F.binary_cross_entropy_with_logits(preds, labels, reduction="none")
         return F.binary_cross_entropy(preds.clamp(EPSILON, 1 - EPSILON), labels, reduction="none")
@@ -59,9 +66,11 @@ class CategoricalCrossentropy(Loss):
         from_logits: True when the net outputs logits, False when it outputs probabilities.
         reduction: "mean" over all samples, "sum", or "none".
         axis: the dimension of the classes: the last, as in Keras; 1 for ``(N, C, H, W)``.
+        label_smoothing: the share, 0 to 1, that labels give to all classes alike.
 
     Raises:
-        ValueError: the reduction is unknown, or predictions and labels differ in shape.
+        ValueError: the reduction is unknown, label_smoothing is no share, or predictions and labels
+            differ in shape.
 
     Example:
         >>> import torch
@@ -72,10 +81,13 @@ class CategoricalCrossentropy(Loss):
 
     task = "classes"
 
-    def __init__(self, from_logits: bool = False, reduction: str = "mean", axis: int = -1) -> None:
+    def __init__(self, from_logits: bool = False, reduction: str = "mean", axis: int = -1,
+                 label_smoothing: float = 0.0) -> None:
         super().__init__(reduction)
         whole_number("axis", axis, least=-10, most=10)
+        check_number("label_smoothing", label_smoothing, "a share from 0 to 1", most=1)
         self.from_logits, self.axis = bool(from_logits), axis
+        self.label_smoothing = label_smoothing
 
     def values(self, preds: Tensor, labels: Tensor) -> Tensor:
         """Return the cross entropy of each sample."""
@@ -85,7 +97,11 @@ class CategoricalCrossentropy(Loss):
                               "one-hot labels of the shape of the predictions, such as (N, C)",
                               "For class numbers, use sparse_categorical_crossentropy.")
         scores = log_probabilities(preds, self.from_logits, self.axis)
-        return -(labels.to(preds.dtype) * scores).sum(self.axis)
+        labels = labels.to(preds.dtype)
+        if self.label_smoothing:
+            labels = labels * (1 - self.label_smoothing) + (
+                self.label_smoothing / preds.shape[self.axis])
+        return -(labels * scores).sum(self.axis)
 
 
 class SparseCategoricalCrossentropy(Loss):
@@ -97,8 +113,11 @@ class SparseCategoricalCrossentropy(Loss):
         from_logits: True when the net outputs logits, False when it outputs probabilities.
         reduction: "mean" over all labels, "sum", or "none".
         axis: the dimension of the classes: the last, as in Keras; 1 for ``(N, C, H, W)``.
+        ignore_class: a label that does not count, such as 255 or -1: its loss is 0, and the mean is
+            over the others. Metrics given by name leave it out too.
 
     Raises:
+        TypeError: ``ignore_class`` is no whole number.
         ValueError: the reduction is unknown, shapes do not fit, or a label is not a class of the
             net.
 
@@ -111,10 +130,19 @@ class SparseCategoricalCrossentropy(Loss):
 
     task = "classes"
 
-    def __init__(self, from_logits: bool = False, reduction: str = "mean", axis: int = -1) -> None:
+    def __init__(self, from_logits: bool = False, reduction: str = "mean", axis: int = -1,
+                 ignore_class: int | None = None) -> None:
         super().__init__(reduction)
         whole_number("axis", axis, least=-10, most=10)
+        whole_number("ignore_class", ignore_class, least=-2**63, most=2**63 - 1, optional=True)
         self.from_logits, self.axis = bool(from_logits), axis
+        self.ignore_index = ignore_class  # torch's name for it
+
+    def forward(self, preds: Tensor, labels: Tensor) -> Tensor:
+        """Return the reduced loss of a batch."""
+        if self.ignore_index is None or self.reduction != "mean":
+            return super().forward(preds, labels)
+        return self.values(preds, labels).sum() / (labels != self.ignore_index).sum()
 
     def values(self, preds: Tensor, labels: Tensor) -> Tensor:
         """Return the cross entropy of each label."""
@@ -127,11 +155,14 @@ class SparseCategoricalCrossentropy(Loss):
                 "For channels first, (N, C, ...), use axis=1; for one-hot labels, "
                 "categorical_crossentropy.")
         index, scores = labels.long(), log_probabilities(preds, self.from_logits, self.axis)
+        used = None if self.ignore_index is None else index != self.ignore_index
+        index = index if used is None else index * used
         try:
-            return -scores.gather(self.axis, index.unsqueeze(self.axis)).squeeze(self.axis)
+            losses = -scores.gather(self.axis, index.unsqueeze(self.axis)).squeeze(self.axis)
         except RuntimeError:  # an accelerator ends the program instead
             check_classes(index, preds.shape[self.axis])
             raise
+        return losses if used is None else losses.where(used, losses.new_zeros(()))
 
 
 class KLDivergence(Loss):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from torchkeras.core.errors import bad_value, whole_number
 from torchkeras.losses.base import EPSILON, ElementLoss, Loss, check_tensors, shape_error
+from torchkeras.losses.robust import check_number
 
 
 class BinaryFocalCrossentropy(ElementLoss):
@@ -39,6 +40,7 @@ class BinaryFocalCrossentropy(ElementLoss):
                  reduction: str = "mean") -> None:
         super().__init__(reduction)
         self.apply_class_balancing, self.alpha, self.gamma = apply_class_balancing, alpha, gamma
+        check_number("label_smoothing", label_smoothing, "a share from 0 to 1", most=1)
         self.from_logits, self.label_smoothing = bool(from_logits), label_smoothing
 
     def elements(self, preds: Tensor, labels: Tensor) -> Tensor:
@@ -82,6 +84,7 @@ class CategoricalFocalCrossentropy(Loss):
         super().__init__(reduction)
         whole_number("axis", axis, least=-10, most=10)
         self.alpha, self.gamma, self.from_logits = alpha, gamma, bool(from_logits)
+        check_number("label_smoothing", label_smoothing, "a share from 0 to 1", most=1)
         self.label_smoothing, self.axis = label_smoothing, axis
 
     def values(self, preds: Tensor, labels: Tensor) -> Tensor:

@@ -172,6 +172,8 @@ def known_denominator(loss_fn: object) -> Denominator | None:
         return Denominator("sum")
     if of_classes:
         return Denominator("valid", ignored=(options.ignored,), weight=options.weight, classes=True)
+    if is_ours(options.loss) and getattr(options.loss, "ignore_index", None) is not None:
+        return Denominator("valid", ignored=(options.ignored,))
     return Denominator("samples" if options.reduction == "batchmean" else "elements")
 
 
