@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import re
 
 import numpy as np
 import pandas as pd
@@ -666,6 +667,33 @@ def test_torchs_own_compile_stays_within_reach():
     other = Pair()
     nn.Module.compile(other, backend="eager")
     assert other._compiled_call_impl is not None
+
+
+@pytest.mark.parametrize(("option", "said"), [
+    ({"run_eagerly": True}, None), ({"jit_compile": "auto"}, None), ({"steps_per_execution": 1}, None),
+    ({"weighted_metrics": []}, None), ({"auto_scale_loss": True}, None), ({"jit_compile": True}, "speed='fast'"),
+    ({"steps_per_execution": 8}, "speed='fast'"), ({"weighted_metrics": ["accuracy"]}, "give them as metrics="),
+    ({"run_eager": True}, "unknown beside these")])
+def test_options_of_keras_are_taken_where_they_ask_for_what_is_done_and_else_answered(option, said):
+    def compiled():
+        model = Model(nn.Linear(4, 1))
+        model.compile(loss="mse", optimizer="sgd", metrics=["mae"], **option)
+        return model.fit(X, Y, **QUIET)
+
+    if said is None:
+        assert "mae" in compiled().history
+    else:
+        with pytest.raises((TypeError, ValueError), match=re.escape(said)):
+            compiled()
+
+
+def test_a_batch_that_cannot_be_is_named_by_its_own_arguments():
+    model = binary()
+    with pytest.raises(ValueError, match=re.escape("(x, y): received (x, y)[0] of length ")):
+        model.train_on_batch(X, Y[:5])
+    model.compile(loss="mse", optimizer="sgd")
+    with pytest.raises(ValueError, match="^x: received a first loss of nan"):
+        model.train_on_batch(np.full_like(X, np.nan), Y)
 
 
 # Names and functions

@@ -281,7 +281,7 @@ def check_number(loss: object) -> None:
                         expected="one number", fix="Use reduction='mean', or .mean().")
 
 
-def check_loss(loss: Tensor, why: Callable[[], str], counts: bool = True) -> None:
+def check_loss(loss: Tensor, why: Callable[[], str], argument: str, counts: bool = True) -> None:
     """Raise unless the first loss is one finite number with a gradient."""
     check_number(loss)
     if not loss.requires_grad:
@@ -290,7 +290,7 @@ def check_loss(loss: Tensor, why: Callable[[], str], counts: bool = True) -> Non
                         fix="Do not call .detach(), .item() or torch.no_grad() on the way from the "
                         "net to the loss.")
     if counts and not bool(loss.isfinite()):
-        raise bad_value("train_data", received=f"a first loss of {loss.item()}: {why()}",
+        raise bad_value(argument, received=f"a first loss of {loss.item()}: {why()}",
                         expected="finite numbers",
                         fix="Clean or scale the data, or lower what the net puts out.")
 

@@ -137,7 +137,8 @@ class CheckedStep(Counting):
             preds, labels, loss = self.forward_and_loss(batch)
             microbatch, weight = self.current_microbatch, self.weight(batch)
             counts = microbatch.has_labels and not weighing.none_counts(weight)
-            preflight.check_loss(loss, lambda: divergence.why(self, batch), counts=counts)
+            preflight.check_loss(
+                loss, lambda: divergence.why(self, batch), self.argument, counts=counts)
             preflight.check_parts_of_loss(self.parts, self.metrics_dict)
             preflight.check_weighed(self.config.class_weight, self.weighed)
             strategy.check_calls_modules(self, loss)

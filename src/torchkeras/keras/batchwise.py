@@ -32,6 +32,8 @@ from torchkeras.training.predicting import Predictor
 from torchkeras.training.schedules import interval_of
 from torchkeras.weighting import examination
 
+PARTS = {2: "(x, y)", 3: "(x, y, sample_weight)"}  # how errors call a batch
+
 
 class Batchwise:
     """Runs steps outside of any run; their numbers are those of a batch, or of all since a reset.
@@ -85,7 +87,8 @@ class Batchwise:
 
     def counted(self, runner: EpochRunner, data: Data) -> dict[str, float]:
         """Run the step on a batch; return the numbers of all that the runner has counted."""
-        batch, step = on_device_of(self.model.net, data), runner.step_runner
+        name = PARTS.get(len(data), "x") if isinstance(data, tuple) else "x"
+        batch, step = on_device_of(self.model.net, data, name), runner.step_runner
         if examination.needs_examination(step, divided=False):
             examination.record_denominator(
                 step, examination.find_denominator(step, batch), divided=False)
@@ -138,8 +141,8 @@ def local_accelerator(device: torch.device | None) -> Any:
                            device=device or torch.device("cpu"))
 
 
-def on_device_of(net: nn.Module, data: Data) -> Batch:
+def on_device_of(net: nn.Module, data: Data, name: str = "x") -> Batch:
     """Convert a batch of arrays to tensors on the net's device."""
-    batch = ArrayDataset(data, name="x", dtype=wide_dtype(net)).tree
+    batch = ArrayDataset(data, name=name, dtype=wide_dtype(net)).tree
     device = device_of(net)
     return batch if device is None else batches.to_device(batch, device)

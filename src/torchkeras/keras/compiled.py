@@ -22,6 +22,18 @@ COMPILES = ("optimizer", "loss", "metrics", "loss_weights", "loss_func", "metric
             "from_logits", "lr_scheduler", "device")
 
 
+# options of Keras's compile: the values that ask for what is done here anyway, and the way out
+KERAS_OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
+    "run_eagerly": ((True, False, None), "Leave it out: steps are run eagerly."),
+    "auto_scale_loss": ((True, False), "Leave it out: fit(mixed_precision='fp16') scales."),
+    "jit_compile": (("auto", False, None), "fit(speed='fast') compiles where that pays."),
+    "steps_per_execution": ((1, "auto"), "fit(speed='fast') computes several steps by one call "
+                                         "where that pays."),
+    "weighted_metrics": ((None,), "Metrics count all samples alike, the loss weighs them: give "
+                                  "them as metrics=, or weigh in a metric of your own."),
+}
+
+
 @dataclass
 class Compiled:
     """A compiled model: the engine, and how it was compiled."""
@@ -76,13 +88,18 @@ def engine_of(net: nn.Module, loss: Any, metrics: Any, optimizer: OptimizerLike,
 
 
 def check_compile(options: Mapping[str, object]) -> None:
-    """Raise if options of ``nn.Module.compile`` come with a loss, metrics or an optimizer."""
-    for name in options:
-        raise bad_type(f"compile({name}=...)", received="an argument that is unknown beside these",
-                       expected="some of " + ", ".join(COMPILES),
-                       fix=did_you_mean(name, COMPILES)
-                       or f"For torch's compiler, call compile({name}=...) without a "
-                                                           "loss, metrics or an optimizer.")
+    """Refuse options that cannot be followed; those of Keras may ask for what is done anyway."""
+    for name, value in options.items():
+        if name not in KERAS_OPTIONS:
+            raise bad_type(
+                f"compile({name}=...)", received="an argument that is unknown beside these",
+                expected="some of " + ", ".join(COMPILES),
+                fix=did_you_mean(name, COMPILES) or f"For torch's compiler, call "
+                f"compile({name}=...) without a loss, metrics or an optimizer.")
+        accepted, way_out = KERAS_OPTIONS[name]
+        if value not in accepted and value != []:
+            raise bad_value(f"compile({name}=...)", received=repr(value),
+                            expected=" or ".join(map(repr, accepted)), fix=way_out)
 
 
 def in_keras_order(row: Mapping[str, float], return_dict: bool) -> Any:
