@@ -264,3 +264,30 @@ def test_control_good_files_load(tmp_path):
         assert len(one.load_ckpt(tmp_path / name).loaded) == 2
     save_checkpoint(tmp_path / "c", net=one.net)
     assert load_checkpoint(tmp_path / "c", net=one.net) == {}
+
+
+class Two(nn.Module):
+    """A net with two outputs."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.layer, self.kind = nn.Linear(4, 3), kind
+
+    def forward(self, x):
+        scores = self.layer(x)
+        return {"a": scores, "b": -scores} if self.kind is dict else self.kind((scores, -scores))
+
+
+@pytest.mark.parametrize("loss_fn", ["cross_entropy", nn.functional.cross_entropy, nn.CrossEntropyLoss(),
+                                     "sparse_categorical_crossentropy"])
+@pytest.mark.parametrize(("kind", "said"), [(dict, r"several outputs \('a', 'b'\).*preds\['a'\]"),
+                                            (tuple, r"several outputs \(2 of them\).*preds\[0\]")])
+def test_a_loss_of_one_tensor_for_several_outputs_is_answered_with_how_to_write_one(loss_fn, kind, said):
+    with pytest.raises(ValueError, match=said):
+        KerasModel(Two(kind), loss_fn).fit((X, Y), **QUIET)
+
+
+@pytest.mark.parametrize("kind", [dict, tuple])
+def test_control_a_loss_of_ones_own_gets_all_outputs(kind):
+    key = "a" if kind is dict else 0
+    KerasModel(Two(kind), lambda preds, labels: nn.functional.cross_entropy(preds[key], labels)).fit((X, Y), **QUIET)

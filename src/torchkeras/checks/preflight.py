@@ -18,6 +18,7 @@ from torchkeras.core.modes import BATCH_NORMS
 from torchkeras.core.optimizers import argument_name, each_of, needs_closure, type_names
 from torchkeras.core.types import Batch, HasParts, Labels, Leaf, LossFn, OneOrMany, Preds
 from torchkeras.data import batch as batches
+from torchkeras.data import outputs
 from torchkeras.state.components import components_of
 
 if TYPE_CHECKING:
@@ -197,6 +198,8 @@ def check_labels(loss: LossFn | None, loss_fn: object, preds: Preds, labels: Lab
         for one, own_preds, own_labels in parts(preds, labels):
             check_labels(one, one, own_preds, own_labels, argument)
         return
+    if loss is loss_fn:
+        check_one_output(loss_fn, preds)
     # a user's StepRunner.loss may change predictions and labels first
     if isinstance(preds, Tensor) and isinstance(labels, Tensor) and loss is loss_fn:
         if loss_name(loss_fn) in CLASS_LOSSES:
@@ -204,6 +207,24 @@ def check_labels(loss: LossFn | None, loss_fn: object, preds: Preds, labels: Lab
         elif loss_name(loss_fn) in ELEMENT_LOSSES:
             check_element_labels(loss_fn, preds, labels, argument)
     broadcast.check_broadcast(loss, preds, labels, argument)
+
+
+def check_one_output(loss_fn: LossFn, preds: Preds) -> None:
+    """Raise if a loss of torch or this library, which takes one tensor, gets several outputs."""
+    inner = outputs.without_penalty(loss_fn)
+    inner = getattr(inner, "func", inner)  # functools.partial
+    kind: Any = type(inner) if isinstance(inner, nn.Module) else inner
+    ours = str(getattr(kind, "__module__", "")).startswith(("torch.nn.", "torchkeras.losses."))
+    if not ours or not isinstance(preds, (tuple, list, Mapping)):
+        return
+    named = isinstance(preds, Mapping)
+    found = ", ".join(map(repr, preds)) if named else f"{len(preds)} of them"
+    first = next(iter(preds)) if named and preds else 0
+    raise bad_value("loss_fn", received=f"{loss_name(loss_fn)} for a net with several outputs "
+                    f"({found})", expected="a loss that takes them all",
+                    fix="Write a function of preds and labels that looks at, for example, "
+                    f"preds[{first!r}]; with Model, compile(loss=...) takes a loss for each "
+                    "output, as a dict or a list.")
 
 
 def check_class_labels(loss_fn: object, preds: Tensor, labels: Tensor, argument: str) -> None:
