@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
 from torchkeras import KerasModel
-from torchkeras.core.optimizers import ZERO_GRAD, clear_gradients
+from torchkeras.core.optimizers import ZERO_GRAD, clear_gradients, needs_closure
 
 
 def net_with_gradients():
@@ -66,3 +67,57 @@ def test_a_zero_grad_that_a_tool_put_into_torchs_class_is_called(monkeypatch):
     x = torch.ones(6, 2)
     KerasModel(net, "mse", optimizer=optimizer).fit((x, x[:, :1]), epochs=1, batch_size=2, ckpt_path=None, quiet=True)
     assert len([one for one in calls if one is optimizer]) == 4  # before the first step, and after each of three
+
+
+class PassesAllOn:
+    """Wraps an optimizer, and has nothing of its own."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    def __getattr__(self, name):
+        if name == "optimizer":
+            raise AttributeError(name)
+        return getattr(self.optimizer, name)
+
+
+class StepsByItself(PassesAllOn):
+    """Wraps an optimizer, and asks for a closure where that one needs none."""
+
+    def step(self, closure):
+        return self.optimizer.step(closure)
+
+
+def trained(wrap, **options):
+    torch.manual_seed(0)
+    net, x = nn.Linear(3, 1), torch.arange(24.0).reshape(8, 3) / 24
+    optimizer = wrap(torch.optim.SGD(net.parameters(), lr=0.1))
+    KerasModel(net, "mse", optimizer=optimizer).fit((x, x[:, :1]), epochs=2, batch_size=4, ckpt_path=None, quiet=True,
+                                                    seed=1, cpu=True, **options)
+    return net.weight
+
+
+@pytest.mark.parametrize("wrap", [PassesAllOn, StepsByItself])
+@pytest.mark.parametrize("options", [{}, {"clip_grad_norm": 0.1}], ids=str)
+def test_an_optimizer_that_wraps_another_trains_as_that_one_does(wrap, options):
+    assert torch.equal(trained(wrap, **options), trained(lambda bare: bare, **options))
+    assert not torch.equal(trained(lambda bare: bare), trained(lambda bare: bare, clip_grad_norm=0.1))
+
+
+@pytest.mark.parametrize(("make", "needs"), [
+    (lambda weights: torch.optim.SGD(weights), False),
+    (lambda weights: torch.optim.LBFGS(weights), True),
+    (lambda weights: AcceleratedOptimizer(torch.optim.SGD(weights)), False),
+    (lambda weights: AcceleratedOptimizer(torch.optim.LBFGS(weights)), True),
+    (lambda weights: PassesAllOn(torch.optim.SGD(weights)), False),
+    (lambda weights: PassesAllOn(torch.optim.LBFGS(weights)), True),
+    (lambda weights: StepsByItself(torch.optim.SGD(weights)), True)])
+def test_whether_a_closure_is_needed_is_read_from_the_step_that_is_called(make, needs):
+    assert needs_closure(make([nn.Parameter(torch.ones(1))])) == needs
+
+
+def test_a_schedule_of_the_optimizer_within_changes_nothing_of_that():
+    bare = torch.optim.SGD([nn.Parameter(torch.ones(1))])
+    torch.optim.lr_scheduler.StepLR(bare, 1)
+    assert "step" in vars(bare)
+    assert not needs_closure(PassesAllOn(bare))
