@@ -71,6 +71,51 @@ def test_a_model_is_copied_with_its_run():
     assert whole(other.run) is not whole(model.run)
 
 
+class Copies(Callback):
+    """Copies and pickles the model at each moment of a run; keeps what the data was meanwhile."""
+
+    def __init__(self):
+        self.copies, self.sizes, self.data = [], [], []
+
+    def on_step_end(self, model):
+        packed = pickle.dumps(model)
+        self.sizes.append(len(packed))
+        self.copies += [copy.deepcopy(model), pickle.loads(packed)]
+        self.data.append(model.run.data.train)
+
+    on_fit_start = on_validation_epoch_end = on_fit_end = on_step_end
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_model_copied_or_saved_by_a_callback_takes_no_data_along_and_is_fitted_itself(keeps, tmp_path):
+    copies = Copies()
+    net = nn.Linear(3, 1)
+    model = KerasModel(net, "mse", optimizer=torch.optim.SGD(net.parameters(), lr=0.1))
+    many = torch.ones(20_000, 3)
+    kept = {"ckpt_path": tmp_path / "net", "save_every": 1} if keeps else {"ckpt_path": None}
+    batches = ((part, part[:, :1]) for part in many.split(10_000))  # which nothing can copy
+    model.fit(batches, epochs=1, quiet=True, cpu=True, callbacks=[copies], **kept)
+    assert len(copies.copies) == 10
+    assert max(copies.sizes) < many.nbytes / 4
+    assert None not in copies.data  # the run itself has them
+    for one in copies.copies:
+        assert one.run.data.train is None
+        assert not one.active
+        assert one.run.config == model.run.config
+    once = copies.copies[-1]
+    assert once.run.epoch == 1
+    assert once.run.history == model.run.history
+    once.fit((X, X[:, :1]), epochs=1, quiet=True, cpu=True, ckpt_path=None)
+    assert not torch.equal(once.net.weight, model.net.weight)  # and moves weights of its own
+
+
+def test_control_a_copy_in_mid_run_leaves_the_run_as_it_is():
+    (model, history), (other, undisturbed) = fitted([Copies()]), fitted()
+    assert history.equals(undisturbed)
+    assert torch.equal(model.net.weight, other.net.weight)
+    assert not torch.equal(model.net.weight, fitted(epochs=1)[0].net.weight)
+
+
 def test_a_view_is_sent_to_another_process_and_shows_a_run_once():
     view = RunView(FitConfig(seed=3))
     assert pickle.loads(pickle.dumps(view)).seed == 3

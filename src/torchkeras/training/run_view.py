@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, cast
 
 from torchkeras.core.errors import mistake
-from torchkeras.engine.run import Run
+from torchkeras.data.fit_data import NO_DATA
+from torchkeras.engine.checkpointing import NoCheckpoint
+from torchkeras.engine.run import Run, nothing
+from torchkeras.engine.strategy import SingleProcess
 
 
 class RunView:
@@ -44,12 +48,25 @@ class RunView:
         return repr(self._run)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RunView, (self._run,)
+        return RunView, (as_copied(self._run),)
 
 
 def read_only(run: Run) -> Run:
     """Return a run that can be read and stopped."""
     return cast("Run", RunView(whole(run)))
+
+
+def as_copied(run: Run) -> Run:
+    """Return what a copy of a run holds: one under way goes on in the original alone.
+
+    So a model that a callback copies or saves takes no data and no thread along, and can be fitted.
+    """
+    if not isinstance(run, Run) or not run.active:
+        return run
+    return dataclasses.replace(
+        run, data=NO_DATA, strategy=SingleProcess(), checkpointer=NoCheckpoint(), executor=None,
+        logs={}, places=None, step_runners={}, step_states={}, before_training=nothing,
+        after_step=nothing, trouble=None, active=False, running_metrics=dict)
 
 
 def whole(run: Run) -> Run:
