@@ -1,6 +1,7 @@
 """speed="fast": other rounding, the same run."""
 
 import copy
+import dataclasses
 import shutil
 import time
 import warnings
@@ -16,11 +17,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchkeras import KerasModel, StepRunner
 from torchkeras.acceleration import autotuner, multi_step_graph, recorded_graph
 from torchkeras.acceleration.candidates import CompiledNet, compiled
-from torchkeras.acceleration.step_graph import CompiledTrainStep
+from torchkeras.acceleration.step_graph import CompiledTrainStep, clips_otherwise
 from torchkeras.checkpoint.best import Best
 from torchkeras.core.stop import NonFiniteLoss
 from torchkeras.data import memory
 from torchkeras.distributed.accelerator import start_accelerator
+from torchkeras.engine.config import FitConfig
 from torchkeras.engine.executor import Eager
 
 COMPILER = shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
@@ -596,3 +598,19 @@ def test_a_loss_that_reads_the_weights_of_the_net_is_left_to_plain_steps(monkeyp
     assert torch.allclose(exact, found, atol=1e-5)
     assert "one graph a step: a graph does not go with a loss that reads the net's own weights" in told
     assert "one graph a step: this net could not be compiled" not in without
+
+
+@dataclasses.dataclass
+class WithAnotherClipping:
+    """A config with a kind of clipping that was added after the graph was written."""
+
+    clip_grad_norm: float | None = 1.0
+    clip_grad_value: float | None = None
+    clip_by_layer: float | None = None
+
+
+@pytest.mark.parametrize(("config", "otherwise"), [
+    (FitConfig(), False), (FitConfig(clip_grad_norm=1.0), False), (FitConfig(clip_grad_value=1.0), True),
+    (WithAnotherClipping(), False), (WithAnotherClipping(clip_by_layer=1.0), True)], ids=str)
+def test_a_kind_of_clipping_that_the_graph_has_not_is_left_to_plain_steps(config, otherwise):
+    assert clips_otherwise(config) == otherwise

@@ -158,7 +158,7 @@ class CompiledNet(Candidate):
                 found.append([loss.detach(), *filled, *(one.clone() for one in trial.buffers)])
         gradients_end = 1 + len(learning)
         parts = [slice(0, 1), slice(1, gradients_end), slice(gradients_end, None)]
-        tolerance = 1e-3 if step.plain else 0.1
+        tolerance = 1e-3 if step.full_precision else 0.1
         if not (all(changes_agree(found[1][part], found[0][part], None, tolerance)
                     for part in parts)
                 and all_equal(trials[0].rng_after, trials[1].rng_after)):

@@ -64,7 +64,7 @@ class CompiledMultiStep(Candidate):
         """Accept data in memory, in runs in which nothing needs each step at once."""
         runner, near = tuner.model.EpochRunner, tuner.run.data.train.device_data
         counters = cast(CompiledTrainStep, tuner.kept[-1]).counters
-        hidden = len(counters) < len(step.metrics_dict) or step.moving is not None
+        hidden = len(counters) < len(step.metrics_dict) or step.per_step_schedule is not None
         name, block = CompiledMultiStep.name, None if near is None else near.block
         if block is None or len(block[0]) != TOGETHER * len(batch[0]):
             return f"{name}: no such blocks of data in memory"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -45,6 +46,7 @@ from torchkeras.core import internals
 from torchkeras.core.rng import random_states
 from torchkeras.core.tree import map_tree
 from torchkeras.core.types import Batch, Leaf, StepOutput
+from torchkeras.engine.config import FitConfig
 from torchkeras.engine.step import StepRunner
 from torchkeras.metrics.base import Metric
 from torchkeras.weighting import examination
@@ -75,6 +77,12 @@ def holds_other_weights(step: StepRunner, *_: object) -> bool:
     return held != {id(weight) for weight in step.net.parameters() if weight.requires_grad}
 
 
+def clips_otherwise(config: FitConfig) -> bool:
+    """Return whether gradients are clipped in a way that the graph has not."""
+    return any(getattr(config, one.name) is not None for one in fields(config)
+               if one.name.startswith("clip_") and one.name != "clip_grad_norm")
+
+
 UNSUPPORTED: dict[str, Callable[[StepRunner, Batch, list[Any]], bool]] = {
     "a StepRunner of your own": lambda step, *_: not isinstance(step, StepRunner) or any(
         getattr(type(step), verb) is not getattr(StepRunner, verb) for verb in VERBS),
@@ -86,8 +94,8 @@ UNSUPPORTED: dict[str, Callable[[StepRunner, Batch, list[Any]], bool]] = {
     "metrics of what comes next": lambda step, *_: (
         bool(step.metrics_dict) and step.denominator.kind == "shifted"),
     "a net with a loss of its own": lambda step, *_: step.loss_fn is None,
-    "class weights or clip_grad_value": lambda step, *_: (
-        step.config.class_weight is not None or step.config.clip_grad_value is not None),
+    "class weights": lambda step, *_: step.config.class_weight is not None,
+    "clipping other than clip_grad_norm": lambda step, *_: clips_otherwise(step.config),
     "a loss with weights": lambda step, *_: isinstance(step.loss_fn, nn.Module) and any(
         True for _ in step.loss_fn.parameters()),
     "batches that are not one tensor of features and one of labels": lambda step, batch, _: (
@@ -144,7 +152,8 @@ class CompiledTrainStep(Candidate):
 
     def __init__(self, step: StepRunner, batch: Batch, tuner: StepAutotuner | None = None) -> None:
         optimizer: Any = unwrapped(step.optimizer)
-        self.exact = step.plain  # else two ways to compute differ by more than rounding to float32
+        # else two ways to compute differ by more than rounding to float32
+        self.exact = step.full_precision
         self.shapes = [(one.shape, one.dtype) for one in batch]
         self.optimizer = optimizer
         self.check_own_weights(step, batch)
@@ -193,7 +202,7 @@ class CompiledTrainStep(Candidate):
                 return loss_of(weights, fixed, features, labels)
 
         # torch keeps no graph with autocast in it for the next run, even where it is off
-        return loss_of if step.plain else mixed_loss_of
+        return loss_of if step.full_precision else mixed_loss_of
 
     @classmethod
     def check_own_weights(cls, step: StepRunner, batch: Batch) -> None:
@@ -330,8 +339,8 @@ class CompiledTrainStep(Candidate):
                 torch.set_rng_state(drawn)
             return step(batch)
         step.number += 1
-        if step.moving is not None:
-            step.moving.step()
+        if step.per_step_schedule is not None:
+            step.per_step_schedule.step()
         self.update_metrics(counts)
         for name, metric in step.metrics_dict.items():
             if name not in self.counters:

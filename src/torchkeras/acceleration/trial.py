@@ -94,7 +94,8 @@ class Trial:
     def step_without_run(self) -> Any:
         """Return a copy of the step without the schedule, metrics and counters of the run."""
         step = copy.copy(self.step)
-        step.moving, step.metrics_dict, step.notes, step.facts = None, {}, [], copy.copy(step.facts)
+        step.per_step_schedule, step.metrics_dict, step.notes = None, {}, []
+        step.facts = copy.copy(step.facts)
         step.looking, step.number, step.facts.paired = False, 1, False
         return step
 

@@ -80,17 +80,18 @@ def feed_outside_a_run(step: Any, counting: Any, loader: Iterable[Batch]) -> Ite
 
 
 class Reporter:
-    """A step of any origin with what an epoch runner needs; a pass is one of these."""
+    """Wraps a step, ours or a user's, with what an epoch runner asks of it; the base of Pass."""
 
     def __init__(self, run: Run, step: Any) -> None:
         self.run, self.step, self.process_strategy, self.counting = (
             run, step, run.strategy, counting_of(step))
         self.weight: Callable[[Batch], Count] = self.counting.weight  # of the finished batch
         self.counted: list[int] = []  # with several processes: numbers of the batches counted here
-        self.accelerator, self.accumulate = run.accelerator, AccumulateCalls(run.accelerator)
+        self.accelerator = run.accelerator
+        self.by_accelerate = AccumulateCalls(run.accelerator)  # for loops that call accumulate
         set_accumulation_step(run.accelerator, 0)
-        self.current_microbatch: Any = self.accumulate  # until batches are fed
-        self.counting.current_microbatch = self.accumulate
+        self.current_microbatch: Any = self.by_accelerate  # until batches are fed
+        self.counting.current_microbatch = self.by_accelerate
 
     def begin(self, epoch_runner: Any) -> None:
         """Pass an epoch runner to run and checkpointer; a user's own may lack any of this."""

@@ -14,7 +14,7 @@ class NoCheckpoint:
     """Save nothing. You can skip this: every method does nothing."""
 
     resumes_at: int | None = None  # the epoch with which an interrupted run goes on
-    stops_at_boundaries = False  # whether a stop ends a pass between two steps, not inside one
+    stops_at_boundaries = False  # whether it ends a stopped pass, after saving it between steps
 
     def fit_started(self) -> None:
         """Act once listeners have heard that the run starts."""

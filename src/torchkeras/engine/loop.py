@@ -103,9 +103,9 @@ def one_pass(model: Trainable, run: Run, callbacks: CallbackList, stage: Stage, 
     data.set_epoch(run.epoch)
     run.begin_pass(stage, data)
     step = step_of(model, run, stage, learning, data)
-    batches = Pass(run, step, data, callbacks, learning=learning)
-    epoch_runner = model.EpochRunner(batches, True)
-    batches.begin(epoch_runner)
+    step_runner = Pass(run, step, data, callbacks, learning=learning)
+    epoch_runner = model.EpochRunner(step_runner, True)
+    step_runner.begin(epoch_runner)
     with workers_interrupted(run):
         row: Row = epoch_runner(data)
     model.batch_items = data.items

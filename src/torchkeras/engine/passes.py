@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Pass(Reporter):
-    """The ``step_runner`` of every epoch runner: a step that reports and hands out its batches.
+    """What an epoch runner gets as ``step_runner``: a step with its batches, which it reports.
 
     Args:
         run: what is happening.
@@ -44,20 +44,20 @@ class Pass(Reporter):
                 self.current_microbatch = self.counting.current_microbatch = microbatch
                 yield batch
         finally:
-            self.current_microbatch = self.counting.current_microbatch = self.accumulate
+            self.current_microbatch = self.counting.current_microbatch = self.by_accelerate
         self.process_strategy.end_of_data(self)
 
     def __call__(self, batch: Batch) -> StepOutput:
         """Run the step, count and report it, and end the pass if a stop was requested."""
         run = self.run
         self.process_strategy.poll(self)
-        self.accumulate.begin_step(run)
+        self.by_accelerate.begin_step(run)
         losses, metrics = self.executor.execute(self.step, batch, self.current_microbatch)
         self.process_strategy.after_step(self)
         run.count_step(losses | metrics, learning=self.learning)
         self.callbacks.announce("on_step_end")
         run.after_step(self.learning)
-        self.accumulate.end_step(run)
+        self.by_accelerate.end_step(run)
         if run.ends_here():
             raise PassEnded
         return StepOutput(losses, metrics)

@@ -9,12 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from torchkeras.core.accumulation import AccumulateCalls
-from torchkeras.core.optimizers import (
-    clear_gradients,
-    current_lr,
-    needs_closure,
-    parameters_moved,
-)
+from torchkeras.core.optimizers import clear_gradients, current_lr, needs_closure, parameters_moved
 from torchkeras.core.types import Batch, Labels, LossFn, Preds, Stage, StepOutput
 from torchkeras.data import batch as batches
 from torchkeras.engine.checked_step import CheckedStep, prepare
@@ -41,10 +36,10 @@ class StepRunner(CheckedStep):
         self.net, self.loss_fn, self.accelerator, self.stage = net, loss_fn, accelerator, stage
         self.metrics_dict = dict(metrics_dict or {})
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.moving = lr_scheduler  # stepped after every update
-        self.closing = optimizer is not None and needs_closure(optimizer)
+        self.per_step_schedule = lr_scheduler  # stepped after every update
+        self.takes_closure = optimizer is not None and needs_closure(optimizer)
         self.training = stage == "train" and optimizer is not None
-        self.plain = accelerator.mixed_precision == "no"
+        self.full_precision = accelerator.mixed_precision == "no"
         self.current_microbatch = AccumulateCalls(accelerator)
         prepare(self, StepRunner)
 
@@ -55,7 +50,7 @@ class StepRunner(CheckedStep):
         if self.training:
             loss = self.check_finite_loss(loss, preds, batch)
             self.learning_rate = current_lr(self.optimizer)
-            if self.closing:
+            if self.takes_closure:
                 self.optimizer.step(self.closure(batch, loss))
             else:
                 self.backward(loss)
@@ -90,7 +85,7 @@ class StepRunner(CheckedStep):
     def backward(self, loss: Tensor) -> None:
         """Compute gradients, weighted by the batch's share of its accumulation window."""
         divisor = self.current_microbatch.divisor
-        if not self.plain:
+        if not self.full_precision:
             self.accelerator.backward(loss)  # divides by itself
         else:
             (loss if divisor is None else loss / divisor).backward()
@@ -101,11 +96,11 @@ class StepRunner(CheckedStep):
             return
         self.process_strategy.before_update(self)
         self.note_gradient_norm()
-        if not self.closing:
+        if not self.takes_closure:
             self.clip()
             self.optimizer.step()
-        if self.moving is not None:
-            self.moving.step()
+        if self.per_step_schedule is not None:
+            self.per_step_schedule.step()
         clear_gradients(self.optimizer)
 
     def clip(self) -> None:
@@ -132,4 +127,4 @@ class StepRunner(CheckedStep):
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Compute in mixed precision where requested."""
-        return UNCHANGED if self.plain else self.accelerator.autocast()
+        return UNCHANGED if self.full_precision else self.accelerator.autocast()

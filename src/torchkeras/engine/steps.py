@@ -93,7 +93,7 @@ def make_ready(step: Any, run: Run, stage: Stage, learning: bool, argument: str)
     step.number, step.seen, step.parts = 0, None, {}
     step.config, step.process_strategy, step.facts, step.notes = (
         run.config, run.strategy, run.facts[stage], run.notes)
-    step.moving = run.objects.step_scheduler if learning else None
+    step.per_step_schedule = run.objects.step_scheduler if learning else None
     step.rehearsing = learning and run.global_step == 0
     step.looking, step.argument = True, argument
     step.trouble = run.trouble if step.rehearsing else None

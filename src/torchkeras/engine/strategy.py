@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Feed(NamedTuple):
-    """What the batches of a pass are yielded for."""
+    """What ``microbatches`` asks of a pass, for a step outside of any run."""
 
     step: Any
     counting: Any  # says what a batch counts: the step, if it is one of ours
@@ -48,7 +48,7 @@ class SingleProcess:
     # The parts of a run
 
     def wrapped(self, learning: bool) -> Mapping[str, Any]:
-        """Return net, loss and step objects as they train, where they are wrapped, by name."""
+        """Return, by name, what trains in a wrapper: of net, loss and step objects."""
         return {}
 
     def accelerator_for(self, accelerator: Accelerator) -> Accelerator:
@@ -66,14 +66,14 @@ class SingleProcess:
         """Bring the net itself up to date with its wrapped copies, after a training pass."""
 
     def refresh(self) -> None:
-        """Bring the whole net up to date, if it has learned since the last time."""
+        """Bring the net up to date in mid-pass, for a callback that measures or saves it."""
 
     def taking(self) -> AbstractContextManager[None]:
-        """Let the optimizer hold unsharded state within, to read it."""
+        """Give the optimizer its whole state within, not one rank's shard, so that it is read."""
         return nullcontext()
 
     def putting(self) -> AbstractContextManager[None]:
-        """Let the optimizer hold unsharded state within, to load it."""
+        """Give the optimizer its whole state within, not one rank's shard, so that it is loaded."""
         return nullcontext()
 
     # A pass

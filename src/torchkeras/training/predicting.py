@@ -74,7 +74,7 @@ class Predictor:
         # the mode is set for each batch: between two batches of a stream it is the caller's
         with eval_mode(*self.modules), torch.no_grad(), explain.in_forward(self.net, batch):
             preds, judged_by = with_gradients_if_needed(self.net, self.run, batch)
-        if self.step is not None and not self.step.plain:
+        if self.step is not None and not self.step.full_precision:
             preds = map_tree(to_float32, preds)
         count = rows_of_inputs(batch, self.net, preds, count)
         if self.first is None:
