@@ -3,6 +3,7 @@
 import pytest
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
+from tests.faults.runs import StopAt
 from torch import nn
 
 from torchkeras import KerasModel
@@ -114,6 +115,22 @@ def test_an_optimizer_that_wraps_another_trains_as_that_one_does(wrap, options):
     (lambda weights: StepsByItself(torch.optim.SGD(weights)), True)])
 def test_whether_a_closure_is_needed_is_read_from_the_step_that_is_called(make, needs):
     assert needs_closure(make([nn.Parameter(torch.ones(1))])) == needs
+
+
+@pytest.mark.parametrize("wrap", [PassesAllOn, StepsByItself])
+def test_a_stopped_run_of_an_optimizer_that_wraps_another_goes_on_exactly(wrap, tmp_path):
+    def fit(path, callbacks=(), momentum=0.9):
+        torch.manual_seed(0)
+        net, x = nn.Linear(3, 1), torch.arange(24.0).reshape(8, 3) / 24
+        optimizer = wrap(torch.optim.SGD(net.parameters(), lr=0.1, momentum=momentum))
+        KerasModel(net, "mse", optimizer=optimizer).fit((x, x[:, :1]), epochs=3, batch_size=2, quiet=True, cpu=True, seed=1,
+                                                        resume=True, ckpt_path=tmp_path / path, callbacks=list(callbacks))
+        return net.weight
+
+    whole = fit("whole")
+    assert not torch.equal(fit("stopped", [StopAt(6)]), whole)
+    assert torch.equal(fit("stopped"), whole)
+    assert not torch.equal(fit("other", momentum=0.0), whole)
 
 
 def test_a_schedule_of_the_optimizer_within_changes_nothing_of_that():

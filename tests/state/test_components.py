@@ -838,3 +838,44 @@ def test_a_schedule_that_a_step_moves_now_and_then_is_not_moved_once_more_by_a_r
     alike, whole = same(make, tmp_path, (3, 8))
     assert alike
     assert whole.lr_scheduler.last_epoch == 3
+
+
+class Slow(torch.optim.SGD):
+    """Keeps a copy of the weights beside torch's state."""
+
+    def __init__(self, weights):
+        super().__init__(weights, lr=0.1)
+        self.order = [weight for group in self.param_groups for weight in group["params"]]
+        self.slow = [weight.detach().clone() for weight in self.order]
+
+
+class SlowAndSaved(Slow):
+    """Says itself what its state is."""
+
+    def state_dict(self):
+        return super().state_dict() | {"slow": self.slow}
+
+
+class Around(torch.optim.Optimizer):
+    """Steps an optimizer within, as implementations of SAM do."""
+
+    def __init__(self, weights, shared=False):
+        super().__init__(weights, {})
+        self.base = torch.optim.SGD(self.param_groups, lr=0.1, momentum=0.9)
+        self.param_groups = self.base.param_groups
+        if shared:
+            self.base.state = self.state
+
+
+@pytest.mark.parametrize(("make", "unsaved"), [
+    (Slow, ["optimizer.slow"]), (SlowAndSaved, []), (Around, ["optimizer.base"]),
+    (lambda weights: Around(weights, shared=True), []),
+    *((kind, []) for kind in (torch.optim.SGD, torch.optim.AdamW, torch.optim.LBFGS, torch.optim.Adafactor))])
+def test_what_an_optimizer_keeps_beside_torchs_state_is_named_before_the_run(make, unsaved, tmp_path):
+    net, x = nn.Linear(3, 1), torch.ones(8, 3)
+    model = KerasModel(net, "mse", optimizer=make(net.parameters()))
+    model.optimizer.step = lambda closure=None: None  # it is not about how it moves
+    model.fit((x, x[:, :1]), epochs=1, quiet=True, cpu=True, ckpt_path=tmp_path / "net", save_every="epoch")
+    noted = [note for note in model.run.notes if "not saved" in note]
+    assert noted == [f"save_every: not saved, so as built again when the run goes on: {name}; make it a buffer, or keep "
+                     "it in an object with state_dict and load_state_dict" for name in unsaved]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from torchkeras.core.optimizers import argument_name, each_of
+from torchkeras.core.tree import leaves
 from torchkeras.core.types import HasParts
 
 RandomGenerator: TypeAlias = (torch.Generator | np.random.Generator | np.random.RandomState |
@@ -57,8 +58,11 @@ def components_of(model: HasParts) -> Components:
 
 def unsaved_names(found: Components) -> list[str]:
     """Return the names of values that no ``state_dict`` holds, so that a run cannot save them."""
-    return [*found.stateless, *(f"{name}.{path}" for name, module in found.modules.items()
-                                for path in unsaved_attributes(module, found))]
+    return [*found.stateless,
+            *(f"{name}.{path}" for name, module in found.modules.items()
+              for path in unsaved_attributes(module, found)),
+            *(f"{name}.{path}" for name, optimizer in found.optimizers.items()
+              for path in unsaved_in_optimizer(optimizer))]
 
 
 def modules_of(model: HasParts) -> list[nn.Module]:
@@ -200,6 +204,22 @@ def unsaved_attributes(module: nn.Module, found: Components) -> Iterator[str]:
             if holds_tensors(value) and not any(is_part_of(one, found.modules.values())
                                                 for one in modules_in(value)):
                 yield f"{path}.{name}".lstrip(".")
+
+
+def unsaved_in_optimizer(optimizer: Any) -> Iterator[str]:
+    """Yield the names of tensors, and of optimizers within, that torch's ``state_dict`` leaves out.
+
+    Lookahead's slow weights may be such tensors, and SAM's inner optimizer has a state of its own.
+    """
+    torchs = torch.optim.Optimizer
+    if getattr(type(optimizer), "state_dict", None) is not torchs.state_dict:
+        return  # the optimizer says itself what its state is
+    weights = {id(one) for group in optimizer.param_groups for one in group["params"]}
+    for name, value in attributes_of(optimizer).items():
+        inner = isinstance(value, torchs) and value.state is not optimizer.state
+        if name not in ("defaults", "state", "param_groups") and (inner or any(
+                isinstance(one, Tensor) and id(one) not in weights for one in leaves(value))):
+            yield name
 
 
 def holds_tensors(value: object) -> bool:

@@ -64,7 +64,7 @@ def load_optimizer_state(optimizer: Optimizer, saved: Mapping[str, Any],
     states = {key: state for key, state in saved["state"].items()
               if not isinstance(key, int) or key < count}
     groups_now = [{**own, **group} for own, group in zip(now["param_groups"], kept, strict=True)]
-    if type(optimizer).load_state_dict is torch.optim.Optimizer.load_state_dict:
+    if getattr(type(optimizer), "load_state_dict", None) is torch.optim.Optimizer.load_state_dict:
         for group in groups_now:
             group["params"] = in_a_range(group["params"])
     optimizer.load_state_dict({**saved["more"], "state": states, "param_groups": groups_now})
