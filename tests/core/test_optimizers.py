@@ -1,5 +1,7 @@
 """Gradients are cleared as torch's ``zero_grad`` does; an optimizer's own way is respected."""
 
+import functools
+
 import pytest
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
@@ -7,7 +9,14 @@ from tests.faults.runs import StopAt
 from torch import nn
 
 from torchkeras import KerasModel
-from torchkeras.core.optimizers import ZERO_GRAD, clear_gradients, needs_closure
+from torchkeras.core import optimizers
+from torchkeras.core.optimizers import (
+    REPLACED,
+    ZERO_GRAD,
+    clear_gradients,
+    is_torchs,
+    needs_closure,
+)
 
 
 def net_with_gradients():
@@ -68,6 +77,22 @@ def test_a_zero_grad_that_a_tool_put_into_torchs_class_is_called(monkeypatch):
     x = torch.ones(6, 2)
     KerasModel(net, "mse", optimizer=optimizer).fit((x, x[:, :1]), epochs=1, batch_size=2, ckpt_path=None, quiet=True)
     assert len([one for one in calls if one is optimizer]) == 4  # before the first step, and after each of three
+
+
+def test_a_zero_grad_that_a_tool_put_there_before_the_first_import_is_called(monkeypatch):
+    def counted(self, set_to_none=True):
+        ZERO_GRAD(self, set_to_none)
+        calls.append(self)
+
+    calls = []
+    monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", counted)
+    monkeypatch.setattr(optimizers, "ZERO_GRAD", counted)
+    monkeypatch.setattr(optimizers, "REPLACED", not is_torchs(functools.wraps(ZERO_GRAD)(counted)))
+    net = net_with_gradients()
+    clear_gradients(torch.optim.SGD(net.parameters()))
+    assert gradients(net) == [None, None]
+    assert len(calls) == 1
+    assert not REPLACED  # torch's own is not
 
 
 class PassesAllOn:
