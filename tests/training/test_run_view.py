@@ -2,12 +2,15 @@
 
 import copy
 import inspect
+import itertools
 import pickle
 from dataclasses import MISSING, fields
 
 import pytest
 import torch
+from tests.faults.runs import StopAt
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from torchkeras import Callback, KerasModel, Run
 from torchkeras.engine.config import FitConfig
@@ -114,6 +117,57 @@ def test_control_a_copy_in_mid_run_leaves_the_run_as_it_is():
     assert history.equals(undisturbed)
     assert torch.equal(model.net.weight, other.net.weight)
     assert not torch.equal(model.net.weight, fitted(epochs=1)[0].net.weight)
+
+
+class ReadsData(Callback):
+    """Reads the training data as an epoch begins, or in the middle of a pass."""
+
+    def __init__(self, moment, batches=None):
+        self.moment, self.batches, self.read = moment, batches, []
+
+    def read_data(self, model):
+        data = model.run.data.train
+        self.read.append(sum(len(x) for x, _ in itertools.islice(data, self.batches)))
+
+    def on_epoch_start(self, model):
+        if self.moment == "epoch":
+            self.read_data(model)
+
+    def on_step_end(self, model):
+        if self.moment == "step" and model.run.stage == "train" and model.run.step == 2:
+            self.read_data(model)
+
+
+class Persistent(DataLoader):
+    """Reads with a worker that lives on."""
+
+    def __init__(self, dataset, batch_size, shuffle):
+        super().__init__(dataset, batch_size, shuffle=shuffle, num_workers=1, persistent_workers=True)
+
+
+@pytest.mark.parametrize("loader", [DataLoader, Persistent])
+@pytest.mark.parametrize(("moment", "batches"), [("epoch", None), ("step", None), ("step", 1)])
+def test_a_callback_that_reads_the_data_of_a_run_disturbs_neither_it_nor_its_saved_states(
+        tmp_path, loader, moment, batches):
+    def fit(path, *stop, seed=1):
+        torch.manual_seed(0)
+        net, reads = nn.Linear(3, 1), ReadsData(moment, batches)
+        model = KerasModel(net, "mse", optimizer=torch.optim.SGD(net.parameters(), lr=0.1))
+        data = loader(TensorDataset(X, X[:, :1]), batch_size=2, shuffle=True)
+        model.fit(data, epochs=3, seed=seed, quiet=True, cpu=True, ckpt_path=tmp_path / path, save_every=1, resume=True,
+                  callbacks=[reads, *stop])
+        assert set(reads.read) <= {8 if batches is None else 2}
+        return net.weight, model.run
+
+    whole, run = fit("whole")
+    assert run.global_step == 12
+    for step in (3, 6):  # behind what was read in mid-pass, and at it
+        fit(f"stopped{step}", StopAt(step))
+        weight, resumed = fit(f"stopped{step}")
+        assert torch.equal(weight, whole)
+        assert resumed.history == run.history
+        assert any("goes on in epoch" in note for note in resumed.notes)
+    assert not torch.equal(fit("other", seed=2)[0], whole)
 
 
 def test_a_view_is_sent_to_another_process_and_shows_a_run_once():

@@ -17,5 +17,10 @@ class FitData(NamedTuple):
         """Return those that there are."""
         return [one for one in self if one is not None]
 
+    def apart(self) -> FitData:
+        """Return both, to be read beside the run."""
+        train: Any = self.train  # None once the run is over
+        return FitData(train and train.apart(), self.val and self.val.apart())
+
 
 NO_DATA: Any = FitData(None, None)  # type: ignore[arg-type]  # of a run that is over

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Protocol
 
 import torch
 
+from torchkeras.core import internals
 from torchkeras.core.communicator import Communicator
 from torchkeras.core.errors import bad_value, whole_number
 from torchkeras.core.types import Batch, Data, Source, State
@@ -284,6 +286,21 @@ class Batches:
         for share, batch in sharing.shares(self.divide, start):
             self.share = share
             yield batch
+
+    def apart(self) -> Batches:
+        """Return the same batches, to be read beside a run, which goes on as if they were not."""
+        twin = copy.copy(self)
+        twin.start, twin.sharing, twin.on_start, twin.on_boundary = ResumePoint(), None, None, None
+        twin.memory, twin.device_data = copy.copy(self.memory), copy.copy(self.device_data)
+        if self.device_data is self.memory:
+            twin.device_data = twin.memory
+        if self.prefetcher is not None:  # which holds the batches that are on their way
+            twin.placed_on = None
+        if getattr(self.source, "persistent_workers", False):  # they read for one pass at a time
+            twin.source = copy.copy(self.source)
+            internals.end_workers(twin.source)
+        twin.current = twin.source
+        return twin
 
     def known_indices(self) -> dict[int, Any]:
         """Return the indices of Subsets that are arrays already, by ``id(Subset.indices)``."""

@@ -30,7 +30,8 @@ class RunView:
     def __getattr__(self, name: str) -> Any:
         if name == "_run":  # copying asks before there is a run
             raise AttributeError(name)
-        return getattr(self._run, name)
+        found = getattr(self._run, name)
+        return found.apart() if name == "data" else found  # reading it moves nothing of the run
 
     def __setattr__(self, name: str, value: object) -> None:
         raise mistake(AttributeError(
