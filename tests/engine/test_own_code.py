@@ -231,3 +231,54 @@ def test_older_names_of_what_a_run_counts_still_answer():
     model.fit(loader(4), epochs=1, gradient_accumulation_steps=2, callbacks=[Reading()], **QUIET)
     assert [one[:2] for one in seen] == [(1, 0), (2, 1), (3, 1), (4, 2)]
     assert {one[3:] for one in seen} == {(1, True)}
+
+
+class FiveVerbs(StepRunner):
+    """Goes through the verbs by itself."""
+
+    def __call__(self, batch):
+        preds, labels = self.forward(batch)
+        loss = self.loss(preds, labels)
+        if self.training:
+            self.backward(loss)
+            self.update()
+        return self.measure(loss, preds, labels)
+
+
+class OneVerbLess(FiveVerbs):
+    """Moves optimizer and schedule by itself."""
+
+    def update(self):
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+class FiveVerbsModel(KerasModel):
+    StepRunner = FiveVerbs
+
+
+class OneVerbLessModel(KerasModel):
+    StepRunner = OneVerbLess
+
+
+def trained_by(kind, schedule=None, epochs=2):
+    torch.manual_seed(0)
+    net = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    x = torch.arange(30.0).reshape(10, 3) / 30
+    model = kind(net, "mse", ["mae"], optimizer, lr_scheduler=schedule and schedule(optimizer))
+    history = model.fit((x, x[:, :1]), (x, x[:, :1]), epochs=epochs, batch_size=4, ckpt_path=None, quiet=True, cpu=True, seed=1)
+    return net.weight, history
+
+
+def short_cycle(optimizer):
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.3, total_steps=6)
+
+
+@pytest.mark.parametrize(("kind", "schedule"), [
+    (FiveVerbsModel, None), (FiveVerbsModel, short_cycle), (OneVerbLessModel, None)])
+def test_a_call_of_ones_own_that_goes_through_the_verbs_has_the_numbers_of_ours(kind, schedule):
+    (weight, history), (ours, expected) = trained_by(kind, schedule), trained_by(KerasModel, schedule)
+    assert torch.equal(weight, ours)
+    assert history.equals(expected)
+    assert not history.equals(trained_by(kind, lambda one: torch.optim.lr_scheduler.StepLR(one, 1, 0.5))[1])

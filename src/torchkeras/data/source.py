@@ -288,7 +288,7 @@ class Batches:
             yield batch
 
     def apart(self) -> Batches:
-        """Return the same batches, to be read beside a run, which goes on as if they were not."""
+        """Return the same batches, to be read beside a run: only random numbers are drawn of it."""
         twin = copy.copy(self)
         twin.start, twin.sharing, twin.on_start, twin.on_boundary = ResumePoint(), None, None, None
         twin.memory, twin.device_data = copy.copy(self.memory), copy.copy(self.device_data)

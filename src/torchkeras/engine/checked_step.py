@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchkeras.checks import divergence, explain, metric_checks, preflight
 from torchkeras.core import modes
+from torchkeras.core.optimizers import current_lr
 from torchkeras.core.types import WHOLE, Batch, Labels, Logs, Preds
 from torchkeras.data import batch as batches
 from torchkeras.data import outputs
@@ -58,6 +59,7 @@ class CheckedStep(Counting):
     trouble: Exception | None = None  # an error of the validation data, raised before an update
     number = 0  # of the batch in its pass
     parts: Logs  # what the loss gave beside its value
+    learning_rate: Any = None  # before the update; None until a user's __call__ calls update
 
     def forward(self, batch: Batch) -> tuple[Any, ...]:
         """Take the batch apart and run the net."""
@@ -185,8 +187,16 @@ class CheckedStep(Counting):
 
     def note_gradient_norm(self) -> None:
         """Measure the gradients once a loss has grown, for the message if it becomes NaN."""
+        if self.calls_itself:
+            self.learning_rate = current_lr(self.optimizer)
         if self.grown:
             self.gradient_norm = divergence.norm(weight.grad for weight in self.net.parameters())
+
+    def rate_of_batch(self) -> Any:
+        """Return the rate with which the batch was learned; epoch 0 only measures."""
+        if self.training and self.learning_rate is None:
+            return current_lr(self.optimizer)
+        return self.learning_rate if self.training else 0.0
 
     def update_metrics(self, preds: Preds, labels: Labels) -> None:
         """Give a batch to each metric, aligned like the loss where that predicts the next label."""

@@ -59,7 +59,8 @@ def watch_schedules(run: Run, optimizer: OneOrMany) -> Iterator[None]:
     if run.stop_reason is not None:
         return
     if resting and has_zero_lr(optimizer):
-        warn_of_rest(run.epoch)
+        warn(f"epoch {run.epoch} trained at rate 0, so nothing was learned in it; lr_scheduler and "
+             "lr_interval say how the rate moves")
     if objects.own_step:
         now, before = positions(objects.given_scheduler), run.places or {}
         moved = [key for key in each_of(objects.epoch_scheduler)
@@ -68,18 +69,10 @@ def watch_schedules(run: Run, optimizer: OneOrMany) -> Iterator[None]:
         still = [argument_name("lr_scheduler", key) for key in each_of(objects.step_scheduler)
                  if now[key] == before.get(key)]
         if still and len(run.history.get("epoch", ())) == 1:
-            warn_of_still(still)
+            warn(f"{', '.join(still)} did not move in the first epoch: call "
+                 "self.lr_scheduler.step() in your StepRunner, or pass lr_interval='epoch'")
 
 
-def warn_of_still(names: list[str]) -> None:
-    """Warn that a user's step did not move its schedulers in the first epoch."""
-    warnings.warn(f"fit: {', '.join(names)} did not move in the first epoch: call "
-                  "self.lr_scheduler.step() in your StepRunner, or pass lr_interval='epoch'",
-                  RuntimeWarning, stacklevel=level_of_caller())
-
-
-def warn_of_rest(epoch: int) -> None:
-    """Warn that an epoch trained at rate 0."""
-    warnings.warn(f"fit: epoch {epoch} trained at rate 0, so nothing was learned in it; "
-                  "lr_scheduler and lr_interval say how the rate moves",
-                  RuntimeWarning, stacklevel=level_of_caller())
+def warn(text: str) -> None:
+    """Warn whoever called ``fit``."""
+    warnings.warn(f"fit: {text}", RuntimeWarning, stacklevel=level_of_caller())

@@ -122,8 +122,7 @@ class StepRunner(CheckedStep):
         losses = {f"{self.stage}_loss": loss.detach()}
         if self.parts:
             losses |= self.loss_parts_by_name()
-        rate = self.learning_rate if self.training else 0.0  # epoch 0 only measures
-        return StepOutput(losses, {"lr": rate} if self.stage == "train" else {})
+        return StepOutput(losses, {"lr": self.rate_of_batch()} if self.stage == "train" else {})
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Compute in mixed precision where requested."""
