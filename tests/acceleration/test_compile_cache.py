@@ -138,6 +138,15 @@ def test_what_belongs_to_another_user_is_not_used(home, monkeypatch):
             open_private("torchkeras", "compiled")
 
 
+def test_a_folder_that_cannot_be_written_to_is_said_and_not_used(home, monkeypatch):
+    assert CompileCache(step_of(), BATCH).folder is not None  # control
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # nothing keeps root from writing
+    cache = CompileCache(step_of(), BATCH)
+    assert cache.folder is None
+    assert cache.note.startswith("fast: compiled graphs are not kept: ")
+    assert cache.note.endswith("cannot be written to")
+
+
 @posix
 def test_a_folder_above_that_others_can_write_to_is_refused(home):
     home.mkdir()
@@ -197,6 +206,44 @@ def test_old_files_go_first_where_there_is_too_much_and_new_ones_stay(home, monk
     monkeypatch.setattr(compile_cache, "LARGEST", 0)
     remove_old(folder.parent)
     assert [one.name for one in folder.iterdir()] == ["new"]  # another process may be about to read it
+
+
+def test_a_verdict_that_cannot_be_written_leaves_nothing_behind(home, monkeypatch):
+    cache = CompileCache(step_of(), BATCH)
+    cache.remember({"compiled net": 1.5})  # control
+    written = sorted(home.rglob("*"))
+    assert cache.file.resolve() in written
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(compile_cache.files, "replace", full)
+    cache.remember({"compiled net": 3.0})
+    assert sorted(home.rglob("*")) == written
+    assert cache.verdicts() == {"compiled net": 1.5}
+
+
+def test_python_code_that_may_be_damaged_is_removed_after_a_failure_for_torch_to_write_it_anew(home, monkeypatch):
+    folder = CompileCache(step_of(), BATCH).folder
+
+    def left(failing):
+        for name, age in (("old.py", 1000), ("new.py", 0), ("old.so", 1000)):
+            (folder / name).write_text("cut of")
+            os.utime(folder / name, (time.time() - age, time.time() - age))
+
+        class Tried(Pretended):
+            def __init__(self, *arguments):
+                super().__init__(*arguments)
+                if failing:
+                    raise ImportError("cannot import name 'exte'")
+
+        monkeypatch.setattr(autotuner, "candidates_for", lambda took, ahead: [Tried])
+        fit(monkeypatch, {})
+        return {one.name for one in folder.iterdir()} & {"old.py", "new.py", "old.so"}
+
+    monkeypatch.setattr(autotuner, "COMPILE_TIME", 1e-6)
+    assert left(failing=False) == {"old.py", "new.py", "old.so"}  # control
+    assert left(failing=True) == {"new.py", "old.so"}  # another process may be about to read the new one
 
 
 def fit(monkeypatch, found, epochs=40, net=None):

@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import errno
+import os
 import shutil
 import time
 import warnings
@@ -286,6 +288,32 @@ def test_a_net_that_the_compiler_refuses_goes_on_without(large, monkeypatch):
     assert "compiled net: this net could not be compiled (NotImplementedError)" in model.run.notes[-1]
 
 
+class CompilerError(Exception):
+    """An error of torch's compiler, which holds what happened to it."""
+
+    def __init__(self, text, inner=None):
+        super().__init__(text)
+        self.inner_exception = inner
+
+
+FULL = os.strerror(errno.ENOSPC)
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (CompilerError("see the logs", OSError(errno.ENOSPC, FULL)), f"CompilerError: {FULL}"),
+    (CompilerError("see the logs", ValueError(f"ld: final link failed: {FULL}")), f"CompilerError: {FULL}"),
+    (OSError(errno.EROFS, os.strerror(errno.EROFS)), f"OSError: {os.strerror(errno.EROFS)}"),
+    (CompilerError("see the logs", ImportError("no name")), "CompilerError: ImportError"),
+    (CompilerError("see the logs"), "CompilerError")])
+def test_a_note_on_what_could_not_be_compiled_names_the_systems_own_error(large, monkeypatch, error, said):
+    def refuse(*args, **options):
+        raise error
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    model, _, _ = trained_cnn("fast", epochs=4)
+    assert f"compiled net: this net could not be compiled ({said})" in model.run.notes[-1]
+
+
 @pytest.mark.parametrize(("change", "said"), [
     (lambda net: net.to(memory_format=torch.channels_last), "channels last: another layout before"),
     (lambda net: net.compile(backend="eager"), "compiled net: compiled before")])
@@ -314,8 +342,8 @@ def test_building_a_compiled_net_leaves_no_trace():
     assert all(map(torch.equal, before.values(), net.state_dict().values()))
     assert torch.equal(torch.get_rng_state(), random)
     assert all(weight.grad is None for weight in net.parameters())
-    assert way.supports([IMAGES[:8], KINDS[:8]])
-    assert not way.supports([IMAGES[:7], KINDS[:7]])
+    assert way.supports(step, [IMAGES[:8], KINDS[:8]])
+    assert not way.supports(step, [IMAGES[:7], KINDS[:7]])
 
 
 class Once:

@@ -14,6 +14,7 @@ from torchkeras.acceleration import autotuner, multi_step_graph, recorded_graph
 from torchkeras.acceleration.candidates import ChannelsLast
 from torchkeras.acceleration.step_graph import CompiledTrainStep
 from torchkeras.acceleration.trial import ReferenceSteps, Unfit
+from torchkeras.acceleration.updates import has_torchs_step
 from torchkeras.data import memory
 from torchkeras.distributed.accelerator import start_accelerator
 
@@ -412,17 +413,27 @@ def test_a_graph_is_left_where_net_loss_or_optimizer_are_no_longer_what_it_was_b
     step = step_of(model.net)
     model.optimizer = step.optimizer
     whole = CompiledTrainStep(step, BATCH)
-    assert whole.supports(BATCH)
+    assert whole.supports(step, BATCH)
     handle = change(model)
     try:
-        assert whole.supports(BATCH) == (why is None)
+        assert whole.supports(step, BATCH) == (why is None)
         assert why is None or why in whole.why
     finally:
         if hasattr(handle, "remove"):
             handle.remove()
 
 
+class FiveTimes(StepRunner):
+    def loss(self, preds, labels, weights=None):
+        return 5 * super().loss(preds, labels, weights)
+
+
+REPLACED = "the StepRunner, net, loss or metrics were replaced"
+
+
 @pytest.mark.parametrize(("change", "why"), [
+    (lambda model: setattr(model, "loss_fn", nn.CrossEntropyLoss(label_smoothing=0.3)), REPLACED),
+    (lambda model: setattr(model, "StepRunner", FiveTimes), REPLACED),
     (lambda model: setattr(model.net, "on", True), "what forward or the loss reads has changed"),
     (lambda model: model.net.a.register_forward_hook(lambda layer, data, found: found * 2), "hooks of a module"),
     (load_state, "the optimizer was given another state")])
@@ -431,6 +442,51 @@ def test_what_a_callback_changes_in_mid_run_has_the_effect_that_it_has_in_exact_
     assert told[0].startswith(ONE)
     assert why in told[1]
     assert len(told) == 2
+
+
+def test_a_net_that_a_callback_puts_in_the_place_of_another_is_what_steps_compute_with(graphs):
+    def losses(speed, change):
+        model = KerasModel(Net(), "cross_entropy", optimizer="adam")
+        torch.manual_seed(2)
+        history = model.fit((X, Y), epochs=4, batch_size=16, ckpt_path=None, patience=None, quiet=True, speed=speed,
+                            callbacks=[At(change), FOLLOWS])
+        return torch.tensor(history["train_loss"].to_numpy()), model.run.notes[-1]
+
+    def halved(model):
+        model.net = copy.deepcopy(model.net)
+        model.net.b.weight.data *= 0.5
+
+    exact, (quick, told) = losses("exact", halved)[0], losses("fast", halved)
+    torch.testing.assert_close(quick, exact, rtol=1e-6, atol=1e-6)
+    assert told == f"fast: plain steps from epoch 3, step 1: {REPLACED}"
+    assert not torch.allclose(losses("exact", None)[0], exact, rtol=1e-3, atol=1e-3)  # control
+
+
+def test_a_rate_that_is_a_tensor_is_logged_as_it_was_in_the_step(graphs):
+    """A schedule changes it in place, after the step."""
+    def rates(speed):
+        net = Net()
+        optimizer = torch.optim.SGD(net.parameters(), lr=torch.tensor(0.05))
+        model = KerasModel(net, "cross_entropy", optimizer=optimizer,
+                           lr_scheduler=torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9))
+        torch.manual_seed(2)
+        history = model.fit((X, Y), epochs=4, batch_size=16, ckpt_path=None, patience=None, quiet=True, speed=speed,
+                            lr_interval="step")
+        return list(history["lr"]), model.run.notes[-1]
+
+    (exact, _), (quick, told) = rates("exact"), rates("fast")
+    assert told.startswith(ONE)
+    assert quick == exact
+    assert exact[-1] == pytest.approx(0.05 * 0.9 ** 39, rel=1e-4)  # control: one step later it is another
+
+
+@pytest.mark.parametrize(("module", "known"), [("torch.optim.lr_scheduler", True), ("torchlike.optim", False)])
+def test_a_step_of_another_library_is_not_torchs_whatever_its_name_begins_with(module, known):
+    optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
+    place = {"__name__": module}
+    exec("def step(): pass", place)
+    optimizer.step = place["step"]
+    assert has_torchs_step(optimizer) is known
 
 
 def test_a_batch_of_which_no_label_counts_does_what_it_does_in_exact_mode(in_pairs):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -35,6 +37,9 @@ FIRST, TIMED = 3, 15  # steps that warm up, and steps that are timed
 WINDOW, WINDOWS = 10, 3
 SMALL = 0.005  # seconds of a step in which launching can be a large part
 BETTER = 0.95  # of the best time so far; a smaller gain could be chance
+# what programs print if the system does not let them write what they compile
+SYSTEM_ERRORS = [os.strerror(number) for number in (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENOMEM)]
 WORTH = 4  # times the cost of compiling must be left to train: both cost and gain are guesses
 
 
@@ -114,7 +119,7 @@ class StepAutotuner(Eager):
     def step(self, step: StepRunner, batch: Batch) -> StepOutput:
         """Run one training step by the candidate in use."""
         if self.decided:
-            if self.candidate.supports(batch):
+            if self.candidate.supports(step, batch):
                 return self.candidate(step, batch)
             self.note_unsupported()
             return step(batch)
@@ -122,7 +127,7 @@ class StepAutotuner(Eager):
             return self.trial(step, batch)
         if self.usual_shapes is None:
             self.usual_shapes = shapes_of(batch)
-        if shapes_of(batch) != self.usual_shapes or not self.candidate.supports(batch):
+        if shapes_of(batch) != self.usual_shapes or not self.candidate.supports(step, batch):
             self.missed, self.in_window = self.missed + 1, 0
             if self.missed > FIRST + TIMED:
                 self.drop(step, batch, self.candidate.why or "batches have many shapes")
@@ -206,8 +211,8 @@ class StepAutotuner(Eager):
                 except OtherNumbers:
                     why = f"{kind.name}: its graph computes other numbers than plain steps"
                 except Exception as error:  # code that the compiler does not support
-                    found = type(error).__name__
-                    why = f"{kind.name}: this net could not be compiled ({found})"
+                    why = f"{kind.name}: this net could not be compiled ({described(error)})"
+                    self.cache_for(step, batch).distrust()
             self.report.append(why)
         self.decided = True
         if self.cache is not None:
@@ -267,6 +272,20 @@ def candidates_for(took: float, *, ahead: bool) -> list[type[Candidate]]:
     if ahead:
         return [ChannelsLast, CompiledTrainStep, CompiledNet]
     return [CompiledTrainStep] if took < SMALL else [ChannelsLast, CompiledNet]
+
+
+def described(error: BaseException) -> str:
+    """Return the name of an error of the compiler, and what is behind it.
+
+    torch puts errors into others: a full disk is an InductorError, or what a C++ compiler printed.
+    """
+    behind = getattr(error, "inner_exception", None) or error.__cause__
+    for one in (error, behind):
+        said = one.strerror if isinstance(one, OSError) else next(
+            (each for each in SYSTEM_ERRORS if each in str(one)), None)
+        if said:
+            return f"{type(error).__name__}: {said}"
+    return ": ".join(type(one).__name__ for one in (error, behind) if one is not None)
 
 
 def readable(seconds: float) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from torchkeras.acceleration.same_modules import SameModules
+from torchkeras.acceleration.same_modules import SameModules, SameStep
 from torchkeras.acceleration.trial import OtherNumbers, Trial, all_equal, changes_agree
 from torchkeras.core import internals
 from torchkeras.core.rng import put_random_states, random_states
@@ -41,7 +41,7 @@ class Candidate:
         """Return why a step cannot be run in this way; None when it can be tried."""
         return None
 
-    def supports(self, batch: Batch) -> bool:
+    def supports(self, step: StepRunner, batch: Batch) -> bool:
         """Return whether this batch can be run in this way."""
         return True
 
@@ -127,7 +127,7 @@ class CompiledNet(Candidate):
 
         self.compiled = compiled(forward)
         self.build(step, batch)
-        self.same = SameModules(step)
+        self.same_step, self.same = SameStep(step), SameModules(step)
 
     @staticmethod
     def unsupported_reason(step: StepRunner, batch: Batch, tuner: StepAutotuner) -> str | None:
@@ -172,11 +172,11 @@ class CompiledNet(Candidate):
         finally:
             internals.set_compiled_call(self.net, None)
 
-    def supports(self, batch: Batch) -> bool:
+    def supports(self, step: StepRunner, batch: Batch) -> bool:
         """Return whether the batch has the compiled shape, and the net has the same parts."""
         if shapes_of(batch) != self.shapes:
             return False
-        self.why = self.same.changed()
+        self.why = self.same_step.changed(step) or self.same.changed()
         return self.why is None
 
     def __call__(self, step: StepRunner, batch: Batch) -> StepOutput:

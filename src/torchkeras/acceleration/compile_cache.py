@@ -86,6 +86,21 @@ class CompileCache:
             draft.write_text(json.dumps(self.verdicts() | found))
             files.replace(draft, self.file)
             remove_old(self.folder.parent)
+        with contextlib.suppress(OSError):
+            draft.unlink()  # which is still there where it could not be written
+
+    def distrust(self) -> None:
+        """Remove the Python code that earlier programs left: it may be damaged.
+
+        torch runs such a file as it is, and writes it anew from its own record where it is missing.
+        """
+        if self.folder is None:
+            return
+        recent = time.time() - RECENT
+        with contextlib.suppress(OSError):
+            for path, state in contents(self.folder):
+                if path.suffix == ".py" and state.st_mtime < recent:
+                    path.unlink()
 
     @contextmanager
     def used(self) -> Iterator[None]:

@@ -95,9 +95,9 @@ class CompiledMultiStep(Candidate):
 
         return block
 
-    def supports(self, batch: Batch) -> bool:
+    def supports(self, step: StepRunner, batch: Batch) -> bool:
         """Return whether steps are pending, or the graph of one step supports the batch."""
-        supported = bool(self.pending) or self.single.supports(batch)
+        supported = bool(self.pending) or self.single.supports(step, batch)
         self.why = self.single.why
         return supported
 

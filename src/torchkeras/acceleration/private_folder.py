@@ -13,7 +13,7 @@ MOST = 50_000  # files; a folder that holds more is no cache of this package
 
 
 class Untrusted(Exception):
-    """A folder that somebody else may have written to; the text says why, for a note."""
+    """A folder in which compiled code cannot be kept safely; the text says why, for a note."""
 
 
 def cache_home() -> Path:
@@ -43,7 +43,7 @@ def open_private(*names: str) -> Path:
 
     Raises:
         Untrusted: somebody else owns or may write to one of them or to what lies in them, or it is
-            a link.
+            a link; or this user may not write to it, as on a disk that is read-only.
         OSError: it cannot be made or read.
         RuntimeError: the user has no home folder.
     """
@@ -62,6 +62,8 @@ def open_private(*names: str) -> Path:
         check_own(path, found)
         if number == MOST:
             raise Untrusted(f"{folder} holds more than {MOST:,} files; remove it")
+    if not os.access(folder, os.W_OK):
+        raise Untrusted(f"{folder} cannot be written to")
     return folder
 
 

@@ -26,6 +26,29 @@ def modules_of(step: StepRunner) -> list[nn.Module]:
             for part in one.modules()]
 
 
+class SameStep:
+    """The class of a step, and the parts that a callback can put others in the place of.
+
+    Args:
+        step: the step as it was when its code was compiled.
+    """
+
+    def __init__(self, step: StepRunner) -> None:
+        self.parts = self.parts_of(step)
+
+    @staticmethod
+    def parts_of(step: StepRunner) -> list[object]:
+        """Return what a compiled step has in it."""
+        return [type(step), step.net, step.loss_fn, step.config, step.optimizer,
+                *step.metrics_dict.values()]
+
+    def changed(self, step: StepRunner) -> str | None:
+        """Return what has changed, in words; None where nothing has."""
+        if same(self.parts_of(step), self.parts):
+            return None
+        return "the StepRunner, net, loss or metrics were replaced"
+
+
 class SameModules:
     """The modules, weights, buffers and hooks of net and loss.
 

@@ -27,6 +27,7 @@ from torchkeras.acceleration.recorded_graph import recorded
 from torchkeras.acceleration.same_modules import (
     SameModules,
     SameOptimizer,
+    SameStep,
     SameTensors,
     modules_of,
 )
@@ -43,6 +44,7 @@ from torchkeras.acceleration.trial import (
 )
 from torchkeras.acceleration.updates import UPDATES, constant_options, unwrapped
 from torchkeras.core import internals
+from torchkeras.core.optimizers import current_lr
 from torchkeras.core.rng import random_states
 from torchkeras.core.tree import map_tree
 from torchkeras.core.types import Batch, Leaf, StepOutput
@@ -85,7 +87,8 @@ def clips_otherwise(config: FitConfig) -> bool:
 
 UNSUPPORTED: dict[str, Callable[[StepRunner, Batch, list[Any]], bool]] = {
     "a StepRunner of your own": lambda step, *_: not isinstance(step, StepRunner) or any(
-        getattr(type(step), verb) is not getattr(StepRunner, verb) for verb in VERBS),
+        getattr(type(step), verb) is not getattr(StepRunner, verb) or verb in vars(step)
+        for verb in VERBS),
     "mixed precision in fp16": lambda step, *_: step.accelerator.mixed_precision == "fp16",
     "the optimizer {optimizer}": lambda step, *_: type(unwrapped(step.optimizer)) not in UPDATES,
     "gradient accumulation": lambda step, *_: step.config.gradient_accumulation_steps != 1,
@@ -168,6 +171,7 @@ class CompiledTrainStep(Candidate):
                       if name not in self.weights}
         self.groups = [UPDATES[type(optimizer)](group, optimizer, names)
                        for group in optimizer.param_groups]
+        self.same_step = SameStep(step)
         self.same: list[SameModules | SameOptimizer | SameTensors] = [
             SameModules(step), SameOptimizer(optimizer), SameTensors(list(every.values()))]
         self.variables = [[torch.tensor(0.0, dtype=torch.float64)
@@ -298,12 +302,13 @@ class CompiledTrainStep(Candidate):
             for tensor, number in zip(tensors, group.variables(now), strict=True):
                 tensor.fill_(number)
 
-    def supports(self, batch: Batch) -> bool:
-        """Return whether batch, net, loss and optimizer are still those the graph was built for."""
+    def supports(self, step: StepRunner, batch: Batch) -> bool:
+        """Return whether batch, step and optimizer are still those the graph was built for."""
         if not is_tensor_pair(batch) or self.stale or (
                 [(one.shape, one.dtype) for one in batch] != self.shapes):
             return False
-        self.why = next((why for same in self.same if (why := same.changed())), None)
+        self.why = self.same_step.changed(step) or next(
+            (why for same in self.same if (why := same.changed())), None)
         if self.why is None and not all(
                 map(updates.Group.unchanged, self.groups, self.optimizer.param_groups)):
             self.why = "options of the optimizer were changed"
@@ -312,7 +317,7 @@ class CompiledTrainStep(Candidate):
     def run_graph(self, graph: Callable[..., Any], step: StepRunner, *data: Tensor) -> Any:
         """Run a graph on the tensors of net and optimizer; None where it had to be recompiled."""
         self.set_variables(step.optimizer)
-        step.learning_rate = step.optimizer.param_groups[0]["lr"]
+        step.learning_rate = current_lr(step.optimizer)
         try:
             with torch.no_grad(), internals.no_recompilation(RecompilationNeeded):
                 return graph(*self.tensors(), self.variables, *data)

@@ -142,7 +142,8 @@ def has_torchs_step(optimizer: Optimizer) -> bool:
     own = vars(optimizer)
     function: Any = own.get("step", type(optimizer).step)
     while function is not None:  # a wrapper has the name of what it wraps, but its own globals
-        if not getattr(function, "__globals__", {}).get("__name__", "").startswith("torch"):
+        module = getattr(function, "__globals__", {}).get("__name__", "")
+        if module.partition(".")[0] != "torch":
             return False
         function = getattr(function, "__wrapped__", None)
     return "zero_grad" not in own
