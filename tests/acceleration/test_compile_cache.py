@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import threading
 import time
 from types import SimpleNamespace
 
@@ -74,6 +75,34 @@ def test_the_compiler_works_in_it_for_as_long_as_it_is_used(home):
         assert os.environ[VARIABLE] == str(cache.folder)
         assert not config.cpp_cache_precompile_headers
     assert (dict(os.environ), config.get_config_copy()) == before
+
+
+def test_runs_in_two_threads_use_it_one_after_the_other_and_leave_the_variable_as_it_was(home):
+    caches, before = [CompileCache(step_of(), BATCH) for _ in range(2)], os.environ.get(VARIABLE)
+    inside, done, seen, opened = threading.Event(), threading.Event(), [], []
+
+    def first():
+        with caches[0].used():
+            inside.set()
+            done.wait(0.2)  # as long as it takes to compile
+            seen.append(os.environ[VARIABLE])
+
+    def second():
+        inside.wait()
+        opened.append(CompileCache(step_of(), BATCH))  # control: without waiting, the folder seems to be the user's choice
+        with caches[1].used():
+            done.set()
+            time.sleep(0.01)
+            seen.append(os.environ[VARIABLE])
+
+    threads = [threading.Thread(target=one) for one in (first, second)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert seen == [str(caches[0].folder)] * 2
+    assert opened[0].folder == caches[0].folder
+    assert os.environ.get(VARIABLE) == before
 
 
 def a_link(folder, tmp_path):

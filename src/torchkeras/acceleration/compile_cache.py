@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -38,6 +39,8 @@ LARGEST = 1 << 29  # bytes of all that is kept, of all versions
 RECENT = 600.0  # seconds for which a file is left alone: another process may be about to read it
 VERDICTS = "verdicts"
 LONGEST = 1 << 14  # bytes of a file of verdicts
+# all threads have the same environment; torch's compiler serves one of them at a time anyway
+ONE_AT_A_TIME = threading.RLock()
 
 
 class CompileCache:
@@ -55,8 +58,9 @@ class CompileCache:
     def __init__(self, step: StepRunner, batch: Batch) -> None:
         self.folder: Path | None = None
         self.note = ""
-        if os.environ.get(SWITCH) == "0" or chosen_by_user():
-            return
+        with ONE_AT_A_TIME:  # while another thread compiles, the variable is not the user's
+            if os.environ.get(SWITCH) == "0" or chosen_by_user():
+                return
         try:
             self.folder = open_private("torchkeras", "compiled", name_of_versions(step))
             self.file = self.folder / VERDICTS / f"{key_of(step, batch)}.json"
@@ -108,17 +112,24 @@ class CompileCache:
         if self.folder is None:
             yield
             return
-        before = {name: os.environ.get(name) for name in (VARIABLE, "TRITON_CACHE_DIR")}
-        os.environ[VARIABLE] = str(self.folder)
-        try:
-            with ExitStack() as stack:
-                stack.enter_context(compiler_settings())
-                yield
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name, None)
-                if value is not None:
-                    os.environ[name] = value
+        with ONE_AT_A_TIME, ExitStack() as stack:
+            stack.enter_context(variables_restored(VARIABLE, "TRITON_CACHE_DIR"))
+            os.environ[VARIABLE] = str(self.folder)
+            stack.enter_context(compiler_settings())
+            yield
+
+
+@contextmanager
+def variables_restored(*names: str) -> Iterator[None]:
+    """Give environment variables back the values that they had."""
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def compiler_settings() -> Any:
