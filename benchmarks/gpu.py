@@ -139,23 +139,29 @@ def work(options: argparse.Namespace) -> None:
         torch.compiler.reset()
 
 
-def call(command: list[str], seconds: float) -> Iterator[str]:
-    """Yield the lines that a process prints as they come; end it when its time is up."""
+def call(command: list[str], seconds: float, sound: tuple[int, ...] = (0,)) -> Iterator[str]:
+    """Yield the lines that a process printed, and why it ended if not with a ``sound`` exit code.
+
+    It is ended when its time is up.
+    """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
     with tempfile.TemporaryFile("w+") as errors, tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, text=True,
                                    stdout=output, stderr=errors)
+        late = False
         try:
             process.wait(timeout=max(seconds, 1))
         except subprocess.TimeoutExpired:
+            late = True
             process.kill()
             process.wait()
             yield json.dumps({"error": f"not done within {seconds:.0f} s"})
         output.seek(0)
         yield from output.read().splitlines()
         errors.seek(0)
-        if process.returncode > 1:
-            yield json.dumps({"error": errors.read()[-300:]})
+        if not late and process.returncode not in sound:  # below 0: by a signal, as if memory runs out
+            said = " ".join(errors.read().split())[-300:]
+            yield json.dumps({"error": f"ended with exit code {process.returncode}: {said}"})
 
 
 def checks(seconds: float) -> dict[str, Any]:
@@ -166,11 +172,13 @@ def checks(seconds: float) -> dict[str, Any]:
         report = Path(folder) / "report.xml"
         command = ["-m", "pytest", "tests/gpu", "-q", "-c", os.devnull, "--rootdir", str(ROOT), "--import-mode=importlib",
                    "-p", "no:cacheprovider", "-o", f"pythonpath={ROOT}", f"--junitxml={report}"]
-        printed = list(call(command, seconds))
+        printed = list(call(command, seconds, sound=(0, 1)))  # 1: a test failed, which the report tells
         if not report.exists():
-            return {"error": "\n".join(printed[-3:])}
-        return {f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}": outcome_of(case)
-                for case in ElementTree.parse(report).iter("testcase")}
+            told = [line for line in printed if line.startswith('{"error"')]
+            return {"error": "\n".join(dict.fromkeys((*told, *printed[-3:])))}
+        found = {f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}": outcome_of(case)
+                 for case in ElementTree.parse(report).iter("testcase")}
+        return found or {"error": "no check was found in tests/gpu"}
 
 
 def outcome_of(case: ElementTree.Element) -> str:
@@ -180,6 +188,13 @@ def outcome_of(case: ElementTree.Element) -> str:
         if found is not None:
             return f"{kind}: {found.get('message', '')[:200]}"
     return "passed"
+
+
+def failures(result: dict[str, Any]) -> list[str]:
+    """Return what failed, by name: checks, all checks together, or a timing."""
+    failed = ["the checks as a whole" if name == "error" else name for name, outcome in result["checks"].items()
+              if name == "error" or outcome.startswith(("failure", "error"))]
+    return failed + ["a timing, see above"] * any("error" in one for one in result["timings"])
 
 
 def row(found: dict[str, Any], plain: float) -> list[str]:
@@ -242,9 +257,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{name}: done, {ends - time.monotonic():.0f} s are left", file=sys.stderr)
     print(table(result["timings"]), f"{machine['gpu'] or machine['cpu'] + ', no GPU: times mean nothing'}; "
           f"torch {machine['torch']}, Python {machine['python']}", sep="\n\n")
-    failed = [name for name, outcome in result["checks"].items() if outcome.startswith(("failure", "error"))]
-    if failed or any("error" in one for one in result["timings"]):
-        raise SystemExit(f"failed: {', '.join(failed) or 'a timing, see above'}")
+    failed = failures(result)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

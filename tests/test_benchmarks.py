@@ -196,8 +196,30 @@ def test_a_gpu_check_that_fails_or_dies_or_takes_too_long_is_said(monkeypatch, t
     monkeypatch.undo()
     assert list(gpu.call(["-c", "print(1)"], 60)) == ["1"]  # control
     assert "not done within 1 s" in list(gpu.call(["-c", "import time; time.sleep(60)"], 1))[0]
-    assert "gone" in list(gpu.call(["-c", "import os, sys; sys.stderr.write('gone'); sys.stderr.flush(); os._exit(9)"],
-                                   60))[-1]
+    for end in ("os._exit(9)", "os._exit(1)", "os.kill(os.getpid(), signal.SIGKILL)"):
+        code = f"import os, signal, sys; sys.stderr.write('gone'); sys.stderr.flush(); {end}"
+        assert "gone" in list(gpu.call(["-c", code], 60))[-1]
+
+
+@pytest.mark.parametrize(("code", "said"), [
+    ("print('.'), print('.'), print('.'), print('.', flush=True), time.sleep(60)", "not done within 2 s"),
+    ("os._exit(3)", "ended with exit code 3"), ("", "no check was found in tests/gpu")])
+def test_gpu_checks_that_do_not_come_to_an_end_or_are_none_are_a_failure(monkeypatch, tmp_path, capsys, code, said):
+    call = gpu.call
+
+    def instead(command, seconds, sound=(0,)):
+        [report] = [one.partition("=")[2] for one in command if one.startswith("--junitxml")] or [None]
+        if report is None:  # a workload
+            return iter(())
+        if not code:
+            Path(report).write_text("<testsuites/>")
+        return call(["-c", f"import os, time; {code}"], 2, sound)
+
+    monkeypatch.setattr(gpu, "call", instead)
+    with pytest.raises(SystemExit, match="failed: the checks as a whole"):
+        gpu.main(["--out", str(tmp_path / "gpu.json")])
+    assert said in capsys.readouterr().out
+    assert said in json.loads((tmp_path / "gpu.json").read_text())["checks"]["error"]
 
 
 def test_the_gpt_is_the_one_of_124_million_parameters():
