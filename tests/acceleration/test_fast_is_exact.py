@@ -17,6 +17,7 @@ from torchkeras.acceleration.trial import ReferenceSteps, Unfit
 from torchkeras.acceleration.updates import has_torchs_step
 from torchkeras.data import memory
 from torchkeras.distributed.accelerator import start_accelerator
+from torchkeras.engine.epoch import EpochRunner
 
 pytestmark = pytest.mark.timeout(400)  # a graph is compiled in seconds, and in minutes on a busy machine
 X = torch.randn(160, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -460,6 +461,28 @@ def test_a_net_that_a_callback_puts_in_the_place_of_another_is_what_steps_comput
     torch.testing.assert_close(quick, exact, rtol=1e-6, atol=1e-6)
     assert told == f"fast: plain steps from epoch 3, step 1: {REPLACED}"
     assert not torch.allclose(losses("exact", None)[0], exact, rtol=1e-3, atol=1e-3)  # control
+
+
+def test_an_epoch_runner_that_a_callback_puts_there_follows_each_step(in_pairs):
+    ahead = []
+
+    class Following(EpochRunner):
+        def around_batches(self, batches):
+            for number, batch in enumerate(batches):
+                yield batch
+                done = next(iter(model.optimizer.state.values()))["step"]
+                ahead.append(int(done) - (model.run.epoch - 1) * 10 - number - 1)
+
+    class Put:
+        def on_epoch_start(self, model):
+            if model.run.epoch == 3:
+                model.EpochRunner = Following
+
+    model = KerasModel(Net(), "cross_entropy", optimizer="adam")
+    model.fit((X, Y), epochs=4, batch_size=16, ckpt_path=None, patience=None, quiet=True, speed="fast",
+              callbacks=[Put()])
+    assert model.run.notes[-1].startswith(EIGHT)  # control: until then, two steps were computed at a time
+    assert ahead == [0] * 20
 
 
 def test_a_rate_that_is_a_tensor_is_logged_as_it_was_in_the_step(graphs):

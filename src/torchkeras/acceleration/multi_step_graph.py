@@ -39,7 +39,7 @@ class CompiledMultiStep(Candidate):
 
     def __init__(self, step: StepRunner, batch: Batch, tuner: StepAutotuner) -> None:
         self.single = cast(CompiledTrainStep, tuner.kept[-1])
-        self.run, self.data = tuner.run, tuner.run.data.train
+        self.run, self.data, self.model = tuner.run, tuner.run.data.train, tuner.model
         self.size = len(batch[0])
         self.pending: deque[float | Tensor] = deque()
         self.at_once = 1
@@ -135,6 +135,8 @@ class CompiledMultiStep(Candidate):
         """Return how many whole batches of this pass lie in the block that begins with a batch."""
         block, run = self.block(), self.run
         if block[0].data_ptr() != batch[0].data_ptr() or run.steps is None:
+            return 0
+        if self.model.EpochRunner is not EpochRunner:  # a callback may have put one there
             return 0
         return min(len(block[0]) // self.size, TOGETHER, run.steps - run.step)
 
