@@ -156,9 +156,8 @@ def test_the_engine_is_the_loop_and_little_else():
 
 
 DOORS = {"core/communicator.py", "engine/run.py"}  # where one process answers for all, and older names
-SAID = {"checkpoint/run_fingerprint.py", "checkpoint/rank_state.py", "core/keywords.py",
-        "training/arguments.py", "training/session.py", "lightning/steps.py",
-        "lightning/model.py"}  # the number itself is compared, checked or passed on
+SAID = {"checkpoint/run_fingerprint.py", "checkpoint/rank_state.py", "core/keywords.py", "training/session.py",
+        "lightning/steps.py", "lightning/model.py"}  # the number itself is compared, checked or passed on
 
 
 def test_the_number_of_processes_is_asked_under_distributed_only():
