@@ -20,6 +20,7 @@ from torchkeras.acceleration.candidates import (
 from torchkeras.acceleration.multi_step_graph import CompiledMultiStep
 from torchkeras.acceleration.step_graph import CompiledTrainStep, unsupported_part
 from torchkeras.data import batches
+from torchkeras.engine.epoch import EpochRunner
 
 X = torch.randn(330, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(0, 3, (330,), generator=torch.Generator().manual_seed(1))
@@ -211,7 +212,7 @@ def test_losses_of_several_steps_are_not_read_from_a_device():
     way.pending, way.size, way.at_once, way.graph = deque(), 4, 1, None
     block = [torch.empty(32, 2, device="meta"), torch.empty(32, device="meta")]
     way.data = SimpleNamespace(device_data=SimpleNamespace(block=block))
-    way.run = SimpleNamespace(step=0, steps=8)
+    way.run, way.model = SimpleNamespace(step=0, steps=8), SimpleNamespace(EpochRunner=EpochRunner)
     losses = torch.empty(8, device="meta")  # which would raise if it were read
     way.single = SimpleNamespace(run_graph=lambda *_: (losses, []), update_metrics=lambda counts: None, why=None)
     step = SimpleNamespace(facts=SimpleNamespace(paired=False), number=0, stage="train", learning_rate=0.1)

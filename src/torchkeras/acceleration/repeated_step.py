@@ -102,5 +102,6 @@ class RepeatedStep(CompiledMultiStep):
 
 def leaves_alone(listener: object) -> bool:
     """Tell whether a callback runs no code of a user's after a step."""
-    return own_hook(listener, "on_step_end") is None or (
-        type(listener).__module__.startswith("torchkeras.display."))
+    ours = type(listener).__module__.startswith("torchkeras.display.") and (
+        "on_step_end" not in getattr(listener, "__dict__", {}))
+    return ours or own_hook(listener, "on_step_end") is None

@@ -119,7 +119,8 @@ class KerasMoments(Callback):
                   for one in self.callbacks),
                  "on_train_end")
         if self.is_copy:  # for the process that waits for them
-            self.callbacks = [sendable_attributes(one) for one in self.callbacks]
+            self.callbacks = [
+                sendable_attributes(one, self.keras_model, model) for one in self.callbacks]
 
     def call(self, moment: str, *given: object) -> None:
         """Call a method of each callback that has it."""

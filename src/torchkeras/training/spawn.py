@@ -82,14 +82,21 @@ def fit_in_worker(model: KerasModel, config: FitConfig, callbacks: list[Callback
     return {"frame": frame, "run": bare, "weights": [bare_state_dict(module) for module in modules],
             "hidden": [non_persistent_buffers(module) for module in modules],
             "parts": component_states(parts),
-            "callbacks": [sendable_attributes(one) for one in callbacks],
+            "callbacks": [sendable_attributes(one, model) for one in callbacks],
             "known_files": known_files_of(model)}
 
 
-def sendable_attributes(callback: object) -> dict[str, Value]:
-    """Return the attributes of a callback that can be sent to another process."""
+def sendable_attributes(callback: object, *models: object) -> dict[str, Value]:
+    """Return the attributes of a callback that can be sent to another process.
+
+    Args:
+        callback: the callback.
+        models: what the other process has one of already.
+    """
     found = {}
     for name, value in getattr(callback, "__dict__", {}).items():
+        if any(value is one for one in models):
+            continue
         try:
             launcher.check_sendable(name, value)
         except TypeError:
