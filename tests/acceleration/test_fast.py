@@ -314,6 +314,7 @@ def test_a_note_on_what_could_not_be_compiled_names_the_systems_own_error(large,
     assert f"compiled net: this net could not be compiled ({said})" in model.run.notes[-1]
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's compiler looks
 @pytest.mark.parametrize(("change", "said"), [
     (lambda net: net.to(memory_format=torch.channels_last), "channels last: another layout before"),
     (lambda net: net.compile(backend="eager"), "compiled net: compiled before")])
