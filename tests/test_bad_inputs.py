@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from torchkeras import KerasModel
-from torchkeras.checks import preflight
+from torchkeras.checks import label_checks
 
 X, Y = torch.randn(33, 4, generator=torch.Generator().manual_seed(0)), torch.arange(33) % 3
 REAL = X.sum(1, keepdim=True)
@@ -253,7 +253,7 @@ def test_control_a_good_call_passes_the_same_harness_and_changes_things(tmp_path
 
 
 def test_control_without_the_check_a_bad_call_trains(monkeypatch):
-    monkeypatch.setattr(preflight, "check_labels", lambda *args: None)
+    monkeypatch.setattr(label_checks, "check_labels", lambda *args: None)
     given = Given(**regression(data=(X[:32], REAL[:32, 0]), options={"ckpt_path": None}))
     with pytest.warns(UserWarning, match="broadcasting"):
         given.run()

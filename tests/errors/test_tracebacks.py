@@ -87,7 +87,7 @@ def test_a_script_prints_few_lines_and_all_of_them_when_asked(tmp_path):
     assert short.stderr.splitlines()[-1] == full.stderr.splitlines()[-1]
     assert "labels.long()" in short.stderr
     assert len(full.stderr.splitlines()) > 25  # control
-    assert "checks/preflight.py" in full.stderr
+    assert "checks/label_checks.py" in full.stderr
 
 
 def test_a_notebook_shows_less_than_a_screen(tmp_path):

@@ -11,6 +11,7 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from torchkeras.core import internals
+from torchkeras.core.optimizers import is_torchs
 
 
 class Group:
@@ -142,8 +143,7 @@ def has_torchs_step(optimizer: Optimizer) -> bool:
     own = vars(optimizer)
     function: Any = own.get("step", type(optimizer).step)
     while function is not None:  # a wrapper has the name of what it wraps, but its own globals
-        module = getattr(function, "__globals__", {}).get("__name__", "")
-        if module.partition(".")[0] != "torch":
+        if not is_torchs(function):
             return False
         function = getattr(function, "__wrapped__", None)
     return "zero_grad" not in own

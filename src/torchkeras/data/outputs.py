@@ -80,16 +80,18 @@ def loss_inputs(loss_fn: LossFn | None, preds: Preds) -> Preds:
     return logits_of(preds) if hasattr(preds, "logits") or takes_tensors(loss_fn) else preds
 
 
-
-
 def takes_tensors(loss_fn: Value) -> bool:
     """Tell whether a loss is one of torch's or of this library, which take tensors."""
-    function = without_penalty(loss_fn)
-    function = getattr(function, "func", function)  # functools.partial
-    if isinstance(function, Loss):
-        return True
-    kind = type(function) if isinstance(function, nn.Module) else function
-    return str(getattr(kind, "__module__", "")).startswith("torch.nn.")
+    kind = kind_of_loss(loss_fn)
+    ours = isinstance(kind, type) and issubclass(kind, Loss)
+    return ours or str(getattr(kind, "__module__", "")).startswith("torch.nn.")
+
+
+def kind_of_loss(loss_fn: LossFn) -> Any:
+    """Return the class of a loss, or the function that it is, without penalty and ``partial``."""
+    inner = without_penalty(loss_fn)
+    inner = getattr(inner, "func", inner)
+    return type(inner) if isinstance(inner, nn.Module) else inner
 
 
 def own_family(preds: Preds, scores: Preds, net: nn.Module | None) -> str:
@@ -198,8 +200,6 @@ def merge_parts(parts: list[tuple[Any, Any]]) -> tuple[Any, Any]:
     preds, labels = zip(*on_cpu, strict=True)
     counts = [samples_of(*part) for part in parts]
     return join(preds, counts, "preds"), join(labels, counts, "labels of a batch")
-
-
 
 
 def samples_of(preds: Preds, labels: Labels) -> int | None:

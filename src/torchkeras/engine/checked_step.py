@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from torchkeras.checks import divergence, explain, metric_checks, preflight
+from torchkeras.checks import divergence, explain, label_checks, metric_checks, preflight
 from torchkeras.core import modes
 from torchkeras.core.optimizers import current_lr
 from torchkeras.core.types import WHOLE, Batch, Labels, Logs, Preds
@@ -129,7 +129,7 @@ class CheckedStep(Counting):
                 note for note in batches.layout_notes(batch, self.net, self.loss_fn is not None)
                 if note not in self.notes)
         loss: Callable[..., Any] = self.loss if "loss" in self.own else self.loss_fn
-        preflight.check_labels(
+        label_checks.check_labels(
             loss, self.loss_fn, outputs.loss_inputs(self.loss_fn, preds), labels, self.argument)
 
     def validate_first_batch(self, batch: Batch) -> tuple[Preds, Labels, Tensor]:
